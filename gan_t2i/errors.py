@@ -1,0 +1,13 @@
+"""The errors that a user can cause; every one carries one clear sentence and the exit code of the command line."""
+
+
+class GanT2IError(ValueError):
+    """Something in the data, the files or the run is not as it must be. The message says what, where and what is allowed."""
+
+    exit_code = 1
+
+
+class UsageError(GanT2IError):
+    """A wrong argument, configuration key or name."""
+
+    exit_code = 2

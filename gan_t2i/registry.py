@@ -1,0 +1,67 @@
+"""The one registry: (kind, name) -> class with a typed `Config`. Training, sampling and `info` all build through it.
+
+A class registers itself::
+
+    @register("generator", "style")
+    class StyleGenerator(nn.Module):
+        class Config(StrictConfig): ...
+        def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int): ...
+
+Its settings (`params`) come from the user's config and are stored with a snapshot; what the surroundings dictate (the `interface`:
+resolution, text width) is passed by the caller and may not overlap the settings.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from gan_t2i.config import StrictConfig, nearest
+from gan_t2i.errors import UsageError
+
+_classes: dict[tuple[str, str], type[Any]] = {}
+Class = TypeVar("Class", bound=type[Any])
+
+
+class Spec(StrictConfig):
+    """What to build: a registered name and its settings."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+def register(kind: str, name: str) -> Callable[[Class], Class]:
+    """Class decorator that enters a class with a nested `Config` under (kind, name); a duplicate raises ValueError."""
+
+    def enter(cls: Class) -> Class:
+        if (kind, name) in _classes:
+            raise ValueError(f"{kind} {name!r} is registered twice: {_classes[kind, name].__qualname__} and {cls.__qualname__}")
+        _classes[kind, name] = cls
+        return cls
+
+    return enter
+
+
+def names(kind: str) -> list[str]:
+    """The registered names of a kind, sorted."""
+    return sorted(name for entry_kind, name in _classes if entry_kind == kind)
+
+
+def lookup(kind: str, name: str) -> type[Any]:
+    """The class under (kind, name); an unknown name raises `UsageError` with the nearest one."""
+    if (kind, name) not in _classes:
+        raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
+    return _classes[kind, name]
+
+
+def config_for(kind: str, name: str, params: Mapping[str, Any]) -> StrictConfig:
+    """`params` validated by the class's own `Config`; raises `UsageError` with the dotted path."""
+    config: StrictConfig = lookup(kind, name).Config.parse(params, where=f"{kind}.params")
+    return config
+
+
+def build(kind: str, name: str, params: Mapping[str, Any], **interface: Any) -> Any:
+    """Build the class under (kind, name) from its settings and the interface that its surroundings dictate."""
+    config = config_for(kind, name, params)
+    overlap = sorted(set(interface) & set(type(config).model_fields))
+    if overlap:
+        raise ValueError(f"{kind} {name!r}: {', '.join(overlap)} is set by the caller and may not be a config field too")
+    return lookup(kind, name)(config, **interface)
