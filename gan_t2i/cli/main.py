@@ -1,0 +1,53 @@
+"""The `gan-t2i` command: one module a subcommand, imported only when it is called, so that `--help` answers at once."""
+
+import importlib
+import sys
+
+import click
+
+from gan_t2i import __version__
+from gan_t2i.errors import GanT2IError
+
+# name -> the line that `gan-t2i --help` shows; each lives in the module of the same name, as `command`
+COMMANDS = {
+    "train": "Train a model on captioned pictures.",
+    "sample": "Draw pictures from prompts.",
+    "data": "Make, check and pack caption data sets.",
+    "info": "Show what a run or a snapshot holds, or which models are registered.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported when they are called, and which turns the project's errors into one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"gan_t2i.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except GanT2IError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = error.exit_code
+            raise failure from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="gan-t2i")
+def command() -> None:
+    """Train a text-to-image GAN on your own captioned pictures, and draw from words."""
+
+
+def main() -> None:
+    """Entry point of the console script and of ``python -m gan_t2i``."""
+    sys.exit(command(prog_name="gan-t2i"))
