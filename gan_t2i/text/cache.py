@@ -1,0 +1,166 @@
+"""Embeddings of captions, computed once and read from disk afterwards, memory-mapped.
+
+A cache folder belongs to one encoder (its id, weights, tokenizer, pooling and max_tokens) and holds immutable shards. A shard is a
+safetensors file named by the sha256 of its own bytes, so a torn or corrupt one is recognised, and two processes may write at once. It holds,
+for M captions with T tokens together, width E:
+
+    tokens float16 [T, E], offsets int64 [M + 1], pooled float32 [M, E], lengths int64 [M] (uncut), captions uint8 (a JSON list)
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_t2i import files
+from gan_t2i.errors import GanT2IError
+from gan_t2i.text.batch import TextBatch
+from gan_t2i.text.encoder import SentenceEncoder, silent
+
+FORMAT = 1
+BATCH_SIZE = 128
+SHARD_CAPTIONS = 8192  # about 80 MB of short captions; a run that is stopped loses no more than one
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The tensors of one shard file, memory-mapped where they are large."""
+
+    tokens: Tensor
+    offsets: list[int]
+    pooled: Tensor
+    lengths: list[int]
+    captions: list[str]
+
+
+class TextCache:
+    """The embeddings of a list of captions; `gather` takes indices into that list.
+
+    captions: the list. width: E. max_tokens: the encoder's. cut: how many of the captions are longer than that.
+    """
+
+    def __init__(self, captions: Sequence[str], shards: Sequence[Shard], *, width: int, max_tokens: int) -> None:
+        places = {caption: (shard, row) for shard in shards for row, caption in enumerate(shard.captions)}
+        self._places = [places[caption] for caption in captions]
+        self.captions, self.width, self.max_tokens = list(captions), width, max_tokens
+        lengths = [shard.lengths[row] for shard, row in self._places]
+        self.cut = sum(length > max_tokens for length in lengths)
+        self.longest = max(lengths, default=0)
+
+    @classmethod
+    def build(
+        cls, encoder: SentenceEncoder, captions: Sequence[str], *, progress: bool = True, notify: Callable[[str], None] = silent
+    ) -> "TextCache":
+        """Read what `encoder` has encoded before, encode the rest, and report what was cut.
+
+        Raises GanT2IError where the cache folder cannot be written or the encoder gives numbers that float16 cannot hold.
+        """
+        folder = files.cache_dir() / "text" / cache_key(encoder)
+        try:
+            shards = _read_all(folder, notify)
+            known = {caption for shard in shards for caption in shard.captions}
+            new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+            shards.extend(_encode_new(encoder, new, folder, progress))
+        except OSError as error:
+            raise GanT2IError(
+                f"the text cache {folder} cannot be written ({error.strerror or error}): "
+                f"free some space, or set GAN_T2I_CACHE to another folder"
+            ) from error
+        cache = cls(captions, shards, width=encoder.width, max_tokens=encoder.max_tokens)
+        if cache.cut:
+            notify(
+                f"{cache.cut:,} of {len(captions):,} captions are longer than {encoder.max_tokens} tokens (the longest has {cache.longest}) "
+                f"and were cut there: shorten them or raise text_encoder.params.max_tokens"
+            )
+        return cache
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def gather(self, ids: Tensor | Sequence[int]) -> TextBatch:
+        """The captions `ids` [N] (indices into the list given to build), padded to the longest of them; float32, copied."""
+        places = [self._places[i] for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+        spans = [(shard.offsets[row], shard.offsets[row + 1]) for shard, row in places]
+        longest = max((end - start for start, end in spans), default=0)
+        tokens = torch.zeros(len(places), longest, self.width)
+        mask = torch.zeros(len(places), longest, dtype=torch.bool)
+        pooled = torch.empty(len(places), self.width)
+        for i, ((shard, row), (start, end)) in enumerate(zip(places, spans, strict=True)):
+            tokens[i, : end - start] = shard.tokens[start:end]
+            mask[i, : end - start] = True
+            pooled[i] = shard.pooled[row]
+        return TextBatch(tokens, mask, pooled)
+
+
+def cache_key(encoder: SentenceEncoder) -> str:
+    """The name of the cache folder: whatever changes an embedding changes it."""
+    parts = [FORMAT, encoder.id, encoder.revision, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
+    return f"{files.slug(encoder.id)}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+
+
+def _encode_new(encoder: SentenceEncoder, captions: Sequence[str], folder: Path, progress: bool) -> Iterator[Shard]:
+    """Encode `captions`, shortest first, writing a shard every SHARD_CAPTIONS of them."""
+    lengths = encoder.count_tokens(captions)
+    rows: list[tuple[int, Tensor, Tensor]] = []
+    with tqdm(total=len(captions), desc="encoding captions", unit="caption", disable=not (progress and captions)) as bar:
+        for indices, batch in encoder.encode_chunks(captions, batch_size=BATCH_SIZE, lengths=lengths):
+            for i, tokens, mask, pooled in zip(indices, batch.tokens.half(), batch.mask, batch.pooled, strict=True):
+                rows.append((i, tokens[mask], pooled))
+            bar.update(len(indices))
+            if len(rows) >= SHARD_CAPTIONS or bar.n == len(captions):
+                yield _write(folder, [captions[i] for i, _, _ in rows], [lengths[i] for i, _, _ in rows], rows)
+                rows = []
+
+
+def _write(folder: Path, captions: list[str], lengths: list[int], rows: Sequence[tuple[int, Tensor, Tensor]]) -> Shard:
+    tokens = torch.cat([row for _, row, _ in rows])  # [T, E]
+    if not tokens.isfinite().all():
+        raise GanT2IError("the text encoder gives token embeddings that float16 cannot hold; use another model")
+    counts = torch.tensor([len(row) for _, row, _ in rows])
+    tensors = {
+        "tokens": tokens,
+        "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+        "pooled": torch.stack([pooled for _, _, pooled in rows]),
+        "lengths": torch.tensor(lengths),
+        "captions": torch.frombuffer(bytearray(json.dumps(captions).encode()), dtype=torch.uint8),
+    }
+    data = safetensors.torch.save(tensors)
+    path = folder / f"shard_{hashlib.sha256(data).hexdigest()}.safetensors"
+    with files.atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+    return _map(path)
+
+
+def _read_all(folder: Path, notify: Callable[[str], None]) -> list[Shard]:
+    """The sound shards of `folder`; a damaged one is reported and removed, so that its captions are encoded again."""
+    shards = []
+    for path in sorted(folder.glob("shard_*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                sound = path.stem == f"shard_{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            if sound:
+                shards.append(_map(path))
+                continue
+        except (OSError, SafetensorError):
+            pass  # another process removed it, or it cannot be read: both end as below
+        notify(f"the text cache's {path.name} is damaged; its captions are encoded again")
+        path.unlink(missing_ok=True)
+    return shards
+
+
+def _map(path: Path) -> Shard:
+    tensors = safetensors.torch.load_file(path)
+    return Shard(
+        tokens=tensors["tokens"],
+        offsets=tensors["offsets"].tolist(),
+        pooled=tensors["pooled"],
+        lengths=tensors["lengths"].tolist(),
+        captions=json.loads(tensors["captions"].numpy().tobytes()),
+    )

@@ -1,0 +1,174 @@
+"""The frozen sentence encoder: captions in, token embeddings and a sentence vector out.
+
+A SentenceTransformer (Reimers and Gurevych, arXiv 1908.10084) on the CPU in float32, without gradients. N captions, L tokens, E width.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gan_t2i import registry
+from gan_t2i.config import StrictConfig
+from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.text import weights
+from gan_t2i.text.batch import TextBatch
+from gan_t2i.text.weights import Notify
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+KIND = "text_encoder"
+
+
+def silent(message: str) -> None:
+    """The notify function of a caller who wants to hear nothing."""
+
+
+class SentenceEncoder:
+    """A frozen SentenceTransformer with what identifies it. The subclasses say where its weights come from.
+
+    id, revision, weights_hash (sha256): what a snapshot records. source: one line on where the weights came from. width: E.
+    max_tokens: longer captions are cut there, special tokens included. params: the settings with the revision filled in.
+    pipeline_hash: of tokenizer, pooling and normalisation, for the cache. model: the SentenceTransformer itself.
+    """
+
+    def __init__(
+        self, model: "SentenceTransformer", *, id: str, revision: str | None, weights_hash: str, source: str, params: Mapping[str, Any]
+    ) -> None:
+        self.id, self.revision, self.weights_hash, self.source, self.params = id, revision, weights_hash, source, dict(params)
+        self.max_tokens: int = params["max_tokens"]
+        # Taken before anything is encoded: calls change the tokenizer's padding and truncation.
+        self.pipeline_hash = _pipeline_hash(model)
+        limit = model.max_seq_length
+        if limit is not None and self.max_tokens > limit:
+            raise UsageError(f"text_encoder.params.max_tokens = {self.max_tokens}: {id} takes at most {limit} tokens")
+        model.max_seq_length = self.max_tokens
+        self.model = model.float().eval().requires_grad_(False)
+        self.width = self._probe()
+
+    @classmethod
+    def interface_for(cls, params: Mapping[str, Any], captions: Sequence[str]) -> dict[str, Any]:
+        """What the encoder must take from the training captions, as JSON-able keyword arguments."""
+        return {}
+
+    def encode(self, captions: Sequence[str]) -> TextBatch:
+        """One padded forward: tokens [N, L, E], mask [N, L], pooled [N, E], float32 on the CPU, plain tensors usable in autograd."""
+        if not captions:
+            return TextBatch(torch.zeros(0, 0, self.width), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0, self.width))
+        # no_grad and not inference_mode, which encode() of the library uses: inference tensors raise in autograd.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            output = self.model(self.model.preprocess(list(captions)))
+            mask = output["attention_mask"].bool()  # [N, L]
+            # Decoder models pad on the left; here a caption always starts at position 0.
+            order = mask.int().argsort(dim=1, descending=True, stable=True)
+            mask = mask.gather(1, order)
+            tokens = output["token_embeddings"].take_along_dim(order[..., None], dim=1)  # [N, L, E]
+            return TextBatch((tokens * mask[..., None]).float(), mask, output["sentence_embedding"].float())
+
+    def encode_chunks(
+        self, captions: Sequence[str], *, batch_size: int = 128, lengths: Sequence[int] | None = None
+    ) -> Iterator[tuple[list[int], TextBatch]]:
+        """All captions, sorted by length so that little is padding: yields (indices into captions, their TextBatch)."""
+        lengths = self.count_tokens(captions) if lengths is None else lengths
+        order = sorted(range(len(captions)), key=lambda i: (lengths[i], i))
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            yield chunk, self.encode([captions[i] for i in chunk])
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """The number of tokens of each caption, uncut, special tokens included. More than max_tokens means that encode cuts it."""
+        if not captions:
+            return []
+        ids = self.model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
+        return [len(row) for row in ids]
+
+    def _probe(self) -> int:
+        """E. Raises GanT2IError where the model gives no token embeddings, or pools them to another width."""
+        try:
+            output = self.model(self.model.preprocess(["a"]))
+            tokens, pooled = output["token_embeddings"], output["sentence_embedding"]
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise GanT2IError(f"the text encoder {self.id} gives no token embeddings for a caption; use a transformer model") from error
+        if not isinstance(tokens, Tensor) or tokens.shape[-1] != pooled.shape[-1]:
+            raise GanT2IError(
+                f"the text encoder {self.id} has sentence vectors of another width ({pooled.shape[-1]}) than its tokens; "
+                f"use a model without a Dense layer after the pooling"
+            )
+        return int(tokens.shape[-1])
+
+
+@registry.register(KIND, "sentence-transformer")
+class PretrainedEncoder(SentenceEncoder):
+    """A pretrained model: a local folder, the installed offline package, or a model of the hub."""
+
+    class Config(StrictConfig):
+        model: str = weights.DEFAULT_MODEL
+        """A name on the hub (owner/name) or a local sentence-transformers folder."""
+        revision: str | None = None
+        """The hub's commit, branch or tag; None is the pinned commit of the default model, and the newest one of others."""
+        max_tokens: int = Field(64, ge=3)
+        """Captions are cut there, special tokens included; at most what the model takes."""
+
+    def __init__(self, config: Config, *, notify: Notify = silent) -> None:
+        found = weights.resolve(config.model, config.revision, notify)
+        super().__init__(
+            load(found.folder),
+            id=found.id,
+            revision=found.revision,
+            weights_hash=found.sha256,
+            source=found.source,
+            params={**config.model_dump(), "revision": found.revision},
+        )
+
+
+def load(folder: Path) -> "SentenceTransformer":
+    """The model in a sentence-transformers folder: safetensors only, no code of its own, no network, the global RNG untouched."""
+    with weights.quiet(), torch.random.fork_rng(devices=[]):
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            return SentenceTransformer(
+                str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True, "dtype": torch.float32}
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise GanT2IError(f"the text encoder's folder {folder} cannot be loaded by sentence-transformers: {reason}") from error
+
+
+def interface_for(name: str, params: Mapping[str, Any], captions: Sequence[str]) -> dict[str, Any]:
+    """What the encoder `name` must take from the training captions (JSON-able): {} or, for tiny, its vocabulary."""
+    registry.config_for(KIND, name, params)
+    interface: dict[str, Any] = registry.lookup(KIND, name).interface_for(params, captions)
+    return interface
+
+
+def build_encoder(
+    name: str, params: Mapping[str, Any], interface: Mapping[str, Any], *, expected_hash: str | None = None, notify: Notify = silent
+) -> SentenceEncoder:
+    """Build the encoder `name` and report the choice. Raises GanT2IError where its weights are not those of `expected_hash`."""
+    encoder: SentenceEncoder = registry.build(KIND, name, params, **interface, notify=notify)
+    if expected_hash is not None and encoder.weights_hash != expected_hash:
+        raise GanT2IError(
+            f"the model was trained with text encoder weights of sha256 {expected_hash}, but {encoder.source} has {encoder.weights_hash}; "
+            f"give it the same weights (text_encoder.params.model and revision)"
+        )
+    notify(f"text encoder: {encoder.source}, {encoder.width} numbers a token, at most {encoder.max_tokens} tokens")
+    return encoder
+
+
+def _pipeline_hash(model: "SentenceTransformer") -> str:
+    """sha256 of what stands around the weights: the tokenizer, the pooling and the normalisation."""
+    parts: list[Any] = list(model)
+    modules = [[type(module).__name__, module.get_config_dict()] for module in parts]
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    tokenizer = json.loads(backend.to_str()) if backend is not None else {"vocabulary": model.tokenizer.get_vocab()}
+    # Both are set anew by each call, so they are no part of the pipeline.
+    tokenizer.pop("truncation", None)
+    tokenizer.pop("padding", None)
+    return hashlib.sha256(json.dumps([modules, tokenizer], sort_keys=True, default=str).encode()).hexdigest()
