@@ -40,9 +40,12 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], wher
         return f"unknown config key {dotted}; {nearest(path[-1], known)}"
     if fault["type"] == "missing":
         return f"config key {dotted} is required"
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, UsageError):  # from a nested configuration, with its own path
+        return str(cause)
     message = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
     if fault["type"] == "value_error":
-        return f"{dotted}: {message}" if dotted else message
+        return f"config key {dotted}: {message}" if dotted else message
     return f"config key {dotted} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -42,7 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises FileExistsError where `path` is there already with something in it, before anything is yielded.
     """
-    if path.is_dir() and any(path.iterdir()) or path.is_file():
+    if (path.is_dir() and any(path.iterdir())) or path.is_file():
         raise FileExistsError(f"{path} already exists")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))

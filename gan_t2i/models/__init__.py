@@ -1,0 +1,4 @@
+"""The networks. Importing this package registers every generator and discriminator."""
+
+from gan_t2i.models.discriminators import resnet as resnet
+from gan_t2i.models.generators import style as style

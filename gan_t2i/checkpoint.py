@@ -1,0 +1,159 @@
+"""What a run leaves on disk: snapshots that anyone may load, and the training state that continues a run.
+
+Both are one safetensors file with JSON beside the tensors; nothing is ever unpickled. A snapshot holds the EMA weights of the generator
+with its text head, and says how to build it and which text encoder it listens to. The state holds everything else.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gan_t2i import __version__
+from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.files import atomic_file
+from gan_t2i.models.base import Generator
+from gan_t2i.registry import build
+
+FORMAT_VERSION = 1
+_METADATA_KEY = "gan_t2i"
+
+
+@dataclass(frozen=True)
+class Built:
+    """How to build a registered class again."""
+
+    kind: str
+    name: str
+    params: dict[str, Any]
+    interface: dict[str, Any]
+
+    def build(self) -> Any:
+        return build(self.kind, self.name, self.params, **self.interface)
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """The frozen text encoder that a generator was trained with; its weights are not in the snapshot, their hash is."""
+
+    built: Built
+    id: str
+    revision: str | None
+    weights_hash: str
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """All that a snapshot says of itself, but for the weights."""
+
+    generator: Built
+    encoder: EncoderRecord
+    nimg: int
+    data_fingerprint: str
+    data_name: str
+    format_version: int = FORMAT_VERSION
+    versions: dict[str, str] = field(default_factory=lambda: {"gan_t2i": __version__, "torch": torch.__version__})
+
+    @property
+    def resolution(self) -> int:
+        return int(self.generator.interface["resolution"])
+
+
+def save_snapshot(path: Path, generator: nn.Module, info: SnapshotInfo) -> None:
+    """Write the weights of `generator` and `info` to `path`, whole or not at all."""
+    write_tensors(path, dict(generator.state_dict()), _to_json(info))
+
+
+def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
+    """The generator in evaluation mode on the CPU, and what the snapshot says; raises `GanT2IError` with one sentence."""
+    info = read_info(path)
+    try:
+        generator: Generator = info.generator.build()
+    except UsageError as error:
+        raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {error}") from error
+    tensors, _ = read_tensors(path)
+    load_weights(generator, tensors, str(path))
+    generator.eval().requires_grad_(False)
+    return generator, info
+
+
+def read_info(path: Path) -> SnapshotInfo:
+    """What the snapshot at `path` says of itself; raises `GanT2IError` where it is none, or of another format."""
+    metadata = _read_metadata(path)
+    version = metadata.get("format_version")
+    if metadata.get("type") != "snapshot":
+        raise GanT2IError(f"{path} is not a snapshot of gan_t2i but its {metadata.get('type')}; name a file under snapshots/")
+    if version != FORMAT_VERSION:
+        raise GanT2IError(
+            f"snapshot {path} has format version {version}; gan_t2i {__version__} reads {FORMAT_VERSION}: "
+            f"install the version that wrote it ({metadata.get('versions', {}).get('gan_t2i', 'unknown')}), or train again"
+        )
+    try:
+        encoder = metadata["encoder"]
+        return SnapshotInfo(
+            generator=Built(**metadata["generator"]),
+            encoder=EncoderRecord(Built(**encoder["built"]), encoder["id"], encoder["revision"], encoder["weights_hash"]),
+            nimg=int(metadata["nimg"]),
+            data_fingerprint=str(metadata["data_fingerprint"]),
+            data_name=str(metadata["data_name"]),
+            versions=dict(metadata["versions"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise GanT2IError(f"snapshot {path} is damaged: its metadata lack or distort {error}") from error
+
+
+def _to_json(info: SnapshotInfo) -> dict[str, Any]:
+    values = {**vars(info), "generator": vars(info.generator)}
+    values["encoder"] = {**vars(info.encoder), "built": vars(info.encoder.built)}
+    return {"type": "snapshot", **values}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """One safetensors file with `metadata` as JSON in its header, written to a temporary name, flushed and renamed."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_file(path) as temporary:
+            save_file(on_cpu, temporary, metadata={_METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise GanT2IError(f"cannot write {path}: {error}") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata that `write_tensors` wrote; raises `GanT2IError` with one sentence."""
+    metadata = _read_metadata(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (safe_open is no mapping)
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "null"))
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise GanT2IError(f"{path} is not a safetensors file, or is damaged ({error}); pickled checkpoints are never loaded") from error
+    if not isinstance(metadata, dict):
+        raise GanT2IError(f"{path} is a safetensors file, but not one that gan_t2i wrote: it has no {_METADATA_KEY} metadata")
+    return metadata
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy `tensors` into `module`; raises `GanT2IError` naming the first that is missing, unknown, wrongly shaped, or not finite."""
+    wanted = module.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors:
+            raise GanT2IError(f"{where} lacks the tensor {name}")
+        if name not in wanted:
+            raise GanT2IError(f"{where} holds a tensor {name} that its network does not have")
+        if tensors[name].shape != wanted[name].shape:
+            raise GanT2IError(f"{where}: tensor {name} has shape {list(tensors[name].shape)}, its network needs {list(wanted[name].shape)}")
+        if not tensors[name].isfinite().all():
+            raise GanT2IError(f"{where}: tensor {name} holds numbers that are not finite")
+    module.load_state_dict(tensors)

@@ -1,0 +1,42 @@
+"""Attention of a feature map to itself and to the words, on residual paths. N batch, C channels, D width of the words."""
+
+from torch import Tensor, nn
+
+from gan_t2i.models.text_head import TextCondition
+from gan_t2i.ops.attention import MultiHeadAttention
+from gan_t2i.ops.layers import to_map, to_sequence
+
+# Channels of one attention head; narrower maps get a single head.
+HEAD_WIDTH = 32
+
+
+def heads_for(channels: int) -> int:
+    """Number of attention heads for a feature map of `channels`."""
+    return max(1, channels // HEAD_WIDTH)
+
+
+class SelfAttentionBlock(nn.Module):
+    """x + attention of every place to every other."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.attention = MultiHeadAttention(channels, heads_for(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return x + to_map(self.attention(self.norm(to_sequence(x))), x).to(x.dtype)
+
+
+class WordAttentionBlock(nn.Module):
+    """x + cross-attention of every place to the words (AttnGAN, arXiv 1711.10485; GigaGAN, arXiv 2303.05511)."""
+
+    def __init__(self, channels: int, word_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.attention = MultiHeadAttention(channels, heads_for(channels), context_width=word_width)
+
+    def forward(self, x: Tensor, text: TextCondition) -> Tensor:
+        """[N, C, H, W] with the words of the same N captions -> [N, C, H, W]."""
+        attended = self.attention(self.norm(to_sequence(x)), text.words, text.mask)
+        return x + to_map(attended, x).to(x.dtype)

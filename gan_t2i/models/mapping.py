@@ -1,0 +1,47 @@
+"""Mapping network: latent z and sentence vector -> w (StyleGAN, arXiv 1812.04948; conditioning and truncation as in StyleGAN-T,
+arXiv 2301.09515). N batch, Z latent width, S sentence width, W style width."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from gan_t2i.ops.layers import activate, linear
+
+
+class MappingNetwork(nn.Module):
+    """z goes through its own layers, joins the sentence vector, and both go through the shared layers.
+
+    Truncation pulls only the z path towards its running mean `w_avg`, before the sentence joins: the prompt is never averaged away.
+
+    Args:
+        z_width: Z.
+        sentence_width: S.
+        w_width: W.
+        layers: shared layers after the sentence has joined.
+    """
+
+    w_avg: Tensor
+
+    def __init__(self, z_width: int, sentence_width: int, w_width: int, layers: int) -> None:
+        super().__init__()
+        self.z_layers = nn.ModuleList([linear(z_width, w_width), linear(w_width, w_width)])
+        self.norm_sentence = nn.LayerNorm(sentence_width)
+        widths = [w_width + sentence_width] + [w_width] * layers
+        self.shared_layers = nn.ModuleList(linear(i, o) for i, o in itertools.pairwise(widths))
+        self.register_buffer("w_avg", torch.zeros(w_width))
+
+    def forward(self, z: Tensor, sentence: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """z [N, Z], sentence [N, S] -> w [N, W]; psi 1 leaves the z path alone, 0 gives every z the same w for a sentence."""
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.z_layers:
+            x = activate(layer(x))
+        if self.training:
+            # 0.998 a batch, StyleGAN2's rate (arXiv 1912.04958): a memory of some five hundred batches
+            self.w_avg.lerp_(x.detach().float().mean(dim=0), 1 - 0.998)
+        if truncation_psi != 1:
+            x = self.w_avg.lerp(x.float(), truncation_psi).to(x.dtype)
+        x = torch.cat([x, self.norm_sentence(sentence).to(x.dtype)], dim=1)
+        for layer in self.shared_layers:
+            x = activate(layer(x))
+        return x

@@ -1,0 +1,64 @@
+"""DiffAugment (Zhao et al. 2020, arXiv 2006.10738): the same kinds of change for real and drawn pictures before D sees them.
+
+Everything is indexing and arithmetic, so it has the double backward that gradient penalties need (grid_sample has none), and every
+picture gets its own draw. Images are [N, 3, H, W] in [-1, 1].
+"""
+
+import torch
+from torch import Tensor
+
+from gan_t2i.config import StrictConfig
+
+
+class AugmentConfig(StrictConfig):
+    """How strongly pictures are changed before the discriminator sees them; 0 switches a change off."""
+
+    translation: float = 0.0
+    """Largest shift as a fraction of the side; what comes in is the nearest edge."""
+    cutout: float = 0.0
+    """Side of a grey square as a fraction of the picture's side."""
+    brightness: float = 0.0
+    """Largest change added to all channels; the range of an image is 2."""
+    saturation: float = 0.0
+    """Colours are moved from or to grey by a factor in 1 - saturation .. 1 + saturation."""
+
+
+def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """`images` [N, 3, H, W] changed as `config` says, differentiably; draws come from the CPU `generator` alone."""
+    n = images.shape[0]
+
+    def uniform(*shape: int) -> Tensor:
+        return (torch.rand(n, *shape, generator=generator) * 2 - 1).to(images.device)  # in [-1, 1)
+
+    if config.brightness:
+        images = images + uniform(1, 1, 1) * config.brightness
+    if config.saturation:
+        grey = images.mean(dim=1, keepdim=True)
+        images = grey + (images - grey) * (1 + uniform(1, 1, 1) * config.saturation)
+    if config.translation:
+        images = translate(images, uniform(2) * config.translation)
+    if config.cutout:
+        images = cut_out(images, (uniform(2) + 1) / 2, config.cutout)
+    return images
+
+
+def translate(images: Tensor, shift: Tensor) -> Tensor:
+    """Move each picture by `shift` [N, 2] (down, right) as fractions of its height and width, rounded to pixels, edges repeated."""
+    n, _, height, width = images.shape
+    down, right = (shift * torch.tensor([height, width], device=shift.device)).round().long().unbind(1)
+    rows = (torch.arange(height, device=images.device) - down[:, None]).clamp(0, height - 1)  # [N, H]
+    columns = (torch.arange(width, device=images.device) - right[:, None]).clamp(0, width - 1)  # [N, W]
+    items = torch.arange(n, device=images.device)[:, None, None]
+    moved = images.permute(0, 2, 3, 1)[items, rows[:, :, None], columns[:, None, :]]  # [N, H, W, 3]
+    return moved.permute(0, 3, 1, 2)
+
+
+def cut_out(images: Tensor, centre: Tensor, size: float) -> Tensor:
+    """Grey out a square of side `size` (fraction of the picture's side) round `centre` [N, 2] (fractions, y first)."""
+    _, _, height, width = images.shape
+    y = (torch.arange(height, device=images.device) + 0.5) / height  # [H]
+    x = (torch.arange(width, device=images.device) + 0.5) / width  # [W]
+    inside_y = (y - centre[:, :1]).abs() < size / 2  # [N, H]
+    inside_x = (x - centre[:, 1:]).abs() < size / 2  # [N, W]
+    inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
+    return images.masked_fill(inside, 0.0)

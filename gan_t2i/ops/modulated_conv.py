@@ -1,0 +1,66 @@
+"""Convolution modulated by a style (StyleGAN2, arXiv 1912.04958, section 2.2). N batch, I and O channels, W style width.
+
+The style scales the input and the demodulation scales the output, which equals scaling the weights of each item but needs no grouped
+convolution and no copy of the weights.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_t2i.ops.layers import linear
+from gan_t2i.runtime import full_precision
+
+
+class Style(nn.Module):
+    """w -> one scale a channel, about 1 at the start; second order (StyleGAN-T, arXiv 2301.09515, eq. 1) is s = m1 * m2 + m3."""
+
+    def __init__(self, w_width: int, channels: int, *, second_order: bool) -> None:
+        super().__init__()
+        # Weights that start at zero learn backgrounds and nothing else: the style has to reach the picture from the first step.
+        self.affine = linear(w_width, channels, bias=1.0)
+        self.factors = linear(w_width, 2 * channels) if second_order else None
+
+    def forward(self, w: Tensor) -> Tensor:
+        """w [N, W] -> scales [N, channels]."""
+        scale = self.affine(w)
+        if self.factors is not None:
+            m1, m2 = self.factors(w).chunk(2, dim=1)
+            scale = scale + m1 * m2
+        return scale
+
+
+class ModulatedConv(nn.Module):
+    """Same-size convolution whose input channels are scaled by a style, with demodulation to unit variance, and a bias.
+
+    Args:
+        inputs, outputs: I, O.
+        size: side of the kernel.
+        w_width: W.
+        demodulate: divide each output channel by the norm of its modulated weights; toRGB layers leave it out.
+        second_order: see `Style`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, *, w_width: int, demodulate: bool = True, second_order: bool = False) -> None:
+        super().__init__()
+        self.style = Style(w_width, inputs, second_order=second_order)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size) / math.sqrt(inputs * size**2))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.demodulate = demodulate
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [N, I, H, W'], w [N, W] -> [N, O, H, W']."""
+        scale = self.style(w)  # [N, I]
+        y = F.conv2d(x * scale[:, :, None, None].to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
+        if self.demodulate:
+            with full_precision(x.device):
+                power = scale.float().square() @ self.weight.square().sum(dim=(2, 3)).T  # [N, O]
+                demodulation = (power + 1e-8).rsqrt()
+            y = y * demodulation[:, :, None, None].to(y.dtype)
+        return y + self.bias[:, None, None].to(y.dtype)
+
+    def extra_repr(self) -> str:
+        outputs, inputs, size, _ = self.weight.shape
+        return f"{inputs}, {outputs}, size={size}, demodulate={self.demodulate}"

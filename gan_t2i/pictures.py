@@ -1,0 +1,51 @@
+"""Between tensors and pictures, and sheets of pictures with their captions drawn in."""
+
+import textwrap
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GAP = 8  # pixels between the parts of a sheet
+_TEXT_SIZE = 13
+_LINE = 17
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32 in [-1, 1]; channels_last, which the convolutions are fastest with."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """float [N, 3, H, W] in [-1, 1], clamped -> RGB pictures."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in pixels]
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cell: int = 96, blocks: int = 2) -> Image.Image:
+    """One picture of all rows, each under its caption, laid out in `blocks` columns of rows.
+
+    Args:
+        rows: pictures of one caption each; all rows of the same length.
+        captions: one a row.
+        cell: side of a picture in the sheet; small pictures are enlarged by a whole factor where one fits, pixels left visible.
+    """
+    side = rows[0][0].width
+    cell = max(side, cell // side * side)
+    width = len(rows[0]) * cell
+    font = ImageFont.load_default(_TEXT_SIZE)
+    wrapped = [textwrap.wrap(caption, max(8, width // 7))[:3] or [""] for caption in captions]
+    height = max(map(len, wrapped)) * _LINE + cell + _GAP
+    blocks = min(blocks, len(rows))
+    lines = -(-len(rows) // blocks)
+    result = Image.new("RGB", (blocks * (width + _GAP) + _GAP, lines * height + _GAP), "white")
+    draw = ImageDraw.Draw(result)
+    for index, (row, text) in enumerate(zip(rows, wrapped, strict=True)):
+        x = _GAP + (index % blocks) * (width + _GAP)
+        y = _GAP // 2 + (index // blocks) * height
+        draw.multiline_text((x, y), "\n".join(text), fill="black", font=font, spacing=_LINE - _TEXT_SIZE)
+        for column, picture in enumerate(row):
+            enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
+            result.paste(enlarged, (x + column * cell, y + height - cell - _GAP // 2))
+    return result

@@ -1,0 +1,78 @@
+"""Run folders: ``runs/00003-<desc>/`` with config.yaml, stats.jsonl, TensorBoard events, grids/, snapshots/ and state.safetensors."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gan_t2i.errors import UsageError
+from gan_t2i.files import slug
+
+RUNS = Path("runs")
+"""Where runs are looked for and put, unless told."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places inside one run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def stats(self) -> Path:
+        return self.path / "stats.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.safetensors"
+
+    def grid(self, nimg: int) -> Path:
+        return self.path / "grids" / f"grid-{nimg:09d}.png"
+
+    def snapshot(self, nimg: int) -> Path:
+        return self.path / "snapshots" / f"snapshot-{nimg:09d}.safetensors"
+
+    def snapshots(self) -> list[Path]:
+        """Oldest first."""
+        return sorted((self.path / "snapshots").glob("snapshot-*.safetensors"))
+
+
+def list_runs(outdir: Path) -> list[RunFolder]:
+    """The run folders in `outdir`, by number."""
+    if not outdir.is_dir():
+        return []
+    numbered = [(int(match[1]), path) for path in outdir.iterdir() if path.is_dir() and (match := re.match(r"(\d{5})-", path.name))]
+    return [RunFolder(path) for _, path in sorted(numbered)]
+
+
+def new_run(outdir: Path, description: str) -> RunFolder:
+    """Make the next numbered folder in `outdir`."""
+    runs = list_runs(outdir)
+    number = int(runs[-1].path.name[:5]) + 1 if runs else 0
+    folder = RunFolder(outdir / f"{number:05d}-{slug(description)}")
+    try:
+        folder.path.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make run folder {folder.path}: {error.strerror}") from error
+    return folder
+
+
+def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
+    """The snapshot file that `name` means: a snapshot, a run folder (its newest), or ``latest`` (the newest run in `outdir` with one)."""
+    if name == "latest":
+        for run in reversed(list_runs(outdir)):
+            if snapshots := run.snapshots():
+                return snapshots[-1]
+        raise UsageError(f"there is no run with a snapshot in {outdir}/: train one first, e.g. gan-t2i train --config configs/quickstart.yaml")
+    path = Path(name)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UsageError(f"no such run or snapshot: {name}; name a run folder, a snapshot file, or latest")
+    snapshots = RunFolder(path).snapshots()
+    if not snapshots:
+        raise UsageError(f"run {name} has no snapshot yet; the first is written after report.snapshot_kimg, or when training is stopped")
+    return snapshots[-1]

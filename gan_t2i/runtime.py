@@ -1,0 +1,52 @@
+"""Where and how the numbers are computed: device, precision, and random draws that depend on nothing but (seed, rank, nimg)."""
+
+import contextlib
+import hashlib
+from contextlib import AbstractContextManager
+
+import torch
+
+from gan_t2i.errors import UsageError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; ``auto`` takes CUDA, then Apple's MPS, then the CPU. Raises `UsageError` where it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise UsageError(f"device {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, cuda:N, mps") from error
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is done by the hardware; where it is emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Context in which convolutions and matrix products run in bfloat16, where `precision` ("auto", "bf16", "float32") asks for it."""
+    if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Context that switches autocast off, for what needs float32: penalties, demodulation, resampling."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def generator_for(*key: int | str) -> torch.Generator:
+    """A CPU generator that depends on `key` alone, e.g. (seed, rank, nimg, "latents"); the source of every random draw."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

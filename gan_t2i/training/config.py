@@ -1,0 +1,138 @@
+"""All settings of a training run. Durations are in kimg, thousands of training pictures shown."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+import gan_t2i.models
+import gan_t2i.text  # noqa: F401 (both imports register the classes that a Spec names)
+from gan_t2i import registry
+from gan_t2i.config import StrictConfig
+from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.ops.augment import AugmentConfig
+from gan_t2i.registry import Spec
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(StrictConfig):
+    """Which pictures and captions."""
+
+    source: str = "shapes"
+    """A folder or metadata file, or a built-in set: shapes, emoji."""
+    caption_column: str | None = None
+    """Column or key of the captions in metadata; None takes text, caption, prompt or title."""
+    on_bad: Literal["skip", "error"] = "skip"
+    """Whether unusable items are counted and left out, or stop the run."""
+    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the captions kept from training, where the data set does not say itself."""
+
+
+class LossConfig(StrictConfig):
+    """What the two networks play for."""
+
+    name: Literal["relativistic", "non_saturating", "hinge"] = "relativistic"
+    match_weight: NotNegative = 1.0
+    """Weight of the term that tells D a real picture with another item's caption is wrong."""
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        assert name in LOSSES  # the Literal and the table list the same names
+        return name
+
+
+class PenaltyConfig(StrictConfig):
+    """How the slope of D is kept in check, at real (R1) and at drawn (R2) pictures."""
+
+    name: Literal["gradient", "finite_difference"] = "gradient"
+    r1_gamma: NotNegative = 1.0
+    r2_gamma: NotNegative = 1.0
+    interval: Count = 4
+    """Every how many steps; the weight is multiplied by it, so that the mean pull stays the same."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the batch that is looked at."""
+    step: Positive = 0.01
+    """Step of the finite difference; the range of a pixel is 2."""
+
+
+class OptimizerConfig(StrictConfig):
+    """Adam (arXiv 1412.6980) for both networks."""
+
+    g_lr: Positive = 3e-4
+    d_lr: Positive = 3e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    warmup_kimg: NotNegative = 1.0
+    """The learning rates rise linearly from zero over this time."""
+
+
+class EmaConfig(StrictConfig):
+    """Moving average of G's weights, which is what snapshots hold."""
+
+    half_life_kimg: NotNegative = 2.0
+    ramp: NotNegative = 0.1
+    """The half-life is at most this share of the pictures shown so far, so that early averages are not stale; 0 switches the ramp off."""
+
+
+class ReportConfig(StrictConfig):
+    """What is written down, and how often."""
+
+    stats_kimg: Positive = 1.0
+    grid_kimg: Positive = 8.0
+    snapshot_kimg: Positive = 16.0
+    """A snapshot and the state to continue from."""
+    grid_prompts: Count = 8
+    """Prompts in the grid: half from training captions, half held out."""
+    grid_seeds: Count = 4
+
+
+class TrainConfig(StrictConfig):
+    """A whole run."""
+
+    kimg: Positive = 100.0
+    """How long to train."""
+    resolution: int = 32
+    """Side of the pictures: a power of two from 16 to 512."""
+    batch: Count = 16
+    """Pictures a step."""
+    accumulation: Count = 1
+    """The batch is worked off in this many parts, to save memory."""
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto: bfloat16 where the hardware has it."""
+    data: DataConfig = DataConfig()
+    text_encoder: Spec = Spec(name="sentence-transformer")
+    generator: Spec = Spec(name="style")
+    discriminator: Spec = Spec(name="resnet")
+    loss: LossConfig = LossConfig()
+    penalty: PenaltyConfig = PenaltyConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    report: ReportConfig = ReportConfig()
+
+    @field_validator("text_encoder", "generator", "discriminator")
+    @classmethod
+    def _resolve(cls, spec: Spec, info: Any) -> Spec:
+        """Settings checked against the registered class, and its defaults written out."""
+        config = registry.config_for(info.field_name, spec.name, spec.params)
+        return Spec(name=spec.name, params=config.model_dump(mode="json"))
+
+    @field_validator("resolution")
+    @classmethod
+    def _power_of_two(cls, resolution: int) -> int:
+        if resolution not in (16, 32, 64, 128, 256, 512):
+            raise ValueError(f"{resolution} is not a power of two from 16 to 512")
+        return resolution
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> "TrainConfig":
+        if self.batch % self.accumulation:
+            raise ValueError(f"batch {self.batch} must be a multiple of accumulation {self.accumulation}")
+        if self.loss.match_weight and self.batch // self.accumulation < 2:
+            raise ValueError("loss.match_weight needs at least two pictures in each part of a batch, to hold one against the other's caption")
+        return self

@@ -1,0 +1,118 @@
+"""What a run tells its user while it trains: TensorBoard, stats.jsonl, grids of pictures, and a progress bar."""
+
+import json
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from gan_t2i.config import StrictConfig
+from gan_t2i.files import atomic_file
+from gan_t2i.runs import RunFolder
+
+
+class Report:
+    """Collects the metrics of steps and writes their means at every tick. The step of all records is nimg, pictures shown.
+
+    Args:
+        folder: of the run.
+        config: of the run, written as text and hparams.
+        nimg: pictures shown so far; what an earlier attempt logged beyond is purged.
+        total: pictures to show in all.
+    """
+
+    def __init__(self, folder: RunFolder, config: StrictConfig, nimg: int, total: int) -> None:
+        self.folder = folder
+        self._truncate_stats(nimg)
+        # Events at nimg + 1 and later come from an attempt that went past its last state.
+        self.writer = SummaryWriter(str(folder.path), purge_step=nimg + 1 if nimg else None)
+        self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, disable=None)
+        self._sums: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._time, self._nimg = time.perf_counter(), nimg
+        if not nimg:
+            self._write_config(config)
+
+    def add(self, metrics: Mapping[str, Tensor], batch: int) -> None:
+        """Take in one step; nothing is read back from the device here."""
+        for name, value in metrics.items():
+            self._sums[name].append(value)
+        self.bar.update(batch)
+
+    def means(self) -> dict[str, float]:
+        """Means of everything added since the last tick; a value that is not finite shows here."""
+        return {name: torch.stack(values).float().mean().item() for name, values in self._sums.items()}
+
+    def tick(self, nimg: int, extra: Mapping[str, float]) -> dict[str, float]:
+        """Write the means and `extra` at `nimg`, and begin to collect anew; returns what was written."""
+        now = time.perf_counter()
+        rate = (nimg - self._nimg) / max(now - self._time, 1e-9)
+        values = {
+            **self.means(),
+            **extra,
+            "Progress/kimg": nimg / 1000,
+            "Timing/img_per_sec": rate,
+            "Timing/sec_per_kimg": 1000 / rate if rate else 0.0,
+            "Resources/peak_memory_gib": peak_memory_gib(),
+        }
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, nimg)
+        with self.folder.stats.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"nimg": nimg, **values}) + "\n")
+        self.bar.set_postfix_str(f"G {values.get('Loss/G/loss', 0):.2f} D {values.get('Loss/D/loss', 0):.2f}", refresh=False)
+        self._sums.clear()
+        self._time, self._nimg = now, nimg
+        return values
+
+    def pause(self) -> None:
+        """Leave the time since the last tick out of the speed, after work that is no training."""
+        self._time, self._nimg = time.perf_counter(), self.bar.n
+
+    def picture(self, tag: str, picture: Image.Image, nimg: int) -> None:
+        """Show a picture in TensorBoard."""
+        self.writer.add_image(tag, np.asarray(picture), nimg, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush everything."""
+        self.bar.close()
+        self.writer.close()
+
+    def _truncate_stats(self, nimg: int) -> None:
+        if not self.folder.stats.exists():
+            return
+        lines = self.folder.stats.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["nimg"] <= nimg]
+        with atomic_file(self.folder.stats) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def _write_config(self, config: StrictConfig) -> None:
+        self.writer.add_text("config", "    " + config.model_dump_json(indent=2).replace("\n", "\n    "), 0)
+        flat = _flatten(config.model_dump(mode="json"))
+        # run_name "." keeps the hparams in this run; by default TensorBoard invents a run of its own for them
+        self.writer.add_hparams(flat, {"Progress/kimg": 0.0}, run_name=".", global_step=0)
+
+
+def peak_memory_gib() -> float:
+    """Most memory that the process (on a GPU: its tensors) has held, in GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    # Linux counts in KiB, macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:
+    flat: dict[str, bool | str | float | int] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, bool | str | float | int) else str(value)
+    return flat

@@ -1,0 +1,23 @@
+"""Everything that changes over a run, as pure functions of nimg, the number of training pictures shown."""
+
+from gan_t2i.training.config import EmaConfig, OptimizerConfig
+
+
+def learning_rate_factor(nimg: int, config: OptimizerConfig) -> float:
+    """What to multiply the learning rates with: a linear rise over the warm-up, then 1."""
+    warmup = config.warmup_kimg * 1000
+    return min(1.0, (nimg + 1) / warmup) if warmup else 1.0
+
+
+def ema_decay(nimg: int, batch: int, config: EmaConfig) -> float:
+    """Share of the old average that survives a step of `batch` pictures: half of it after the half-life."""
+    half_life = config.half_life_kimg * 1000
+    if config.ramp:
+        half_life = min(half_life, nimg * config.ramp)
+    return 0.5 ** (batch / half_life) if half_life else 0.0
+
+
+def crosses(nimg: int, batch: int, interval_kimg: float) -> bool:
+    """Whether the step of `batch` pictures that ended at `nimg` passed a multiple of the interval."""
+    interval = interval_kimg * 1000
+    return nimg // interval > (nimg - batch) // interval

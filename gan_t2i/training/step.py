@@ -1,0 +1,165 @@
+"""One step of the game: losses, penalties, gradients, Adam, and the moving average. N pictures a step, n a part of it.
+
+Both gradients are taken at the same weights (simultaneous descent, the setting of R3GAN's analysis, arXiv 2501.05441): the generator's
+pictures are drawn once and the discriminator sees them once, for its own gradient and for the generator's, which saves a quarter of the
+work of two alternating phases and makes accumulation exact.
+"""
+
+import copy
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gan_t2i import registry
+from gan_t2i.losses.adversarial import LOSSES, masked_mean
+from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
+from gan_t2i.models.base import Discriminator, Generator
+from gan_t2i.models.text_head import TextCondition
+from gan_t2i.ops.augment import augment
+from gan_t2i.pictures import from_uint8
+from gan_t2i.runtime import autocast, full_precision, generator_for
+from gan_t2i.text.batch import TextBatch
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.schedule import ema_decay, learning_rate_factor
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass
+class Networks:
+    """What is trained, and what trains it."""
+
+    G: Generator
+    D: Discriminator
+    G_ema: Generator
+    g_optimizer: torch.optim.Adam
+    d_optimizer: torch.optim.Adam
+
+
+def build_networks(config: TrainConfig, interface: dict[str, int], device: torch.device) -> Networks:
+    """Both networks with weights drawn from the run's seed alone, their optimizers, and G's average."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        G = registry.build("generator", config.generator.name, config.generator.params, **interface)
+        D = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **interface)
+    # channels_last is what CPU and GPU convolutions like best in bfloat16: two to four times NCHW's speed in resampling on a CPU
+    G, D = (network.to(device, memory_format=torch.channels_last) for network in (G, D))
+    betas = (config.optimizer.beta1, config.optimizer.beta2)
+
+    def adam(network: nn.Module, rate: float) -> torch.optim.Adam:
+        return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, betas=betas, fused=device.type != "mps")
+
+    G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    return Networks(G, D, G_ema, adam(G, config.optimizer.g_lr), adam(D, config.optimizer.d_lr))
+
+
+class TrainStep:
+    """Call it with a batch to move both networks once.
+
+    Args:
+        networks: as `build_networks` made them.
+        config: of the run.
+        device: where the networks are.
+    """
+
+    def __init__(self, networks: Networks, config: TrainConfig, device: torch.device) -> None:
+        self.networks = networks
+        self.config = config
+        self.device = device
+        self.loss = LOSSES[config.loss.name]
+
+    def __call__(self, images: Tensor, text: TextBatch, caption_ids: Tensor, nimg: int) -> Metrics:
+        """images uint8 [N, 3, R, R], the encoded captions shown with them, those captions' ids [N], pictures shown before.
+
+        Returns the step's metrics as scalars on the device.
+        """
+        config, networks = self.config, self.networks
+        parts = config.accumulation
+        with_penalty = (nimg // config.batch) % config.penalty.interval == 0
+        metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for part in range(parts):
+            rows = slice(part * config.batch // parts, (part + 1) * config.batch // parts)
+            draws = generator_for(config.seed, "step", nimg, part)
+            for name, value in self._add_gradients(images[rows], text[rows], caption_ids[rows], draws, with_penalty).items():
+                metrics[name] = metrics[name] + value / parts
+        factor = learning_rate_factor(nimg, config.optimizer)
+        for name, network, optimizer, rate in (
+            ("G", networks.G, networks.g_optimizer, config.optimizer.g_lr),
+            ("D", networks.D, networks.d_optimizer, config.optimizer.d_lr),
+        ):
+            metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+            optimizer.param_groups[0]["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
+        return dict(metrics)
+
+    def _add_gradients(self, images: Tensor, text: TextBatch, caption_ids: Tensor, draws: torch.Generator, with_penalty: bool) -> Metrics:
+        """Forward and backward of one part of a batch; leaves the gradients in the networks."""
+        G, D, config = self.networks.G, self.networks.D, self.config
+        text = text.to(self.device)
+        z = torch.randn(len(images), G.z_width, generator=draws).to(self.device)
+        with autocast(self.device, config.precision):
+            fake = G(z, text)
+            fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
+            real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws)
+            fake_augmented = augment(fake_seen, config.augment, draws)
+            condition = D.text_head(text)
+            features = D.trunk(real_augmented)
+            real = D.head(features, condition)
+            mismatched = D.head(features, condition[torch.arange(-1, len(images) - 1, device=self.device)])
+            fake_logits = D(fake_augmented, condition)
+        different = (caption_ids != caption_ids.roll(1)).to(self.device)  # equal captions are no mismatch
+
+        g_loss = self.loss.generator(real.detach(), fake_logits).mean()
+        (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_seen, retain_graph=True)
+        fake.backward(gradient)
+
+        d_loss = self.loss.discriminator(real, fake_logits).mean()
+        match_loss = masked_mean(self.loss.mismatch(real, mismatched), different)
+        metrics = {
+            "Loss/G/loss": g_loss.detach(),
+            "Loss/D/loss": d_loss.detach(),
+            "Loss/D/mismatch": match_loss.detach(),
+            **_scores(real=real, fake=fake_logits, mismatched=mismatched),
+        }
+        total = d_loss + config.loss.match_weight * match_loss
+        if with_penalty:
+            penalty, slopes = self._penalty(real_augmented, fake_augmented, condition, draws)
+            total = total + penalty * config.penalty.interval
+            metrics |= slopes
+        (total / config.accumulation).backward()
+        return metrics
+
+    def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: torch.Generator) -> tuple[Tensor, Metrics]:
+        """gamma / 2 times the mean squared slope of D at real and at drawn pictures, in float32, on a share of them."""
+        config, D = self.config.penalty, self.networks.D
+        count = max(1, round(len(real) * config.fraction))
+        pictures = torch.cat([real[:count], fake[:count]]).detach().float()
+        twice = torch.arange(count, device=self.device).repeat(2)
+        with full_precision(self.device):
+            told = condition.float()[twice]
+            if config.name == "gradient":
+                slopes = gradient_penalty(lambda x: D(x, told), pictures)
+            else:
+                noise = torch.randn(pictures.shape, generator=draws).to(self.device)
+                slopes = finite_difference_penalty(lambda x: D(x, told), pictures, noise, config.step)
+        r1, r2 = slopes[:count].mean(), slopes[count:].mean()
+        return (config.r1_gamma * r1 + config.r2_gamma * r2) / 2, {"Loss/r1_penalty": r1.detach(), "Loss/r2_penalty": r2.detach()}
+
+
+def _scores(**logits: Tensor) -> Metrics:
+    """Mean logit and mean sign of each kind of pair."""
+    scores = {f"Loss/scores/{name}": values.detach().mean() for name, values in logits.items()}
+    return scores | {f"Loss/signs/{name}": values.detach().sign().mean() for name, values in logits.items()}
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the weights of `average` towards those of `network`; buffers are copied."""
+    targets = [p.detach() for p in network.parameters()]
+    torch._foreach_lerp_([p.detach() for p in average.parameters()], targets, 1 - decay)
+    for old, new in zip(average.buffers(), network.buffers(), strict=True):
+        old.copy_(new)
