@@ -109,12 +109,14 @@ def _encode_new(encoder: SentenceEncoder, captions: Sequence[str], folder: Path,
     """Encode `captions`, shortest first, writing a shard every SHARD_CAPTIONS of them."""
     lengths = encoder.count_tokens(captions)
     rows: list[tuple[int, Tensor, Tensor]] = []
-    with tqdm(total=len(captions), desc="encoding captions", unit="caption", disable=not (progress and captions)) as bar:
+    left = len(captions)
+    with tqdm(total=left, desc="encoding captions", unit="caption", disable=not (progress and captions)) as bar:
         for indices, batch in encoder.encode_chunks(captions, batch_size=BATCH_SIZE, lengths=lengths):
             for i, tokens, mask, pooled in zip(indices, batch.tokens.half(), batch.mask, batch.pooled, strict=True):
                 rows.append((i, tokens[mask], pooled))
             bar.update(len(indices))
-            if len(rows) >= SHARD_CAPTIONS or bar.n == len(captions):
+            left -= len(indices)
+            if len(rows) >= SHARD_CAPTIONS or not left:
                 yield _write(folder, [captions[i] for i, _, _ in rows], [lengths[i] for i, _, _ in rows], rows)
                 rows = []
 
