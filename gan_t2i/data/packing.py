@@ -1,0 +1,440 @@
+"""Captioned pictures at the training resolution, decoded once: raw uint8 that is memory-mapped, and a JSON file with all the rest.
+
+Legend: N pictures, B batch, R resolution in pixels. A packed folder holds ``images.u8`` (uint8 [N, 3, R, R], no header) and ``meta.json``.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from gan_t2i.data.readers import Reading, files_below, read
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
+from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.files import atomic_folder, cache_dir
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+IMAGES = "images.u8"
+META = "meta.json"
+MIN_SIDE = 8  # pixels
+MAX_PIXELS = 64 * 1024 * 1024
+# Pillow's other formats (EPS, PSD, FITS, ...) are rare in data sets, and much larger ground for a hostile file.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+ORIENTATION = 0x0112  # EXIF tag
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# JPEG decodes at 1/2 to 1/8 of its size, and everything is box-reduced, as long as this many pixels are left for one of the result.
+REDUCING_GAP = 3
+
+Pixels = npt.NDArray[np.uint8]  # [3, R, R] or [N, 3, R, R]
+Indices = npt.NDArray[np.int64]
+
+
+class PackedDataset:
+    """A packed folder, memory-mapped: several processes share one copy of the pictures."""
+
+    def __init__(self, folder: Path, images: "np.memmap[Any, np.dtype[np.uint8]]", meta: dict[str, Any]) -> None:
+        self.folder = folder
+        self.images = images  # [N, 3, R, R], read-only
+        self.resolution: int = meta["resolution"]
+        self.captions: list[str] = meta["captions"]  # each once, in the order of first use
+        self.caption_ids: list[tuple[int, ...]] = [tuple(ids) for ids in meta["caption_ids"]]  # one tuple for each picture
+        self.train: Indices = np.asarray(meta[TRAIN], dtype=np.int64)  # picture indices
+        self.heldout: Indices = np.asarray(meta[HELDOUT], dtype=np.int64)
+        self.extras: list[dict[str, Any]] = meta["extras"]  # one dict for each picture
+        self.fingerprint: str = meta["fingerprint"]
+        self.report = DataReport(**meta["report"])
+        # A plain view: indexing a memmap wraps every result in another one.
+        self._pixels: Pixels = np.asarray(images)
+
+    def __len__(self) -> int:
+        return len(self.caption_ids)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The data in `folder`; raises `GanT2IError` where a file is missing, short, damaged or of another format version."""
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
+            size = (folder / IMAGES).stat().st_size
+        except OSError as error:
+            raise GanT2IError(f"packed data {folder} cannot be opened: {Path(error.filename).name}: {error.strerror}") from error
+        except ValueError as error:
+            raise GanT2IError(f"packed data {folder} is damaged: {META} is not JSON; remove the folder and pack again") from error
+        version = meta.get("format_version") if isinstance(meta, dict) else None
+        if version != FORMAT_VERSION:
+            raise GanT2IError(f"packed data {folder} has format version {version}, not {FORMAT_VERSION}; remove the folder and pack again")
+        try:
+            shape = (len(meta["caption_ids"]), 3, meta["resolution"], meta["resolution"])
+            expected = int(np.prod(shape))
+            if size == expected:
+                images: np.memmap[Any, np.dtype[np.uint8]] = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
+                return cls(folder, images, meta)
+        except (KeyError, TypeError) as error:
+            raise GanT2IError(f"packed data {folder} is damaged: {META} lacks {error}; remove the folder and pack again") from error
+        fault = f"{IMAGES} has {size} bytes, not {expected}"
+        raise GanT2IError(f"packed data {folder} is damaged: {fault}; remove the folder and pack again")
+
+    def gather(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
+        """The pictures at `indices` [B] as a new uint8 tensor [B, 3, R, R]."""
+        # Imported here, so that the commands that only pack or list data start at once.
+        import torch
+
+        return torch.from_numpy(self._pixels[np.asarray(indices, dtype=np.int64)])
+
+
+def pack(
+    source: Path,
+    destination: Path,
+    resolution: int,
+    *,
+    caption_column: str | None = None,
+    on_bad: str = "skip",
+    holdout_fraction: float = 0.02,
+    progress: bool = True,
+    workers: int | None = None,
+) -> PackedDataset:
+    """Decode the pictures of `source` at `resolution` into the new folder `destination`, which appears only when it is whole.
+
+    The result does not depend on `workers` (threads; all cores by default). Raises `UsageError` for a wrong option or where
+    `destination` has something in it, and `GanT2IError` where no pair is usable or, with on_bad="error", at the first bad item.
+    """
+    check_options(resolution, holdout_fraction)
+    destination = Path(destination)
+    reading = read(source, caption_column=caption_column, on_bad=on_bad)
+    try:
+        with atomic_folder(destination) as folder:
+            bad = BadItems(on_bad)
+            digest = hashlib.sha256()
+            records = _write_images(folder / IMAGES, reading.records, bad, digest, resolution, progress, workers or _cores())
+            if not records:
+                first = bad.items[0]
+                message = f"no usable pair in {source}: none of its {len(reading.records)} images can be used"
+                raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
+            meta = _describe(records, bad.items, reading, resolution, holdout_fraction, digest)
+            (folder / META).write_text(json.dumps(meta), encoding="utf-8")
+    except FileExistsError as error:
+        raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
+    return PackedDataset.open(destination)
+
+
+def load_dataset(
+    source: Path,
+    resolution: int,
+    *,
+    caption_column: str | None = None,
+    on_bad: str = "skip",
+    holdout_fraction: float = 0.02,
+    progress: bool = True,
+    notify: Callable[[str], None] = lambda message: None,
+) -> PackedDataset:
+    """The pictures of `source` at `resolution`: packed into the cache on first use or after a change, opened from there later.
+
+    `source` may also be a folder that `pack` wrote, at the same resolution. `notify` is told what happens. Errors as for `pack`.
+    """
+    check_options(resolution, holdout_fraction)
+    source = Path(source)
+    if _is_packed(source):
+        dataset = PackedDataset.open(source)
+        if dataset.resolution != resolution:
+            raise UsageError(f"resolution must be {dataset.resolution}, at which {source} is packed, not {resolution}")
+        return dataset
+    if not source.exists():
+        raise UsageError(f"data {source} does not exist")
+    options = {"caption_column": caption_column, "on_bad": on_bad, "holdout_fraction": holdout_fraction}
+    folder = cache_dir() / "packed" / _cache_key(source, resolution, options)
+    if _is_packed(folder):
+        dataset = PackedDataset.open(folder)
+        notify(f"data: {source} at {resolution} px, packed before in {folder}\n{dataset.report}")
+        return dataset
+    notify(f"data: packing {source} at {resolution} px into {folder} (once)")
+    try:
+        dataset = pack(
+            source,
+            folder,
+            resolution,
+            caption_column=caption_column,
+            on_bad=on_bad,
+            holdout_fraction=holdout_fraction,
+            progress=progress,
+        )
+    except (OSError, UsageError):
+        # Another process may have been faster: its folder stands, and renaming ours over it fails.
+        if not _is_packed(folder):
+            raise
+        dataset = PackedDataset.open(folder)
+    notify(str(dataset.report))
+    return dataset
+
+
+def check_options(resolution: int, holdout_fraction: float) -> None:
+    """Raises `UsageError` unless the resolution is a power of two from 16 to 512 and the fraction is in [0, 1)."""
+    if resolution not in (16, 32, 64, 128, 256, 512):
+        raise UsageError(f"resolution must be a power of two from 16 to 512, not {resolution}")
+    if not 0 <= holdout_fraction < 1:
+        raise UsageError(f"holdout_fraction must be at least 0 and below 1, not {holdout_fraction}")
+
+
+def _is_packed(folder: Path) -> bool:
+    return (folder / META).is_file() and (folder / IMAGES).is_file()
+
+
+def _cache_key(source: Path, resolution: int, options: dict[str, Any]) -> str:
+    """A hash of everything that the packed result depends on; contents enter by size and time of change, so it costs no reading."""
+    path = source.resolve()
+    root = path if path.is_dir() else path.parent
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, str(path), resolution, options]).encode())
+    for name in sorted(files_below(root)):
+        try:
+            stat = (root / name).stat()
+        except OSError:  # a broken link, which the reader counts
+            continue
+        digest.update(json.dumps([name, stat.st_size, stat.st_mtime_ns]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _cores() -> int:
+    # A container or a scheduler may lend fewer cores than the machine has.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+# Pictures
+
+
+class BadImageError(GanT2IError):
+    """A picture that cannot be used; `kind` is the one of its `BadItem`."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+def load_image(path: Path, resolution: int) -> Pixels:
+    """The picture's centre square as RGB uint8 [3, R, R], upright and over white; raises `BadImageError`."""
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            _check_size(image.size)
+            return _to_pixels(image, resolution)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError("image over the pixel cap", f"the image has more than {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError("unreadable image", f"the file is not one of: {', '.join(IMAGE_FORMATS)}") from error
+    # Pillow's decoders raise nearly any class (SyntaxError, struct.error, EOFError, ...) on a broken file.
+    except Exception as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError("unreadable image", f"the image cannot be read: {why}") from error
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadImageError("image over the pixel cap", f"the image has {width} x {height} pixels, more than {MAX_PIXELS}")
+    if min(size) < MIN_SIDE:
+        raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
+
+
+def _to_pixels(image: Image.Image, resolution: int) -> Pixels:
+    image.draft(None, (REDUCING_GAP * resolution, REDUCING_GAP * resolution))  # does something for JPEG alone
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = _to_rgb(image.crop((left, top, left + side, top + side)))
+    # After the crop: a PNG's EXIF may stand behind its pixels, and a fault in those must not pass for a fault in it.
+    turn = UPRIGHT.get(_orientation(image))
+    square = square.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    if turn is not None:
+        square = square.transpose(turn)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # [R, R, 3] -> [3, R, R]
+
+
+def _orientation(image: Image.Image) -> int:
+    # A broken EXIF block does not spoil the picture; its parser raises as many classes as a decoder.
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16-bit grey is scaled (Pillow would clip it), and transparency stands over white."""
+    if image.mode.startswith("I"):
+        return _grey16_to_rgb(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    colours = image.convert("RGBA")
+    white = Image.new("RGBA", colours.size, "white")
+    return Image.alpha_composite(white, colours).convert("RGB")
+
+
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    grey = (values * 255 + 32767) // 65535
+    # The one grey that a PNG's tRNS chunk declares transparent.
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _decode_all(records: Sequence[Record], resolution: int, workers: int) -> Generator[Pixels | BadImageError, None, None]:
+    """The picture or the fault of each record, in order."""
+
+    def attempt(record: Record) -> Pixels | BadImageError:
+        try:
+            return load_image(record.image, resolution)
+        except BadImageError as error:
+            return error
+
+    # Registers every format now: the threads would race to do it.
+    Image.init()
+    # Threads, as Pillow's decoders release the GIL: on two shared cores 800 PNGs of 256 px a second (one thread 550, two warm processes
+    # 900), and unlike processes they start at once and ask nothing of the caller's __main__.
+    chunk = 64 * workers  # what waits in memory when the disk is slower than the decoders
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(records), chunk):
+            yield from pool.map(attempt, records[start : start + chunk])
+
+
+def _write_images(
+    path: Path, records: Sequence[Record], bad: BadItems, digest: "hashlib._Hash", resolution: int, progress: bool, workers: int
+) -> list[Record]:
+    """Append the pictures to `path` and to `digest`; returns the records whose pictures could be used."""
+    kept = []
+    # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
+    decoded = _decode_all(records, resolution, workers)
+    with warnings.catch_warnings(), open(path, "wb") as file, contextlib.closing(decoded):
+        warnings.simplefilter("ignore")
+        for record, result in zip(tqdm(records, desc="packing", unit="img", disable=not progress), decoded, strict=True):
+            if isinstance(result, BadImageError):
+                bad.add(result.kind, _place(record), str(result))
+                continue
+            file.write(result.data)
+            digest.update(result.data)
+            kept.append(record)
+    return kept
+
+
+def _place(record: Record) -> str:
+    """Where the picture's fault is: the metadata's line with the file, or the file."""
+    name = record.image.name.encode("utf-8", "backslashreplace").decode()
+    return f"{record.where} ({name})"
+
+
+# Captions and splits
+
+
+class Split(NamedTuple):
+    """Each record's remaining captions, each record's side, and the number of captions that were dropped."""
+
+    captions: list[tuple[str, ...]]
+    heldout: list[bool]
+    dropped: int
+
+
+def split_by_caption(records: Sequence[Record], fraction: float) -> Split:
+    """Hold out about `fraction` of the first captions with all their pictures; no caption stays on both sides.
+
+    A record's own `split` decides for it, and for every record with the same first caption that has none. The others are held out where
+    the hash of the first caption falls below `fraction`. With a fraction above 0 and two first captions or more, at least one of those
+    without a `split` is held out, and one trained on, unless the records with a `split` see to it.
+
+    A caption that both sides have stays where it is some record's first, else on the held-out side, and is dropped from the other;
+    so every record keeps its first one. Only records whose own splits contradict each other may lose all: such a training record, all
+    of whose captions are held out, is held out too. Dropping, not moving, because one common caption would otherwise pull all records
+    that share it, and in turn theirs, out of training. Raises `GanT2IError` where nothing is left to train on.
+    """
+    held_first = _held_first_captions(records, fraction)
+    # A training record's own split wins over its caption's: the contradiction is settled below.
+    heldout = [record.split == HELDOUT or (record.split is None and record.captions[0] in held_first) for record in records]
+    sides: dict[bool, set[str]] = {False: set(), True: set()}
+    firsts: dict[bool, set[str]] = {False: set(), True: set()}
+    for record, side in zip(records, heldout, strict=True):
+        sides[side].update(record.captions)
+        firsts[side].add(record.captions[0])
+    shared = sides[True] & sides[False]
+    to_train = {caption for caption in shared if caption in firsts[False] and caption not in firsts[True]}
+    drop = {True: to_train, False: shared - to_train}
+    captions = [tuple(c for c in record.captions if c not in drop[side]) for record, side in zip(records, heldout, strict=True)]
+    for index, left in enumerate(captions):
+        if not left:
+            captions[index] = records[index].captions
+            heldout[index] = True
+    if all(heldout):
+        raise GanT2IError("no picture is left to train on: the split of the data holds out every caption; leave the key split out")
+    before = sum(len(record.captions) for record in records)
+    return Split(captions, heldout, before - sum(map(len, captions)))
+
+
+def _held_first_captions(records: Sequence[Record], fraction: float) -> set[str]:
+    """The first captions whose records without a split are held out."""
+    of_split: dict[str, set[str]] = {side: {r.captions[0] for r in records if r.split == side} for side in (TRAIN, HELDOUT)}
+    counts = Counter(r.captions[0] for r in records if r.split is None)
+    position = {caption: _position(caption) for caption in counts if caption not in of_split[TRAIN] | of_split[HELDOUT]}
+    free = sorted(position, key=position.__getitem__)
+    chosen = [caption for caption in free if position[caption] < fraction]
+    if fraction > 0 and free:
+        if not chosen and not of_split[HELDOUT] and (len(free) > 1 or of_split[TRAIN]):
+            # The caption with the fewest pictures, so that as many as possible are trained on.
+            chosen = [min(free, key=lambda caption: counts[caption])]
+        elif len(chosen) == len(free) and not of_split[TRAIN]:
+            chosen = chosen[:-1]
+    return of_split[HELDOUT] | set(chosen)
+
+
+def _position(caption: str) -> float:
+    """A number in [0, 1) that is the caption's own, on every machine."""
+    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest()) / 2**64
+
+
+def _describe(
+    records: Sequence[Record], bad: Sequence[BadItem], reading: Reading, resolution: int, fraction: float, digest: "hashlib._Hash"
+) -> dict[str, Any]:
+    """What meta.json holds; `digest` has seen the pictures."""
+    split = split_by_caption(records, fraction)
+    table: dict[str, int] = {}
+    ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in split.captions]
+    train = [index for index, side in enumerate(split.heldout) if not side]
+    heldout = [index for index, side in enumerate(split.heldout) if side]
+    report = DataReport(
+        pairs=len(records),
+        captions=sum(map(len, ids)),
+        heldout=len(heldout),
+        dropped_captions=split.dropped,
+        notes=tuple(reading.notes),
+        **DataReport.count_bad([*reading.bad, *bad]),
+    )
+    digest.update(json.dumps([resolution, list(table), ids, train, heldout]).encode())
+    return {
+        "format_version": FORMAT_VERSION,
+        "resolution": resolution,
+        "captions": list(table),
+        "caption_ids": ids,
+        TRAIN: train,
+        HELDOUT: heldout,
+        "extras": [dict(record.extra) for record in records],
+        "fingerprint": digest.hexdigest(),
+        "report": asdict(report),
+    }

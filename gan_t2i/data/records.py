@@ -1,0 +1,89 @@
+"""What a data source yields: usable records, the items it had to leave out, and a report that counts both."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from gan_t2i.errors import GanT2IError, UsageError
+
+TRAIN = "train"
+HELDOUT = "heldout"
+SPLITS = (TRAIN, HELDOUT)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with at least one caption."""
+
+    image: Path  # absolute
+    captions: tuple[str, ...]  # non-empty, whitespace normalised, no caption twice
+    where: str  # for messages: "metadata.jsonl:12" or "cats/cat.txt"
+    split: str | None = None  # "train", "heldout", or None where the data does not say
+    extra: Mapping[str, Any] = field(default_factory=dict)  # every other key of the metadata
+
+
+@dataclass(frozen=True)
+class BadItem:
+    """Something that was left out, and why."""
+
+    kind: str
+    where: str
+    why: str
+
+
+class BadItems:
+    """Collects what is left out; with on_bad="error" the first one raises `GanT2IError`, with "skip" none does."""
+
+    def __init__(self, on_bad: str = "skip") -> None:
+        if on_bad not in ("skip", "error"):
+            raise UsageError(f"on_bad must be one of: skip, error; not {on_bad}")
+        self.strict = on_bad == "error"
+        self.items: list[BadItem] = []
+
+    def add(self, kind: str, where: str, why: str) -> None:
+        if self.strict:
+            raise GanT2IError(f"{where}: {why}")
+        self.items.append(BadItem(kind, where, why))
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Counts of what is usable and what is not; `str` gives the lines to show to a user."""
+
+    pairs: int  # usable pictures, each with its captions
+    captions: int  # captions of these pictures, a caption of two pictures counted twice
+    heldout: int = 0  # of the pairs
+    dropped_captions: int = 0  # left out because the other side of the split has the same caption
+    bad: Mapping[str, int] = field(default_factory=dict)  # kind -> count
+    first_bad: Sequence[tuple[str, str]] = ()  # (where, why) of the first five
+    notes: Sequence[str] = ()  # choices that the reader made, such as the caption column
+
+    def __str__(self) -> str:
+        lines = [f"{self.pairs:,} usable pairs with {self.captions:,} captions ({self.heldout:,} pairs held out)", *self.notes]
+        if self.dropped_captions:
+            lines.append(f"{self.dropped_captions:,} captions dropped because they stand on the other side of the split too")
+        if self.bad:
+            lines.append(f"{sum(self.bad.values()):,} left out: " + ", ".join(f"{kind} {count:,}" for kind, count in self.bad.items()))
+            lines += [f"  {where}: {why}" for where, why in self.first_bad]
+        return "\n".join(lines)
+
+    @staticmethod
+    def count_bad(items: Sequence[BadItem]) -> dict[str, Any]:
+        """The two fields of a report that tell of bad items: counts with the most frequent kind first, and the first five."""
+        return {
+            "bad": dict(Counter(item.kind for item in items).most_common()),
+            "first_bad": tuple((item.where, item.why) for item in items[:5]),
+        }
+
+    @classmethod
+    def of(cls, records: Sequence[Record], items: Sequence[BadItem], notes: Sequence[str] = ()) -> Self:
+        """The report on what a reader yielded, before any split."""
+        return cls(
+            pairs=len(records),
+            captions=sum(len(record.captions) for record in records),
+            heldout=sum(record.split == HELDOUT for record in records),
+            notes=tuple(notes),
+            **cls.count_bad(items),
+        )

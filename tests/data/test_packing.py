@@ -1,0 +1,457 @@
+import json
+import struct
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan_t2i.data import packing
+from gan_t2i.data.packing import PackedDataset, load_dataset, load_image, pack, split_by_caption
+from gan_t2i.data.records import Record
+from gan_t2i.errors import GanT2IError, UsageError
+
+
+def make_data(folder: Path, count: int = 6, size: int = 16) -> Path:
+    """`count` one-coloured pictures with a caption each."""
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        Image.new("RGB", (size, size), (index * 10, 0, 255 - index)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"picture {index}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    return make_data(tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packed"
+
+
+# Pictures
+
+
+def _palette_with_alpha() -> Image.Image:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    return image
+
+
+PALETTE = _palette_with_alpha()
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "options", "colour"),
+    [
+        (Image.new("RGB", (16, 16), (10, 20, 30)), "png", {}, (10, 20, 30)),
+        (Image.new("RGB", (16, 16), (10, 20, 30)), "bmp", {}, (10, 20, 30)),
+        (Image.new("RGB", (16, 16), (10, 20, 30)), "webp", {"lossless": True}, (10, 20, 30)),
+        (Image.new("RGB", (16, 16), (10, 20, 30)), "png", {"transparency": (10, 20, 30)}, (255, 255, 255)),
+        (Image.new("L", (16, 16), 77), "png", {}, (77, 77, 77)),
+        (Image.new("L", (16, 16), 77), "jpg", {"quality": 100}, (77, 77, 77)),
+        (Image.new("L", (16, 16), 77), "png", {"transparency": 77}, (255, 255, 255)),
+        (Image.new("LA", (16, 16), (100, 0)), "png", {}, (255, 255, 255)),
+        (Image.new("LA", (16, 16), (100, 51)), "png", {}, (224, 224, 224)),
+        (Image.new("RGBA", (16, 16), (255, 0, 100, 255)), "png", {}, (255, 0, 100)),
+        (Image.new("RGBA", (16, 16), (255, 0, 100, 0)), "png", {}, (255, 255, 255)),
+        (Image.new("RGBA", (16, 16), (255, 0, 100, 51)), "png", {}, (255, 204, 224)),
+        (PALETTE, "png", {}, (10, 200, 30)),
+        (PALETTE, "gif", {}, (10, 200, 30)),
+        (PALETTE, "png", {"transparency": 1}, (255, 255, 255)),
+        (PALETTE, "gif", {"transparency": 1}, (255, 255, 255)),
+        (PALETTE, "png", {"transparency": bytes([255, 51])}, (206, 244, 210)),
+        (Image.new("1", (16, 16), 1), "png", {}, (255, 255, 255)),
+        (Image.new("1", (16, 16), 0), "png", {}, (0, 0, 0)),
+        (Image.new("1", (16, 16), 0), "png", {"transparency": 0}, (255, 255, 255)),
+        (Image.new("I;16", (16, 16), 128 * 257), "png", {}, (128, 128, 128)),
+        (Image.new("I;16", (16, 16), 65535), "png", {}, (255, 255, 255)),
+        (Image.new("I;16", (16, 16), 128 * 257), "png", {"transparency": 128 * 257}, (255, 255, 255)),
+        (Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "jpg", {"quality": 100}, (255, 0, 0)),
+        (Image.new("CMYK", (16, 16), (255, 0, 0, 128)), "jpg", {"quality": 100}, (0, 127, 127)),
+    ],
+)
+def test_every_mode_keeps_its_colour_and_transparency_stands_over_white(tmp_path, image, suffix, options, colour):
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, **options)
+    pixels = load_image(path, 16)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 16, 16)
+    assert {tuple(pixel) for pixel in pixels.reshape(3, -1).T.tolist()} == {colour}
+
+
+def test_mode_i_is_scaled_like_16_bit_grey():
+    # What Pillow before 11 makes of a 16-bit PNG.
+    assert packing._to_rgb(Image.new("I", (2, 2), 128 * 257)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_premultiplied_and_palette_alpha_modes_are_composited():
+    image = Image.new("RGBA", (2, 2), (255, 0, 100, 51))
+    assert packing._to_rgb(image.convert("RGBa")).getpixel((0, 0)) == (255, 204, 224)
+    image = Image.new("PA", (2, 2))
+    image.putpalette([255, 0, 100])
+    assert packing._to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("size", [(64, 16), (16, 64), (65, 16)])
+def test_the_centre_square_is_taken(tmp_path, size):
+    image = Image.new("RGB", size, "black")
+    image.paste("red", ((size[0] - 16) // 2, (size[1] - 16) // 2, (size[0] - 16) // 2 + 16, (size[1] - 16) // 2 + 16))
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(load_image(tmp_path / "a.png", 16)[:, 0, 0], [255, 0, 0])
+    assert load_image(tmp_path / "a.png", 16)[1:].max() == 0
+    assert load_image(tmp_path / "a.png", 16)[0].min() == 255
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_picture_stands_upright_whatever_its_exif_orientation(tmp_path, orientation, suffix):
+    upright = Image.new("RGB", (32, 32), "white")
+    upright.paste("red", (0, 0, 16, 16))
+    upright.paste("blue", (16, 0, 32, 16))
+    # How a camera stores it: the inverse of what a viewer does.
+    inverse = {6: packing.UPRIGHT[8], 8: packing.UPRIGHT[6]}.get(orientation, packing.UPRIGHT.get(orientation))
+    stored = upright if inverse is None else upright.transpose(inverse)
+    exif = Image.Exif()
+    exif[packing.ORIENTATION] = orientation
+    stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=100, **({"lossless": True} if suffix == "webp" else {}))
+    pixels = load_image(tmp_path / f"a.{suffix}", 32).astype(int)
+    expected = np.asarray(upright).transpose(2, 0, 1).astype(int)
+    assert np.abs(pixels - expected)[:, 4:12, 4:12].max() <= 3
+    assert np.abs(pixels - expected)[:, 4:12, 20:28].max() <= 3
+
+
+def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path):
+    source = make_data(tmp_path / "data", 0)
+    Image.new("L", (16, 16), 77).save(source / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0", quality=100)
+    (source / "a.txt").write_text("grey", encoding="utf-8")
+    # Pillow warns of it, which pack keeps from the user.
+    assert pack(source, tmp_path / "packed", 16, progress=False).images.max() == 77
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_large_picture_is_reduced_to_its_mean(tmp_path, suffix):
+    # A checkerboard finer than the result: what is not filtered would show as black or white.
+    board = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(board).save(tmp_path / f"a.{suffix}", quality=100)
+    pixels = load_image(tmp_path / f"a.{suffix}", 16).astype(int)
+    assert np.abs(pixels - 127.5).max() <= 3
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A PNG whose header promises a size and whose pixels are missing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"")
+
+
+def _noise(path: Path, suffix: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path.with_suffix(suffix))
+    content = path.with_suffix(suffix).read_bytes()
+    path.with_suffix(suffix).unlink()
+    return content[: len(content) // 2]
+
+
+BAD_PICTURES = [
+    (lambda p: b"", "unreadable image", "the file is not one of: PNG, JPEG, WEBP, BMP, GIF"),
+    (lambda p: b"no picture", "unreadable image", "the file is not one of: "),
+    (lambda p: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n", "unreadable image", "the file is not one of: "),
+    (lambda p: _noise(p, ".png"), "unreadable image", "the image cannot be read: "),
+    (lambda p: _noise(p, ".jpg"), "unreadable image", "the image cannot be read: image file is truncated"),
+    (lambda p: _noise(p, ".webp"), "unreadable image", "the "),
+    (lambda p: _noise(p, ".bmp"), "unreadable image", "the image cannot be read: image file is truncated"),
+    (lambda p: _png_of(7, 100), "image too small", "the image has 7 x 100 pixels, less than 8 a side"),
+    (lambda p: _png_of(8193, 8192), "image over the pixel cap", "the image has 8193 x 8192 pixels, more than 67108864"),
+    (lambda p: _png_of(10_000, 10_000), "image over the pixel cap", "the image has 10000 x 10000 pixels, more than 67108864"),
+    (lambda p: _png_of(60_000, 60_000), "image over the pixel cap", "the image has more than 67108864 pixels"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "why"), BAD_PICTURES)
+def test_a_bad_picture_is_counted_or_refused(tmp_path, make, kind, why):
+    source = make_data(tmp_path / "data", 1)
+    (source / "bad.txt").write_text("bad", encoding="utf-8")
+    (source / "bad.png").write_bytes(make(tmp_path / "noise"))
+    dataset = pack(source, tmp_path / "packed", 16, progress=False)
+    assert dataset.captions == ["picture 0"]
+    assert dataset.report.bad == {kind: 1}
+    assert dataset.report.first_bad[0][0] == "bad.txt (bad.png)"
+    assert dataset.report.first_bad[0][1].startswith(why)
+    with pytest.raises(GanT2IError, match=r"^bad.txt \(bad.png\): ") as error:
+        pack(source, tmp_path / "refused", 16, on_bad="error", progress=False)
+    assert error.value.args[0].endswith(dataset.report.first_bad[0][1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed"]
+
+
+# Packing
+
+
+def test_a_packed_folder_holds_pictures_captions_splits_extras_and_counts(tmp_path, source):
+    rows = [
+        {"file_name": "2.png", "text": ["two", "a picture"], "split": "train", "shape": {"n": 2}},
+        {"file_name": "0.png", "text": "zero", "split": "heldout"},
+        {"file_name": "1.png", "text": ["a picture", "one"], "split": "train"},
+        {"file_name": "gone.png", "text": "x"},
+    ]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    dataset = pack(source, tmp_path / "packed", 16, progress=False)
+    assert dataset.resolution == 16
+    assert len(dataset) == 3
+    assert isinstance(dataset.images, np.memmap)
+    assert dataset.images.shape == (3, 3, 16, 16)
+    assert dataset.images[:, 0, 0, 0].tolist() == [20, 0, 10]
+    assert dataset.captions == ["two", "a picture", "zero", "one"]
+    assert dataset.caption_ids == [(0, 1), (2,), (1, 3)]
+    assert dataset.train.tolist() == [0, 2]
+    assert dataset.heldout.tolist() == [1]
+    assert dataset.train.dtype == dataset.heldout.dtype == np.int64
+    assert dataset.extras == [{"shape": {"n": 2}}, {}, {}]
+    assert str(dataset.report).splitlines() == [
+        "3 usable pairs with 5 captions (1 pairs held out)",
+        'captions from column "text" of metadata.jsonl',
+        "1 left out: missing image 1",
+        "  metadata.jsonl:4: 'gone.png' does not exist",
+    ]
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.images[0] = 0
+
+
+def test_gather_copies_pictures_in_the_asked_order(tmp_path, source):
+    dataset = pack(source, tmp_path / "packed", 16, progress=False)
+    for indices in ([3, 0, 3], np.array([3, 0, 3]), torch.tensor([3, 0, 3])):
+        batch = dataset.gather(indices)
+        assert batch.dtype == torch.uint8
+        assert batch.shape == (3, 3, 16, 16)
+        assert batch[:, 0, 5, 5].tolist() == [30, 0, 30]
+    batch.zero_()
+    assert dataset.images[3, 0, 0, 0] == 30
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path):
+    source = make_data(tmp_path / "data", 0)
+    rng = np.random.default_rng(0)
+    for index in range(150):
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(source / f"{index}.{('png', 'jpg')[index % 2]}")
+        (source / f"{index}.txt").write_text(f"noise {index}", encoding="utf-8")
+    one = pack(source, tmp_path / "one", 16, progress=False, workers=1)
+    four = pack(source, tmp_path / "four", 16, progress=False, workers=4)
+    for name in (packing.IMAGES, packing.META):
+        assert (one.folder / name).read_bytes() == (four.folder / name).read_bytes()
+    assert one.fingerprint == four.fingerprint
+
+
+def test_the_fingerprint_changes_with_pictures_captions_and_splits(tmp_path, source):
+    prints = [pack(source, tmp_path / "p0", 16, progress=False).fingerprint]
+    prints.append(pack(source, tmp_path / "p1", 16, progress=False, holdout_fraction=0).fingerprint)
+    (source / "0.txt").write_text("another", encoding="utf-8")
+    prints.append(pack(source, tmp_path / "p2", 16, progress=False).fingerprint)
+    Image.new("RGB", (16, 16), "white").save(source / "1.png")
+    prints.append(pack(source, tmp_path / "p3", 16, progress=False).fingerprint)
+    assert len(set(prints)) == 4
+    assert all(len(text) == 64 for text in prints)
+
+
+def test_the_progress_bar_is_on_stderr_and_can_be_silenced(tmp_path, source, capsys):
+    pack(source, tmp_path / "p0", 16, progress=False)
+    assert capsys.readouterr() == ("", "")
+    pack(source, tmp_path / "p1", 16)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "packing" in err
+
+
+@pytest.mark.parametrize("resolution", [0, 8, 24, 1024, -16])
+def test_the_resolution_must_be_a_power_of_two(tmp_path, source, resolution):
+    for call in (lambda: pack(source, tmp_path / "p", resolution), lambda: load_dataset(source, resolution)):
+        with pytest.raises(UsageError, match=f"resolution must be a power of two from 16 to 512, not {resolution}"):
+            call()
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, float("nan")])
+def test_the_holdout_fraction_is_checked(tmp_path, source, fraction):
+    with pytest.raises(UsageError, match="holdout_fraction must be at least 0 and below 1"):
+        pack(source, tmp_path / "p", 16, holdout_fraction=fraction)
+
+
+def test_a_destination_in_use_is_left_alone(tmp_path, source):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="used already exists"):
+        pack(source, tmp_path / "used", 16, progress=False)
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine.txt"]
+
+
+def test_no_usable_picture_leaves_nothing_behind(tmp_path):
+    source = make_data(tmp_path / "data", 2)
+    for index in range(2):
+        (source / f"{index}.png").write_bytes(b"no picture")
+    with pytest.raises(GanT2IError, match=r"none of its 2 images can be used \(first fault: 0.txt \(0.png\): the file is not one of"):
+        pack(source, tmp_path / "packed", 16, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def _edit_meta(folder: Path, **changes) -> None:
+    meta = json.loads((folder / packing.META).read_text(encoding="utf-8"))
+    meta = {key: value for key, value in {**meta, **changes}.items() if value is not None}
+    (folder / packing.META).write_text(json.dumps(meta), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / packing.META).unlink(), "cannot be opened: meta.json: No such file or directory"),
+        (lambda f: (f / packing.IMAGES).unlink(), "cannot be opened: images.u8: No such file or directory"),
+        (lambda f: (f / packing.META).write_text("{"), "is damaged: meta.json is not JSON; remove the folder and pack again"),
+        (lambda f: (f / packing.META).write_text("[]"), "has format version None, not 1; remove the folder and pack again"),
+        (lambda f: _edit_meta(f, format_version=0), "has format version 0, not 1; remove the folder and pack again"),
+        (lambda f: _edit_meta(f, captions=None), "is damaged: meta.json lacks 'captions'; remove the folder and pack again"),
+        (lambda f: (f / packing.IMAGES).write_bytes(b"\0" * 767), "is damaged: images.u8 has 767 bytes, not 768; remove the folder"),
+    ],
+)
+def test_a_damaged_packed_folder_is_refused_with_one_sentence(tmp_path, spoil, message):
+    folder = pack(make_data(tmp_path / "data", 1), tmp_path / "packed", 16, progress=False).folder
+    spoil(folder)
+    with pytest.raises(GanT2IError) as error:
+        PackedDataset.open(folder)
+    assert str(error.value).startswith(f"packed data {folder} {message}")
+
+
+# The cache
+
+
+def test_data_are_packed_once_and_again_after_a_change(source, cache):
+    told = []
+    first = load_dataset(source, 16, progress=False, notify=told.append)
+    assert "packing" in told[0]
+    assert told[1].startswith("6 usable pairs")
+    told.clear()
+    again = load_dataset(source, 16, progress=False, notify=told.append)
+    assert again.folder == first.folder
+    assert len(told) == 1
+    assert "packed before" in told[0]
+    (source / "0.txt").write_text("another caption", encoding="utf-8")
+    changed = load_dataset(source, 16, progress=False)
+    assert changed.folder != first.folder
+    assert "another caption" in changed.captions
+    others = [load_dataset(source, 32, progress=False), load_dataset(source, 16, holdout_fraction=0.5, progress=False)]
+    assert len({dataset.folder for dataset in [first, changed, *others]}) == 4
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_the_loser_of_a_race_uses_the_winners_folder(source, monkeypatch):
+    told = []
+    original = packing._write_images
+
+    def slow(path, *args):
+        # While this process decodes, another one finishes.
+        monkeypatch.setattr(packing, "_write_images", original)
+        told.append(load_dataset(source, 16, progress=False).folder)
+        return original(path, *args)
+
+    monkeypatch.setattr(packing, "_write_images", slow)
+    dataset = load_dataset(source, 16, progress=False)
+    assert [dataset.folder] == told
+    assert [path.name for path in dataset.folder.parent.iterdir()] == [dataset.folder.name]
+    assert len(dataset) == 6
+
+
+def test_a_packed_folder_is_a_source_at_its_resolution(tmp_path, source):
+    packed = pack(source, tmp_path / "packed", 16, progress=False)
+    assert load_dataset(tmp_path / "packed", 16).fingerprint == packed.fingerprint
+    with pytest.raises(UsageError, match=r"resolution must be 16, at which .*packed is packed, not 32"):
+        load_dataset(tmp_path / "packed", 32)
+
+
+def test_a_missing_source(tmp_path):
+    with pytest.raises(UsageError, match="gone does not exist"):
+        load_dataset(tmp_path / "gone", 16)
+
+
+# Splits
+
+
+def record(*captions: str, split: str | None = None) -> Record:
+    return Record(Path("/a.png"), captions, "a", split)
+
+
+def test_captions_are_held_out_with_all_their_pictures_and_stay_so_when_data_grow():
+    records = [record(f"caption {index % 500}") for index in range(1000)]
+    held = {r.captions[0] for r, side in zip(records, split_by_caption(records, 0.1).heldout, strict=True) if side}
+    assert 30 <= len(held) <= 70
+    counts = Counter(split_by_caption(records, 0.1).heldout)
+    assert counts[True] == 2 * len(held)
+    grown = [*records, *(record(f"more {index}") for index in range(500))]
+    held_grown = {r.captions[0] for r, side in zip(grown, split_by_caption(grown, 0.1).heldout, strict=True) if side}
+    assert held == {caption for caption in held_grown if caption.startswith("caption")}
+
+
+def test_the_hash_of_a_caption_is_the_same_everywhere():
+    assert packing._position("a red circle") == 0.5497942062118344
+
+
+@pytest.mark.parametrize("fraction", [1e-12, 1 - 1e-12])
+@pytest.mark.parametrize("count", [2, 3])
+def test_both_sides_have_a_caption_where_there_are_two(fraction, count):
+    split = split_by_caption([record(f"c{index}") for index in range(count)], fraction)
+    assert 1 <= sum(split.heldout) <= count - 1
+
+
+def test_the_rarest_caption_is_held_out_where_the_hash_chooses_none():
+    assert split_by_caption([record("a"), record("b"), record("a")], 1e-12).heldout == [False, True, False]
+
+
+@pytest.mark.parametrize("fraction", [0.02, 1 - 1e-12])
+def test_a_single_caption_is_trained_on(fraction):
+    assert split_by_caption([record("a"), record("a", "b")], fraction).heldout == [False, False]
+
+
+def test_nothing_is_held_out_at_fraction_zero_or_where_the_data_say_train():
+    assert not any(split_by_caption([record("a"), record("b")], 0).heldout)
+    assert not any(split_by_caption([record("a", split="train"), record("b", split="train")], 0.5).heldout)
+
+
+def test_the_datas_own_split_decides_for_its_captions():
+    records = [record("a", split="heldout"), record("b", split="train"), record("a"), record("b")]
+    assert split_by_caption(records, 0.5).heldout == [True, False, True, False]
+
+
+def test_a_shared_caption_stays_on_one_side_and_no_record_goes_empty():
+    records = [record("a", "x", "t", split="heldout"), record("t", "x", "a", split="train"), record("u", "x", split="train")]
+    split = split_by_caption(records, 0.5)
+    assert split.captions == [("a", "x"), ("t",), ("u",)]
+    assert split.heldout == [True, False, False]
+    assert split.dropped == 4
+
+
+def test_a_training_record_whose_captions_are_all_held_out_follows_them():
+    records = [record("a", "b", split="heldout"), record("b", split="heldout"), record("a", split="train"), record("t", "a", split="train")]
+    split = split_by_caption(records, 0.5)
+    assert split.captions == [("a", "b"), ("b",), ("a",), ("t",)]
+    assert split.heldout == [True, True, True, False]
+
+
+def test_splits_that_leave_nothing_to_train_on_are_refused():
+    for records in ([record("a", split="heldout")], [record("a", split="heldout"), record("a", split="train")]):
+        with pytest.raises(GanT2IError, match="no picture is left to train on"):
+            split_by_caption(records, 0.1)
+
+
+def test_no_caption_is_on_both_sides_of_a_random_data_set():
+    rng = np.random.default_rng(0)
+    records = [record(*{f"c{number}": None for number in rng.integers(0, 60, 3)}) for _ in range(200)]
+    split = split_by_caption(records, 0.2)
+    sides = [
+        {c for captions, held in zip(split.captions, split.heldout, strict=True) if held is side for c in captions} for side in (True, False)
+    ]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    assert all(captions and captions[0] == r.captions[0] for captions, r in zip(split.captions, records, strict=True))

@@ -1,0 +1,269 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gan_t2i.data.readers import read, read_records
+from gan_t2i.data.records import BadItem, DataReport, Record
+from gan_t2i.errors import GanT2IError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data folder with two pictures, a.png and sub/b.png; a file outside.png stands beside it."""
+    root = tmp_path / "data"
+    for name in ("data/a.png", "data/sub/b.png", "outside.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(path)
+    return root
+
+
+def jsonl(folder: Path, *rows) -> Path:
+    path = folder / "metadata.jsonl"
+    path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows))
+    return path
+
+
+GOOD = {"file_name": "sub/b.png", "text": "a bee"}
+
+
+def test_metadata_jsonl_gives_captions_splits_and_extras_in_the_order_of_the_file(folder):
+    jsonl(
+        folder, {**GOOD, "scene": {"count": 2}, "split": "test"}, {"file_name": "a.png", "text": ["  an\t apple ", "red", "red"], "split": None}
+    )
+    records, bad = read_records(folder)
+    assert bad == []
+    assert records == [
+        Record(folder / "sub/b.png", ("a bee",), "metadata.jsonl:1", "heldout", {"scene": {"count": 2}}),
+        Record(folder / "a.png", ("an apple", "red"), "metadata.jsonl:2", None, {}),
+    ]
+    assert records[0].image.is_absolute()
+
+
+def test_a_relative_path_or_the_metadata_file_itself_gives_the_same_records(folder, monkeypatch):
+    jsonl(folder, GOOD)
+    monkeypatch.chdir(folder.parent)
+    assert read_records(Path("data")) == read_records(folder) == read_records(folder / "metadata.jsonl")
+
+
+def test_metadata_csv_with_quotes_and_a_byte_order_mark(folder):
+    (folder / "metadata.csv").write_bytes(
+        b'\xef\xbb\xbffile_name,caption,split,kind\r\na.png,"red, and\nround",train,fruit\r\nsub/b.png,bee,,\r\n'
+    )
+    reading = read(folder)
+    assert reading.notes == ['captions from column "caption" of metadata.csv']
+    assert [(r.captions, r.split, r.extra) for r in reading.records] == [
+        (("red, and round",), "train", {"kind": "fruit"}),
+        (("bee",), None, {"kind": ""}),
+    ]
+    assert [r.where for r in reading.records] == ["metadata.csv:3", "metadata.csv:4"]
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "prompt", "title"])
+def test_the_caption_column_is_found_and_told(folder, column):
+    jsonl(folder, {"file_name": "a.png", column: "apple", "other": "x"})
+    reading = read(folder)
+    assert reading.notes == [f'captions from column "{column}" of metadata.jsonl']
+    assert reading.records[0].captions == ("apple",)
+    assert reading.records[0].extra == {"other": "x"}
+
+
+def test_a_wanted_column_wins_and_an_empty_text_column_is_passed_over(folder):
+    jsonl(folder, {"file_name": "a.png", "text": None, "prompt": "p", "alt": "x"})
+    assert read_records(folder)[0][0].captions == ("p",)
+    assert read_records(folder, caption_column="alt")[0][0].captions == ("x",)
+
+
+@pytest.mark.parametrize("wanted", ["words", None])
+def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
+    jsonl(folder, {"file_name": "a.png", "alt": "x", "tags": ["y"], "size": 3})
+    with pytest.raises(UsageError, match=r"^caption_column must be one of: alt, tags; metadata.jsonl has "):
+        read(folder, caption_column=wanted)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "why"),
+    [
+        ({"file_name": "gone.png", "text": "x"}, "missing image", "'gone.png' does not exist"),
+        ({"file_name": "sub", "text": "x"}, "missing image", "'sub' does not exist"),
+        ({"file_name": "a\0.png", "text": "x"}, "missing image", "'a\\x00.png' cannot be opened"),
+        ({"file_name": "\ud800.png", "text": "x"}, "missing image", "'\\ud800.png' cannot be opened"),
+        ({"file_name": "a" * 300, "text": "x"}, "missing image", "cannot be opened"),
+        ({"file_name": "a.png", "text": None}, "image without caption", "'a.png' has no caption"),
+        ({"file_name": "a.png"}, "image without caption", "'a.png' has no caption"),
+        ({"file_name": "a.png", "text": []}, "image without caption", "'a.png' has no caption"),
+        ({"file_name": "a.png", "text": " \t"}, "empty caption", "the caption is empty"),
+        ({"file_name": "a.png", "text": [""]}, "empty caption", "the caption is empty"),
+        ({"file_name": "a.png", "text": 3}, "caption not text", "the caption is int, not text"),
+        ({"file_name": "a.png", "text": "x" * 2001}, "caption too long", "2001 characters, more than 2000"),
+        ({"file_name": "a.png", "text": "\ud800"}, "caption not UTF-8", "the caption is not UTF-8"),
+        (b'{"file_name": "a.png", "text": "caf\xe9"}', "caption not UTF-8", "the caption is not UTF-8"),
+        ({"file_name": "{tmp}/outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "{tmp}/data/a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "../outside.png", "text": "x"}, "path outside the folder", "'../outside.png' leads out of the folder"),
+        ({"file_name": "sub/../a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "..\\outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "C:\\a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "https://example.org/a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "link.png", "text": "x"}, "path outside the folder", "'link.png' leads out of the folder"),
+        ({"file_name": "up/outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "sub/b.png", "text": "x"}, "duplicate file_name", "'sub/b.png' has been described before"),
+        ({"file_name": "./sub//b.png", "text": "x"}, "duplicate file_name", "has been described before"),
+        ({"text": "x"}, "row without file_name", "the row has no file_name"),
+        ({"file_name": " ", "text": "x"}, "row without file_name", "the row has no file_name"),
+        ({"file_name": 7, "text": "x"}, "row without file_name", "the row has no file_name"),
+        ({"file_name": "a.png", "text": "x", "split": "dev"}, "unknown split", "split must be one of: eval, held-out, "),
+        ({"file_name": "a.png", "text": "x", "split": 1}, "unknown split", "not 1"),
+        (b'{"file_name": ', "malformed JSON", "the line is not JSON: Expecting value"),
+        (b"[" * 100_000, "malformed JSON", "the line is not JSON"),
+        (b'["a.png", "x"]', "malformed JSON", "the line must be a JSON object, not list"),
+    ],
+)
+def test_a_bad_row_is_counted_or_refused(folder, row, kind, why):
+    (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    (folder / "up").symlink_to(folder.parent, target_is_directory=True)
+    if isinstance(row, dict) and "{tmp}" in str(row.get("file_name")):
+        row = {**row, "file_name": row["file_name"].format(tmp=folder.parent)}
+    jsonl(folder, GOOD, row)
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [("a bee",)]
+    assert [(item.kind, item.where) for item in bad] == [(kind, "metadata.jsonl:2")]
+    assert why in bad[0].why
+    with pytest.raises(GanT2IError, match=r"^metadata.jsonl:2: ") as error:
+        read_records(folder, on_bad="error")
+    assert str(error.value) == f"metadata.jsonl:2: {bad[0].why}"
+
+
+def test_one_bad_caption_of_a_list_leaves_the_others(folder):
+    jsonl(folder, {"file_name": "a.png", "text": ["apple", "", "fruit", 3]})
+    records, bad = read_records(folder)
+    assert records[0].captions == ("apple", "fruit")
+    assert [item.kind for item in bad] == ["empty caption", "caption not text"]
+
+
+def test_bad_lines_of_a_csv(folder):
+    long = b"x" * 200_000  # beyond the csv module's limit of a value
+    (folder / "metadata.csv").write_bytes(b"file_name,text\na.png,apple\nsub/b.png,bee,more\n" + long + b",x\nsub/b.png,caf\xe9\n")
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [("apple",)]
+    assert [(item.kind, item.where) for item in bad] == [
+        ("malformed CSV", "metadata.csv:3"),
+        ("malformed CSV", "metadata.csv:4"),
+        ("caption not UTF-8", "metadata.csv:5"),
+    ]
+    assert bad[0].why == "the line has more than the 2 values of the header"
+
+
+def test_a_loop_of_links_is_a_missing_image(folder):
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    jsonl(folder, GOOD, {"file_name": "loop.png", "text": "x"})
+    assert [item.kind for item in read_records(folder)[1]] == ["missing image"]
+
+
+def test_pairs_are_found_recursively_in_a_stable_order_with_one_caption_a_line(folder):
+    (folder / "sub/b.txt").write_bytes(b"\xef\xbb\xbfa bee\r\n\r\n  an  insect \n")
+    (folder / "a.txt").write_text("an apple", encoding="utf-8")
+    for name in ("c.v2.JPG", "c.v2.webp", "d.jpeg", "e.bmp", "f.gif"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    for stem in ("c.v2", "d", "e", "f"):
+        (folder / f"{stem}.txt").write_text(f"the {stem}", encoding="utf-8")
+    (folder / ".hidden.png").write_bytes(b"")
+    records, bad = read_records(folder)
+    assert bad == []
+    assert records[0] == Record(folder / "a.png", ("an apple",), "a.txt")
+    assert [record.image.relative_to(folder).as_posix() for record in records] == [
+        "a.png",
+        "c.v2.JPG",
+        "c.v2.webp",
+        "d.jpeg",
+        "e.bmp",
+        "f.gif",
+        "sub/b.png",
+    ]
+    assert records[-1].captions == ("a bee", "an insect")
+    assert records[-1].where == "sub/b.txt"
+
+
+def _make_link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "outside.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "where", "why"),
+    [
+        (lambda f: None, "image without caption", "a.png", "the image has no .txt of the same stem"),
+        (lambda f: (f / "a.txt").write_bytes(b" \n\n"), "empty caption", "a.txt", "the caption is empty"),
+        (lambda f: (f / "a.txt").write_bytes(b"good\ncaf\xe9"), "caption not UTF-8", "a.txt", "the caption is not UTF-8"),
+        (lambda f: (f / "a.txt").write_text("x" * 2001), "caption too long", "a.txt", "the caption has 2001 characters, more than 2000"),
+        (lambda f: (f / "a.txt").write_text("x\n" * 600_000), "caption too long", "a.txt", "the file has more than 1048576 bytes"),
+        (lambda f: _make_link(f / "a.txt"), "path outside the folder", "a.txt", "the link leads out of the folder"),
+        (lambda f: (f / "a.txt").symlink_to(f / "gone"), "unreadable caption", "a.txt", "the file is a broken link or no regular file"),
+        (lambda f: (f / "a.png").rename(f / "a.txt"), "caption without image", "a.txt", "the caption has no image of the same stem"),
+    ],
+)
+def test_a_bad_pair_is_counted_or_refused(folder, make, kind, where, why):
+    (folder / "sub/b.txt").write_text("a bee", encoding="utf-8")
+    make(folder)
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [("a bee",)]
+    assert bad == [BadItem(kind, where, why)]
+    with pytest.raises(GanT2IError, match=rf"^{where}: "):
+        read_records(folder, on_bad="error")
+
+
+@pytest.mark.parametrize(("target", "kind"), [("outside.png", "path outside the folder"), ("gone", "missing image"), (None, "missing image")])
+def test_an_image_that_is_a_link_outside_broken_or_no_regular_file(folder, target, kind):
+    (folder / "a.txt").write_text("apple", encoding="utf-8")
+    (folder / "x.txt").write_text("x", encoding="utf-8")
+    if target is None:
+        os.mkfifo(folder / "x.png")
+    else:
+        (folder / "x.png").symlink_to((folder if target == "gone" else folder.parent) / target)
+    (folder / "sub/b.png").unlink()
+    records, bad = read_records(folder)
+    assert len(records) == 1
+    assert [(item.kind, item.where) for item in bad] == [(kind, "x.png")]
+
+
+def test_a_file_name_that_is_not_utf8_can_be_shown(folder):
+    (folder / "a.txt").write_text("apple", encoding="utf-8")
+    (folder / "sub/b.png").unlink()
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    assert read_records(folder)[1][0].where == "caf\\udce9.png"
+
+
+def test_no_usable_pair_tells_what_was_found_and_looked_for(folder):
+    looked_for = "looked for metadata.jsonl, metadata.csv, or images with same-stem .txt"
+    with pytest.raises(GanT2IError) as error:
+        read(folder)
+    assert str(error.value) == f"no usable pair in {folder}: found 2 images, 0 captions; {looked_for}"
+    jsonl(folder, b"nonsense")
+    with pytest.raises(GanT2IError) as error:
+        read(folder)
+    assert str(error.value).startswith(f"no usable pair in {folder}: found 0 images, 0 captions; {looked_for} (first fault: metadata.jsonl:1: ")
+
+
+def test_wrong_arguments(folder):
+    with pytest.raises(UsageError, match="gone does not exist"):
+        read(folder / "gone")
+    with pytest.raises(UsageError, match=r"a.png is neither a folder nor a .jsonl or .csv file"):
+        read(folder / "a.png")
+    with pytest.raises(UsageError, match="on_bad must be one of: skip, error; not ignore"):
+        read(folder, on_bad="ignore")
+    (folder / "a.txt").write_text("apple", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"caption_column text needs a metadata.jsonl or metadata.csv"):
+        read(folder, caption_column="text")
+
+
+def test_the_report_counts_bad_items_by_kind_and_shows_the_first_five():
+    items = [BadItem("empty caption", f"{n}.txt", "the caption is empty") for n in range(5)] + [BadItem("missing image", "m:1", "gone")]
+    report = DataReport.of([Record(Path("/a"), ("x", "y"), "a.txt"), Record(Path("/b"), ("z",), "b.txt", "heldout")], items, ["a note"])
+    assert str(report).splitlines() == [
+        "2 usable pairs with 3 captions (1 pairs held out)",
+        "a note",
+        "6 left out: empty caption 5, missing image 1",
+        *(f"  {n}.txt: the caption is empty" for n in range(5)),
+    ]
