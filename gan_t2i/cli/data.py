@@ -1,0 +1,126 @@
+"""``gan-t2i data``: make the built-in sets, check captioned pictures, and pack them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXAMPLES = 3
+
+
+@click.group("data")
+def command() -> None:
+    """Make, check and pack caption data sets."""
+
+
+@command.group("make")
+def make() -> None:
+    """Make one of the data sets that need no download."""
+
+
+@make.command("shapes")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--count", type=click.IntRange(min=1), default=15000, show_default=True, help="Pictures, the held-out ones included.")
+@click.option("--size", type=click.IntRange(16, 1024), default=64, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same pictures.")
+@click.option("--heldout", type=click.IntRange(min=0), help="Pictures of combinations that training never shows.  [default: 1 in 25]")
+def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None) -> None:
+    """Draw coloured shapes with captions into the new folder OUT."""
+    from gan_t2i.data import shapes
+
+    shapes.make_shapes(out, count=count, size=size, seed=seed, heldout=heldout)
+    _show_made(out, f"{size} x {size} pixels")
+
+
+@make.command("emoji")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--font", type=click.Path(path_type=Path), metavar="FILE", help="Colour emoji font.  [default: one that is installed]")
+@click.option("--size", type=click.IntRange(16, 1024), default=128, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--background", default="white", show_default=True, help="A colour such as white or #ffeecc, or transparent.")
+@click.option("--language", "languages", multiple=True, default=["en"], show_default=True, help="Code such as en or zh, or all; repeatable.")
+@click.option("--flags", is_flag=True, help="Flags of countries and regions too.")
+@click.option("--skin-tones", is_flag=True, help="Every skin tone too.")
+def make_emoji(out: Path, font: Path | None, size: int, background: str, languages: tuple[str, ...], flags: bool, skin_tones: bool) -> None:
+    """Draw the emoji of a colour font, with their names, into the new folder OUT."""
+    from gan_t2i.data import emoji_font
+
+    emoji_font.make_emoji(out, font=font, size=size, background=background, languages=languages, flags=flags, skin_tones=skin_tones)
+    if not emoji_font.joins_sequences():
+        click.echo("this Pillow has no raqm layout, so emoji made of several code points were left out")
+    _show_made(out, f"{size} x {size} pixels")
+
+
+@command.command("pack")
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
+@click.option("--caption-column", help="Column or key of the captions.  [default: text, caption, prompt or title]")
+@click.option("--on-bad", type=click.Choice(["skip", "error"]), default="skip", show_default=True, help="What to do with unusable items.")
+def pack(source: str, out: Path, resolution: int, caption_column: str | None, on_bad: str) -> None:
+    """Decode SOURCE (a folder, a metadata file, or shapes or emoji) once, at the training resolution, into the new folder OUT."""
+    from gan_t2i.data import packing
+    from gan_t2i.data.builtin import resolve_source
+
+    packing.check_options(resolution, 0.0)  # before a built-in set is made
+    dataset = packing.pack(resolve_source(source, resolution, click.echo), out, resolution, caption_column=caption_column, on_bad=on_bad)
+    click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
+    click.echo(dataset.report)
+    _show_captions(dataset.captions)
+    click.echo(f"next: gan-t2i train --data {out} --set resolution={resolution}")
+
+
+@command.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--caption-column", help="Column or key of the captions.  [default: text, caption, prompt or title]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(path: Path, caption_column: str | None, as_json: bool) -> None:
+    """Count the usable pairs of PATH and what is wrong with the others, without decoding pictures.
+
+    PATH is a folder of captioned pictures, a metadata file, or a packed folder.
+    """
+    import dataclasses
+
+    report, captions = _read_report(path, caption_column)
+    examples = _spread(captions)
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(report), "examples": examples}, indent=2, ensure_ascii=False))
+        return
+    click.echo(report)
+    _show_captions(captions)
+
+
+def _read_report(path: Path, caption_column: str | None) -> tuple[Any, list[str]]:
+    """The `DataReport` of what stands at `path`, and captions to show."""
+    from gan_t2i.data.packing import IMAGES, META, PackedDataset
+    from gan_t2i.data.readers import read
+    from gan_t2i.data.records import DataReport
+
+    if (path / META).is_file() and (path / IMAGES).is_file():
+        dataset = PackedDataset.open(path)
+        return dataset.report, dataset.captions
+    reading = read(path, caption_column=caption_column)
+    return DataReport.of(reading.records, reading.bad, reading.notes), [record.captions[0] for record in reading.records]
+
+
+def _show_made(out: Path, size: str) -> None:
+    """What a maker wrote into `out`: how many, for what, three captions, and the command that comes next."""
+    lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    heldout = sum(line.get("split") == "heldout" for line in lines)
+    if any("split" in line for line in lines):
+        sides = f"{len(lines) - heldout:,} for training, {heldout:,} held out"
+    else:
+        sides = "training keeps a share of the captions held out"
+    click.echo(f"made {len(lines):,} pictures of {size} in {out}: {sides}")
+    _show_captions([line["text"][0] for line in lines])
+    click.echo(f"next: gan-t2i train --data {out}")
+
+
+def _show_captions(captions: list[str]) -> None:
+    for caption in _spread(captions):
+        click.echo(f'  "{caption}"')
+
+
+def _spread(captions: list[str]) -> list[str]:
+    """A few captions from the beginning, the middle and the end."""
+    return [captions[index * (len(captions) - 1) // (EXAMPLES - 1)] for index in range(min(EXAMPLES, len(captions)))]

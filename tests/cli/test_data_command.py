@@ -1,0 +1,116 @@
+"""``gan-t2i data``: what it prints, what it writes, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from gan_t2i.cli.main import command
+from gan_t2i.data import emoji_font
+from gan_t2i.errors import GanT2IError
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["data", *map(str, arguments)])
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    assert run("make", "shapes", tmp_path / "shapes", "--count", 30, "--size", 16, "--heldout", 5).exit_code == 0
+    return tmp_path / "shapes"
+
+
+def test_make_shapes_says_what_it_made(tmp_path: Path) -> None:
+    out = tmp_path / "shapes"
+    result = run("make", "shapes", out, "--count", 50, "--size", 16, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert f"made 50 pictures of 16 x 16 pixels in {out}: 48 for training, 2 held out" in result.output
+    assert result.output.count('  "') == 3
+    assert f"next: gan-t2i train --data {out}" in result.output
+
+
+def test_make_refuses(shapes: Path, tmp_path: Path) -> None:
+    again = run("make", "shapes", shapes)
+    assert again.exit_code == 2
+    assert "not empty" in again.output
+    assert run("make", "shapes", tmp_path / "new", "--size", 3).exit_code == 2
+    assert run("make", "shapes").exit_code == 2
+    assert run("make", "emoji", tmp_path / "new", "--font", tmp_path / "missing.ttf").exit_code == 2
+    assert run("make", "emoji", tmp_path / "new", "--background", "plaid").exit_code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_make_emoji_without_a_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emoji_font, "_font_folders", lambda: [tmp_path])
+    result = run("make", "emoji", tmp_path / "new")
+    assert result.exit_code == GanT2IError.exit_code == 1
+    assert "fonts-noto-color-emoji" in result.output
+    assert "--font" in result.output
+
+
+def test_make_emoji_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def record(out: Path, **options: object) -> Path:
+        given.update(options)
+        out.mkdir()
+        (out / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": ["red apple"]}) + "\n")
+        return out
+
+    monkeypatch.setattr(emoji_font, "make_emoji", record)
+    result = run("make", "emoji", tmp_path / "new", "--size", 32, "--language", "en", "--language", "zh", "--flags")
+    assert result.exit_code == 0, result.output
+    expected = {"font": None, "size": 32, "background": "white", "languages": ("en", "zh"), "flags": True, "skin_tones": False}
+    assert given == expected
+    assert "made 1 pictures" in result.output
+    assert '"red apple"' in result.output
+
+
+def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    result = run("pack", shapes, packed, "--resolution", 16)
+    assert result.exit_code == 0, result.output
+    assert "30 usable pairs" in result.output
+    assert f"gan-t2i train --data {packed} --set resolution=16" in result.output
+    assert run("pack", shapes, packed, "--resolution", 16).exit_code == 2
+    assert run("pack", shapes, tmp_path / "other", "--resolution", 17).exit_code == 2
+    for path in (shapes, packed):
+        shown = run("inspect", path)
+        assert shown.exit_code == 0, shown.output
+        assert "30 usable pairs with 90 captions (5 pairs held out)" in shown.output
+
+
+def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gan_t2i.data import builtin
+
+    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, notify: shapes if data == "shapes" else Path(data))
+    assert run("pack", "shapes", tmp_path / "packed", "--resolution", 16).exit_code == 0
+
+
+def test_inspect_tells_of_bad_items(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    rows = [{"file_name": "a.png", "label": "a black square"}, *({"file_name": f"{index}.png", "label": "gone"} for index in range(7))]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = run("inspect", tmp_path, "--caption-column", "label", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output)
+    assert report["pairs"] == 1
+    assert report["bad"] == {"missing image": 7}
+    assert len(report["first_bad"]) == 5
+    assert report["examples"] == ["a black square"]
+    assert "missing image 7" in run("inspect", tmp_path, "--caption-column", "label").output
+
+
+def test_inspect_refuses_what_is_not_there(tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / "missing")
+    assert result.exit_code == 2
+    assert "does not exist" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["make", "--help"], ["make", "shapes", "--help"], ["make", "emoji", "--help"], ["pack", "--help"]]
+)
+def test_help(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 0
