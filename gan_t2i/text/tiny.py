@@ -119,27 +119,24 @@ def _random_bert(config: TinyEncoder.Config, vocabulary: list[str]) -> "Sentence
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
         from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-        bert = BertModel(
-            BertConfig(
-                vocab_size=len(vocabulary),
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=4 * config.width,
-                max_position_embeddings=config.max_tokens,
-                type_vocab_size=1,
-            ),
-            add_pooling_layer=False,
+        settings = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * config.width,
+            max_position_embeddings=config.max_tokens,
+            type_vocab_size=1,
         )
-        _draw(bert, config.seed)
         names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
         backend = _word_pieces({token: i for i, token in enumerate(vocabulary)})
         fast: Any = PreTrainedTokenizerFast  # it carries no types
         tokenizer = fast(tokenizer_object=backend, model_max_length=config.max_tokens, **names)
         # The library's Transformer is built from a folder, not from a module.
-        bert.save_pretrained(Path(folder))
+        BertModel(settings).save_pretrained(Path(folder))
         tokenizer.save_pretrained(Path(folder))
         transformer = Transformer(folder, max_seq_length=config.max_tokens, backend="torch")
+        _draw(transformer.auto_model, config.seed)
         return SentenceTransformer(modules=[transformer, Pooling(config.width, pooling_mode="mean"), Normalize()], device="cpu")
 
 

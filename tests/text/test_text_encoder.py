@@ -100,14 +100,30 @@ def test_long_captions_are_cut_but_counted(captions):
 
 
 def test_tiny_is_a_function_of_vocabulary_and_seed(tiny, captions):
-    params, state = {"seed": 3}, torch.get_rng_state()
+    params = {"seed": 3}
     interface = json.loads(json.dumps(interface_for("tiny", params, captions)))
-    one, again = (build_encoder("tiny", params, interface) for _ in range(2))
-    assert torch.equal(state, torch.get_rng_state())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        one = build_encoder("tiny", params, interface)
+        assert torch.equal(state, torch.get_rng_state())
+        torch.manual_seed(2)
+        again = build_encoder("tiny", params, interface)
     assert one.weights_hash == again.weights_hash != tiny.weights_hash
     assert torch.equal(one.encode(captions).tokens, again.encode(captions).tokens)
     assert build_encoder("tiny", params, interface_for("tiny", params, captions[:2])).weights_hash != one.weights_hash
     assert not torch.equal(one.encode(captions).tokens, tiny.encode(captions).tokens)
+
+
+def test_tiny_weights_are_the_same_in_every_process():
+    interface = {"vocabulary": [*SPECIAL, "red", "blue", "猫"]}
+    encoder = build_encoder("tiny", {}, interface)
+    assert encoder.weights_hash == "bdb51900023c4deac67fee9c9b39bc5f1e27643cfe65639df9393be11c10389b"
+
+
+def test_building_says_nothing_of_its_own(capfd, captions):
+    build_encoder("tiny", {}, interface_for("tiny", {}, captions))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_tiny_tokens_have_unit_variance(tiny, captions):
