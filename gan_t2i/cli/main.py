@@ -6,7 +6,7 @@ import sys
 import click
 
 from gan_t2i import __version__
-from gan_t2i.errors import GanT2IError
+from gan_t2i.errors import GanT2IError, UsageError
 
 # name -> the line that `gan-t2i --help` shows; each lives in the module of the same name, as `command`
 COMMANDS = {
@@ -15,6 +15,16 @@ COMMANDS = {
     "data": "Make, check and pack caption data sets.",
     "info": "Show what a run or a snapshot holds, or which models are registered.",
 }
+
+
+class Failure(click.ClickException):
+    """One of the project's errors, shown as one sentence."""
+
+
+class UsageFailure(Failure):
+    """The same for what the caller got wrong."""
+
+    exit_code = UsageError.exit_code
 
 
 class LazyGroup(click.Group):
@@ -37,9 +47,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except GanT2IError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code
-            raise failure from error
+            raise (UsageFailure if isinstance(error, UsageError) else Failure)(str(error)) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

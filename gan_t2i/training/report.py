@@ -72,9 +72,9 @@ class Report:
         self._time, self._nimg = now, nimg
         return values
 
-    def pause(self) -> None:
+    def pause(self, nimg: int) -> None:
         """Leave the time since the last tick out of the speed, after work that is no training."""
-        self._time, self._nimg = time.perf_counter(), self.bar.n
+        self._time, self._nimg = time.perf_counter(), nimg
 
     def picture(self, tag: str, picture: Image.Image, nimg: int) -> None:
         """Show a picture in TensorBoard."""

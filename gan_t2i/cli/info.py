@@ -1,0 +1,52 @@
+"""``gan-t2i info``: what a run or a snapshot holds, or which models are registered."""
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command("info")
+@click.argument("model", metavar="[RUN_OR_SNAPSHOT]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(model: str | None, as_json: bool) -> None:
+    """Show a snapshot's config, encoder, images shown and sizes; without an argument, the registered models."""
+    values = describe_registry() if model is None else describe_snapshot(model)
+    if as_json:
+        click.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    else:
+        width = max(map(len, values))
+        for key, value in values.items():
+            click.echo(f"{key:{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
+def describe_registry() -> dict[str, Any]:
+    """kind -> registered names."""
+    import gan_t2i.models
+    import gan_t2i.text  # noqa: F401 (both register their classes)
+    from gan_t2i import registry
+
+    return {kind: ", ".join(registry.names(kind)) for kind in ("generator", "discriminator", "text_encoder")}
+
+
+def describe_snapshot(model: str) -> dict[str, Any]:
+    """What the snapshot says of itself, with its sizes."""
+    from gan_t2i.checkpoint import load_snapshot
+    from gan_t2i.runs import resolve_snapshot
+
+    path = resolve_snapshot(model)
+    generator, info = load_snapshot(path)
+    encoder = info.encoder
+    return {
+        "snapshot": str(path),
+        "format version": info.format_version,
+        "generator": info.generator.name,
+        "resolution": f"{info.resolution} px",
+        "parameters": f"{sum(p.numel() for p in generator.parameters()):,}",
+        "file size": f"{path.stat().st_size / 1e6:.1f} MB",
+        "images shown": f"{info.nimg:,}",
+        "data": f"{info.data_name} (fingerprint {info.data_fingerprint[:12]})",
+        "text encoder": f"{encoder.id}, revision {encoder.revision or 'none'}, weights sha256 {encoder.weights_hash[:12]}",
+        "written by": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
+        "settings": info.generator.params,
+    }

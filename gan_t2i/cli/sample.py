@@ -1,0 +1,80 @@
+"""``gan-t2i sample``: prompts to pictures."""
+
+import json
+import re
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+
+def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    """``3``, ``0-3``, ``1,5,7-9``: seeds, in that order."""
+    seeds: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise click.BadParameter(f"{value!r} is no list of seeds; write 3, 0-3 or 1,5,7-9", ctx, param)
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return seeds
+
+
+@click.command("sample")
+@click.argument("model", metavar="RUN_OR_SNAPSHOT", default="latest")
+@click.option("-p", "--prompt", "prompts", multiple=True, help="What to draw; may be repeated.")
+@click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="File with a prompt a line; - for standard input.")
+@click.option("--seeds", callback=parse_seeds, default="0", show_default=True, help="One picture a prompt for each: 3, 0-3 or 1,5,7-9.")
+@click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Below 1: less variety, more typical pictures.")
+@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Where pictures go.")
+@click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write one sheet with captions here instead of single files.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+def command(
+    model: str,
+    prompts: tuple[str, ...],
+    prompt_file: TextIO | None,
+    seeds: list[int],
+    trunc: float,
+    outdir: Path,
+    grid: Path | None,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Draw prompts with a trained model.
+
+    RUN_OR_SNAPSHOT is a run folder, a snapshot file, or latest: the newest run in runs/. The paths of the pictures are printed.
+    """
+    wanted = [*prompts, *read_prompts(prompt_file)]
+    if not wanted:
+        raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
+    from gan_t2i.pictures import sheet
+    from gan_t2i.sampling.pipeline import Text2Image
+    from gan_t2i.sampling.save import file_names, save_png
+
+    def notify(message: str) -> None:
+        click.echo(message, err=True)
+
+    pipeline = Text2Image.load(model, device=device, notify=notify)
+    pictures = pipeline.generate(wanted, seeds=seeds, truncation_psi=trunc, notify=notify)
+    drawn = [{"prompt": prompt, "seed": seed} for prompt in wanted for seed in seeds]
+    if grid is not None:
+        rows = [pictures[start : start + len(seeds)] for start in range(0, len(pictures), len(seeds))]
+        save_png(sheet(rows, wanted), grid)
+        results = [{**entry, "path": str(grid)} for entry in drawn]
+        paths = [grid]
+    else:
+        paths = [outdir / name for name in file_names(wanted, seeds)]
+        for picture, path in zip(pictures, paths, strict=True):
+            save_png(picture, path)
+        results = [{**entry, "path": str(path)} for entry, path in zip(drawn, paths, strict=True)]
+    click.echo(json.dumps(results, ensure_ascii=False, indent=2) if as_json else "\n".join(map(str, paths)))
+
+
+def read_prompts(file: TextIO | None) -> list[str]:
+    """The lines of `file` that are not blank."""
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--prompts {file.name}: it is not UTF-8 text ({error.reason} at byte {error.start})") from error

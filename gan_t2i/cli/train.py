@@ -1,0 +1,60 @@
+"""``gan-t2i train``: config and data to a run folder."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("train")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; without one, the defaults.")
+@click.option("--data", help="Folder of captioned pictures, metadata file, or built-in set: shapes, emoji.")
+@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="runs", show_default=True, help="Where run folders go.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting; may be repeated.")
+@click.option("--kimg", type=float, help="Thousands of training pictures to show.")
+@click.option("--seed", type=int, help="Seed of every random draw.")
+@click.option(
+    "--resume",
+    default="auto",
+    show_default=True,
+    metavar="auto|never|latest|RUN",
+    help="auto: go on with the newest unfinished run of the same config.",
+)
+@click.option("--desc", help="Name for the run folder.  [default: the config's name]")
+@click.option("--dry-run", is_flag=True, help="Report on data, networks, memory and time, and train nothing.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    config_path: Path | None,
+    data: str | None,
+    outdir: Path,
+    overrides: tuple[str, ...],
+    kimg: float | None,
+    seed: int | None,
+    resume: str,
+    desc: str | None,
+    dry_run: bool,
+) -> None:
+    """Train a model on captioned pictures.
+
+    Ctrl-C saves and stops; the same command goes on, bit for bit.
+    """
+    from gan_t2i.config import read_yaml, with_overrides
+    from gan_t2i.training.config import TrainConfig
+
+    values = with_overrides(read_yaml(config_path) if config_path else {}, overrides)
+    if data is not None:
+        values["data"] = {**values.get("data", {}), "source": data}
+    values |= {key: value for key, value in (("kimg", kimg), ("seed", seed)) if value is not None}
+    config = TrainConfig.parse(values)
+    description = desc or (config_path.stem if config_path else Path(config.data.source).name)
+    if dry_run:
+        from gan_t2i.training.estimate import dry_run_report
+
+        click.echo(dry_run_report(config, notify=click.echo))
+        return
+    from gan_t2i.training.start import run_training
+
+    folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=click.echo)
+    if stopped_by is not None:
+        ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
+    click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')

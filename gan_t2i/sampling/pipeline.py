@@ -1,0 +1,86 @@
+"""From words to pictures: a snapshot, its text encoder, and one forward pass."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from gan_t2i.checkpoint import SnapshotInfo, load_snapshot
+from gan_t2i.errors import UsageError
+from gan_t2i.models.base import Generator
+from gan_t2i.pictures import to_pictures
+from gan_t2i.runs import resolve_snapshot
+from gan_t2i.runtime import generator_for, pick_device
+from gan_t2i.text.encoder import SentenceEncoder, build_encoder
+
+Notify = Callable[[str], None]
+
+
+def warn(message: str) -> None:
+    """The `notify` of the Python interface: a warning at the caller's line."""
+    warnings.warn(message, stacklevel=3)
+
+
+class Text2Image:
+    """A trained model that draws prompts.
+
+    Args:
+        generator: in evaluation mode, on the device to draw on.
+        encoder: the frozen text encoder that the generator was trained with.
+        info: what the snapshot says of itself.
+    """
+
+    def __init__(self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo) -> None:
+        self.generator = generator
+        self.encoder = encoder
+        self.info = info
+
+    @classmethod
+    def load(cls, path: str | Path = "latest", *, device: str = "auto", notify: Notify = lambda message: None) -> "Text2Image":
+        """Load a snapshot, a run folder's newest one, or ``latest``, the newest run's in ./runs.
+
+        `notify` is told which snapshot and encoder were taken. Raises `GanT2IError` with one sentence where something is missing or damaged.
+        """
+        snapshot = resolve_snapshot(str(path))
+        generator, info = load_snapshot(snapshot)
+        notify(f"model: {snapshot} ({info.generator.name}, {info.resolution} px, {info.nimg:,} images, data {info.data_name})")
+        built = info.encoder.built
+        encoder = build_encoder(built.name, built.params, built.interface, expected_hash=info.encoder.weights_hash, notify=notify)
+        return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info)
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0, notify: Notify = warn
+    ) -> list[Image.Image]:
+        """Draw every prompt with every seed: RGB pictures, prompt by prompt, each with its seeds in order.
+
+        A picture depends on its prompt, its seed and `truncation_psi` alone: each is drawn by itself, because kernels round otherwise in
+        another batch. Below 1, `truncation_psi` trades variety for typicality. An over-long prompt is reported through `notify`.
+        Raises `UsageError` for an empty prompt.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        self._check(prompts, notify)
+        device = next(self.generator.parameters()).device
+        latents = [torch.randn(1, self.generator.z_width, generator=generator_for(seed, "z")).to(device) for seed in seeds]
+        pictures: list[Image.Image] = []
+        for prompt in prompts:
+            text = self.encoder.encode([prompt]).to(device)
+            for z in latents:
+                pictures += to_pictures(self.generator(z, text, truncation_psi))
+        return pictures
+
+    def _check(self, prompts: Sequence[str], notify: Notify) -> None:
+        for number, prompt in enumerate(prompts, 1):
+            if not prompt.strip():
+                raise UsageError(f"prompt {number} is empty: say what to draw")
+        for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
+            if length > self.encoder.max_tokens:
+                notify(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
+
+
+def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "latest", truncation_psi: float = 1.0) -> Image.Image:
+    """One picture of `prompt` by the newest run in ./runs, or by `model`. To draw many, load a `Text2Image` once."""
+    return Text2Image.load(model).generate(prompt, seeds=seed, truncation_psi=truncation_psi)[0]

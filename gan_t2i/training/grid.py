@@ -1,0 +1,34 @@
+"""The grid of fixed prompts and seeds that a run draws as it learns."""
+
+import torch
+from PIL import Image
+
+from gan_t2i.pictures import sheet, to_pictures
+from gan_t2i.runtime import generator_for
+from gan_t2i.training.session import Session
+
+
+def grid_captions(session: Session) -> list[tuple[int, str]]:
+    """(caption id, label) of the grid's prompts: half from training captions, half held out, spread over the data set."""
+    dataset, count = session.dataset, session.config.report.grid_prompts
+    seen = _spread(dataset.train.tolist(), count - count // 2 if len(dataset.heldout) else count)
+    held = _spread(dataset.heldout.tolist(), count // 2)
+    labelled = [(item, "seen") for item in seen] + [(item, "held out") for item in held]
+    return [(dataset.caption_ids[item][0], f"{dataset.captions[dataset.caption_ids[item][0]]} ({label})") for item, label in labelled]
+
+
+def _spread(items: list[int], count: int) -> list[int]:
+    """`count` of `items`, the same ones in every run."""
+    order = torch.randperm(len(items), generator=generator_for("grid")).tolist()
+    return [items[index] for index in order[:count]]
+
+
+@torch.no_grad()
+def draw_grid(session: Session) -> Image.Image:
+    """What the average of G draws for the grid's prompts, each at the same fixed seeds."""
+    captions = grid_captions(session)
+    seeds = session.config.report.grid_seeds
+    G = session.networks.G_ema
+    z = torch.cat([torch.randn(1, G.z_width, generator=generator_for(seed, "z")) for seed in range(seeds)]).to(session.device)
+    rows = [to_pictures(G(z, session.cache.gather([caption_id] * seeds).to(session.device))) for caption_id, _ in captions]
+    return sheet(rows, [label for _, label in captions])

@@ -1,0 +1,101 @@
+"""The training loop: steps, and what happens between them at fixed numbers of pictures."""
+
+import math
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from gan_t2i.checkpoint import save_snapshot
+from gan_t2i.errors import GanT2IError
+from gan_t2i.evaluation.match_gap import match_gap
+from gan_t2i.files import atomic_file
+from gan_t2i.runs import RunFolder
+from gan_t2i.training.grid import draw_grid
+from gan_t2i.training.report import Report
+from gan_t2i.training.schedule import crosses, learning_rate_factor
+from gan_t2i.training.session import Session
+from gan_t2i.training.state import save_state
+
+
+class StopRequest:
+    """Within ``with``, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, self._previous[signal.Signals(number)])
+
+
+def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str], None]) -> int | None:
+    """Train from `nimg` to the configured end; snapshots, state, grids and logs go to `folder`.
+
+    Returns the number of the signal that ended it early, or None. Raises `GanT2IError` where the numbers stop being finite; the last
+    good snapshot and state then stay as they are.
+    """
+    config = session.config
+    total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
+    report = Report(folder, config, nimg, total)
+    try:
+        with StopRequest() as stop:
+            if nimg == 0:
+                draw_samples(session, folder, report, nimg)
+            while nimg < total and stop.signal is None:
+                metrics = session.run_step(nimg)
+                nimg += config.batch
+                report.add(metrics, config.batch)
+                done = nimg >= total or stop.signal is not None
+                if done or crosses(nimg, config.batch, config.report.stats_kimg):
+                    write_stats(session, folder, report, nimg)
+                if nimg >= total or crosses(nimg, config.batch, config.report.grid_kimg):
+                    draw_samples(session, folder, report, nimg)
+                if done or crosses(nimg, config.batch, config.report.snapshot_kimg):
+                    save(session, folder, nimg)
+                    report.pause(nimg)
+    finally:
+        report.close()
+    if nimg < total:
+        notify(f"stopped after {nimg:,} of {total:,} images; the same command goes on from there")
+    return stop.signal if nimg < total else None
+
+
+def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
+    """Log the means since the last tick and check that they are finite."""
+    config = session.config
+    bad = [name for name, value in report.means().items() if not math.isfinite(value)]
+    if bad:
+        kept = folder.snapshots()
+        raise GanT2IError(
+            f"training stopped at {nimg:,} images: {', '.join(bad)} is not finite; "
+            + (f"the last good snapshot is kept: {kept[-1]}; " if kept else "there is no snapshot yet; ")
+            + "try lower learning rates (optimizer.g_lr, optimizer.d_lr) or more penalty (penalty.r1_gamma, penalty.r2_gamma)"
+        )
+    factor = learning_rate_factor(nimg, config.optimizer)
+    extra = {"Progress/lr_g": config.optimizer.g_lr * factor, "Progress/lr_d": config.optimizer.d_lr * factor}
+    if (heldout := session.heldout_batch()) is not None:
+        extra["Text/match_gap"] = match_gap(session.networks.D, *heldout)
+    report.tick(nimg, extra)
+
+
+def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
+    """Draw the grid of fixed prompts into grids/ and TensorBoard."""
+    grid = draw_grid(session)
+    with atomic_file(folder.grid(nimg)) as temporary:
+        grid.save(temporary, format="PNG")
+    report.picture("Samples/ema", grid, nimg)
+    report.pause(nimg)
+
+
+def save(session: Session, folder: RunFolder, nimg: int) -> None:
+    """Write a snapshot, then the state: a state on disk always has its snapshot."""
+    save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
+    save_state(folder.state, session.networks, nimg, session.dataset.fingerprint)

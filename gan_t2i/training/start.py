@@ -1,0 +1,71 @@
+"""From a config and a place to a run: a new folder, or the unfinished one that the same command began."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from gan_t2i.checkpoint import read_tensors
+from gan_t2i.config import read_yaml
+from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.files import atomic_file
+from gan_t2i.runs import RunFolder, list_runs, new_run
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.loop import train
+from gan_t2i.training.session import prepare
+from gan_t2i.training.state import load_state
+
+Notify = Callable[[str], None]
+
+
+def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None:
+    """The run to go on with, None for a new one.
+
+    `resume`: ``auto`` takes the newest run in `outdir` with exactly this config, if it is unfinished; ``never`` none; else a run folder,
+    or ``latest``, whose config must agree but for kimg, report and device.
+    """
+    if resume == "never":
+        return None
+    if resume == "auto":
+        # a kimg that was raised is another config here: name the run to lengthen it
+        same = [run for run in list_runs(outdir) if _config_of(run) == config]
+        return same[-1] if same and not _is_finished(same[-1], config) else None
+    runs = list_runs(outdir)
+    run = runs[-1] if resume == "latest" and runs else RunFolder(Path(resume))
+    if not run.state.is_file():
+        raise UsageError(f"--resume {resume}: {run.path} has no state to go on from; name a run folder, latest, auto or never")
+    recorded = _config_of(run)
+    free = {"kimg": config.kimg, "report": config.report, "device": config.device}
+    if recorded is None or recorded.model_copy(update=free) != config:
+        raise UsageError(f"--resume {resume}: its config.yaml differs from this command's in more than kimg, report and device")
+    return run
+
+
+def run_training(config: TrainConfig, outdir: Path, *, resume: str, description: str, notify: Notify) -> tuple[RunFolder, int | None]:
+    """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early."""
+    folder = find_run(config, outdir, resume)
+    session = prepare(config, notify)
+    if folder is None:
+        folder = new_run(outdir, description)
+        nimg = 0
+    else:
+        nimg = load_state(folder.state, session.networks, session.dataset.fingerprint) if folder.state.is_file() else 0
+        notify(f"going on with {folder.path} after {nimg:,} images")
+    with atomic_file(folder.config) as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    notify(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
+    return folder, train(session, folder, nimg, notify)
+
+
+def _config_of(run: RunFolder) -> TrainConfig | None:
+    try:
+        return TrainConfig.parse(read_yaml(run.config))
+    except GanT2IError:  # a folder without a config that this version understands is not this command's run
+        return None
+
+
+def _is_finished(run: RunFolder, config: TrainConfig) -> bool:
+    if not run.state.is_file():
+        return False
+    _, metadata = read_tensors(run.state)
+    return int(metadata["nimg"]) >= config.kimg * 1000
