@@ -89,11 +89,13 @@ class TextCache:
         places = [self._places[i] for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
         spans = [(shard.offsets[row], shard.offsets[row + 1]) for shard, row in places]
         longest = max((end - start for start, end in spans), default=0)
-        tokens = torch.zeros(len(places), longest, self.width)
+        # Row by row: filling it at once would wake the thread pool, which costs milliseconds on a busy machine.
+        tokens = torch.empty(len(places), longest, self.width)
         mask = torch.zeros(len(places), longest, dtype=torch.bool)
         pooled = torch.empty(len(places), self.width)
         for i, ((shard, row), (start, end)) in enumerate(zip(places, spans, strict=True)):
             tokens[i, : end - start] = shard.tokens[start:end]
+            tokens[i, end - start :] = 0
             mask[i, : end - start] = True
             pooled[i] = shard.pooled[row]
         return TextBatch(tokens, mask, pooled)
