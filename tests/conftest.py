@@ -1,0 +1,78 @@
+"""What all tests share: a cache folder of their own, one thread, and a small data set with a config that trains on it in seconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+SHAPES = ("circle", "square")
+
+# Networks and encoder as small as they get; the tests are about behaviour, not about pictures.
+SMALL: dict[str, Any] = {
+    "resolution": 16,
+    "batch": 4,
+    "kimg": 0.04,
+    "text_encoder": {"name": "tiny", "params": {"width": 32, "layers": 1, "heads": 2, "max_tokens": 16}},
+    "generator": {
+        "name": "style",
+        "params": {
+            "channel_base": 128,
+            "channel_max": 16,
+            "w_width": 32,
+            "z_width": 8,
+            "word_resolutions": [8],
+            "text_head": {"width": 32, "layers": 1, "heads": 2},
+        },
+    },
+    "discriminator": {
+        "name": "resnet",
+        "params": {"channel_base": 128, "channel_max": 16, "text_head": {"width": 32, "layers": 1, "heads": 2}},
+    },
+    "optimizer": {"warmup_kimg": 0},
+    "report": {"stats_kimg": 0.008, "grid_kimg": 0.02, "snapshot_kimg": 0.02, "grid_prompts": 4, "grid_seeds": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or leaves anything in the user's cache; within a session embeddings may be shared."""
+    monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and two test processes on two cores lose by them."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with metadata.jsonl: twelve coloured shapes, two of them held out."""
+    folder = tmp_path_factory.mktemp("pictures")
+    lines = []
+    for colour in COLOURS:
+        for shape in SHAPES:
+            name = f"{colour}-{shape}.png"
+            picture = Image.new("RGB", (24, 24), "white")
+            draw = ImageDraw.Draw(picture)
+            (draw.ellipse if shape == "circle" else draw.rectangle)((5, 5, 18, 18), fill=colour)
+            picture.save(folder / name)
+            split = "heldout" if colour == "orange" else "train"
+            lines.append(json.dumps({"file_name": name, "text": [f"a {colour} {shape}", f"{colour} {shape} on white"], "split": split}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def small_config(pictures: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the small config for `pictures`, with top-level keys replaced."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        return {**SMALL, "data": {"source": str(pictures)}, **changes}
+
+    return make
