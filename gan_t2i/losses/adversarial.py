@@ -41,6 +41,7 @@ LOSSES = {
 }
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of `values` [N] where `valid` [N] is True; zero where none is."""
-    return (values * valid).sum() / valid.sum().clamp(min=1)
+def mismatch_weights(caption_ids: Tensor) -> Tensor:
+    """Weights [N] of pictures held against the caption before theirs: 0 where the two are equal, the others alike and with a mean of 1."""
+    different = caption_ids != caption_ids.roll(1)
+    return different * (len(caption_ids) / different.sum().clamp(min=1))

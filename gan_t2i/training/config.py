@@ -133,6 +133,6 @@ class TrainConfig(StrictConfig):
     def _whole_parts(self) -> "TrainConfig":
         if self.batch % self.accumulation:
             raise ValueError(f"batch {self.batch} must be a multiple of accumulation {self.accumulation}")
-        if self.loss.match_weight and self.batch // self.accumulation < 2:
-            raise ValueError("loss.match_weight needs at least two pictures in each part of a batch, to hold one against the other's caption")
+        if self.loss.match_weight and self.batch < 2:
+            raise ValueError("loss.match_weight needs a batch of at least two pictures, to hold one against the other's caption")
         return self

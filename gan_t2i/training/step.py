@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i import registry
-from gan_t2i.losses.adversarial import LOSSES, masked_mean
+from gan_t2i.losses.adversarial import LOSSES, mismatch_weights
 from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
 from gan_t2i.models.text_head import TextCondition
@@ -78,11 +78,14 @@ class TrainStep:
         config, networks = self.config, self.networks
         parts = config.accumulation
         with_penalty = (nimg // config.batch) % config.penalty.interval == 0
+        draws = generator_for(config.seed, "step", nimg)
+        z = torch.randn(config.batch, networks.G.z_width, generator=draws)  # for the whole batch, so that parts add up to it
+        weights = mismatch_weights(caption_ids)
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        for part in range(parts):
-            rows = slice(part * config.batch // parts, (part + 1) * config.batch // parts)
-            draws = generator_for(config.seed, "step", nimg, part)
-            for name, value in self._add_gradients(images[rows], text[rows], caption_ids[rows], draws, with_penalty).items():
+        for rows in torch.arange(config.batch).chunk(parts):
+            # One part needs the caption before its first picture's too, which that picture is held against; the whole batch has it.
+            told = text if parts == 1 else text[torch.cat([rows[:1] - 1, rows])]
+            for name, value in self._add_gradients(images[rows], told, weights[rows], z[rows], draws, with_penalty).items():
                 metrics[name] = metrics[name] + value / parts
         factor = learning_rate_factor(nimg, config.optimizer)
         for name, network, optimizer, rate in (
@@ -96,29 +99,35 @@ class TrainStep:
         update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
         return dict(metrics)
 
-    def _add_gradients(self, images: Tensor, text: TextBatch, caption_ids: Tensor, draws: torch.Generator, with_penalty: bool) -> Metrics:
-        """Forward and backward of one part of a batch; leaves the gradients in the networks."""
+    def _add_gradients(
+        self, images: Tensor, text: TextBatch, weights: Tensor, z: Tensor, draws: torch.Generator, with_penalty: bool
+    ) -> Metrics:
+        """Forward and backward of one part of a batch; leaves the gradients in the networks.
+
+        images [n, 3, R, R] with their captions, or n + 1 captions: the one before as well; weights [n] of the mismatched pairs, z [n, Z].
+        """
         G, D, config = self.networks.G, self.networks.D, self.config
-        text = text.to(self.device)
-        z = torch.randn(len(images), G.z_width, generator=draws).to(self.device)
+        text, z, weights = text.to(self.device), z.to(self.device), weights.to(self.device)
+        first = len(text) - len(images)  # place of the first picture's own caption
+        before = torch.arange(first - 1, len(text) - 1, device=self.device)
         with autocast(self.device, config.precision):
-            fake = G(z, text)
+            fake = G(z, text[first:])
             fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
             real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws)
             fake_augmented = augment(fake_seen, config.augment, draws)
-            condition = D.text_head(text)
+            conditions = D.text_head(text)
+            condition = conditions[first:]
             features = D.trunk(real_augmented)
             real = D.head(features, condition)
-            mismatched = D.head(features, condition[torch.arange(-1, len(images) - 1, device=self.device)])
+            mismatched = D.head(features, conditions[before])
             fake_logits = D(fake_augmented, condition)
-        different = (caption_ids != caption_ids.roll(1)).to(self.device)  # equal captions are no mismatch
 
         g_loss = self.loss.generator(real.detach(), fake_logits).mean()
         (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_seen, retain_graph=True)
         fake.backward(gradient)
 
         d_loss = self.loss.discriminator(real, fake_logits).mean()
-        match_loss = masked_mean(self.loss.mismatch(real, mismatched), different)
+        match_loss = (self.loss.mismatch(real, mismatched) * weights).mean()
         metrics = {
             "Loss/G/loss": g_loss.detach(),
             "Loss/D/loss": d_loss.detach(),
