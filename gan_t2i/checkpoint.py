@@ -6,10 +6,11 @@ with its text head, and says how to build it and which text encoder it listens t
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import safetensors
 import torch
 from safetensors.torch import save_file
@@ -65,9 +66,12 @@ class SnapshotInfo:
         return int(self.generator.interface["resolution"])
 
 
+_INFO = pydantic.TypeAdapter(SnapshotInfo)
+
+
 def save_snapshot(path: Path, generator: nn.Module, info: SnapshotInfo) -> None:
     """Write the weights of `generator` and `info` to `path`, whole or not at all."""
-    write_tensors(path, dict(generator.state_dict()), _to_json(info))
+    write_tensors(path, dict(generator.state_dict()), {"type": "snapshot", **asdict(info)})
 
 
 def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
@@ -75,8 +79,9 @@ def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
     info = read_info(path)
     try:
         generator: Generator = info.generator.build()
-    except UsageError as error:
-        raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # a UsageError, or what a constructor says to sizes that cannot be
+        reason = " ".join(str(error).split())
+        raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {reason}") from error
     tensors, _ = read_tensors(path)
     load_weights(generator, tensors, str(path))
     generator.eval().requires_grad_(False)
@@ -90,28 +95,21 @@ def read_info(path: Path) -> SnapshotInfo:
     if metadata.get("type") != "snapshot":
         raise GanT2IError(f"{path} is not a snapshot of gan_t2i but its {metadata.get('type')}; name a file under snapshots/")
     if version != FORMAT_VERSION:
+        versions = metadata.get("versions")
+        writer = versions.get("gan_t2i", "unknown") if isinstance(versions, dict) else "unknown"
         raise GanT2IError(
             f"snapshot {path} has format version {version}; gan_t2i {__version__} reads {FORMAT_VERSION}: "
-            f"install the version that wrote it ({metadata.get('versions', {}).get('gan_t2i', 'unknown')}), or train again"
+            f"install the version that wrote it ({writer}), or train again"
         )
     try:
-        encoder = metadata["encoder"]
-        return SnapshotInfo(
-            generator=Built(**metadata["generator"]),
-            encoder=EncoderRecord(Built(**encoder["built"]), encoder["id"], encoder["revision"], encoder["weights_hash"]),
-            nimg=int(metadata["nimg"]),
-            data_fingerprint=str(metadata["data_fingerprint"]),
-            data_name=str(metadata["data_name"]),
-            versions=dict(metadata["versions"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise GanT2IError(f"snapshot {path} is damaged: its metadata lack or distort {error}") from error
-
-
-def _to_json(info: SnapshotInfo) -> dict[str, Any]:
-    values = {**vars(info), "generator": vars(info.generator)}
-    values["encoder"] = {**vars(info.encoder), "built": vars(info.encoder.built)}
-    return {"type": "snapshot", **values}
+        info = _INFO.validate_python({"versions": None, **metadata})  # where they are missing, ours are not the ones that wrote it
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise GanT2IError(f"snapshot {path} is damaged: {place} in its metadata: {fault['msg']}") from error
+    if info.generator.kind != "generator" or not all(type(size) is int and size > 0 for size in info.generator.interface.values()):
+        raise GanT2IError(f"snapshot {path} is damaged: its metadata describe no generator")
+    return info
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

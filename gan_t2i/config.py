@@ -8,18 +8,21 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pydantic
 import yaml
 
 from gan_t2i.errors import UsageError
 
+Count = Annotated[int, pydantic.Field(ge=1)]
+"""A setting that must be at least one."""
+
 
 class StrictConfig(pydantic.BaseModel):
     """A frozen, typed group of settings. Strings are coerced by a field's type (PyYAML reads ``2e-4`` as a string)."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
@@ -71,7 +74,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UsageError(f"config {path} must hold a mapping of keys to values, not {type(values).__name__}")
@@ -88,7 +91,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             raise UsageError(f"--set {override}: write it as key.subkey=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"--set {override}: {text!r} is not a YAML value") from error
         place = result
         for key in keys[:-1]:

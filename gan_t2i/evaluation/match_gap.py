@@ -8,7 +8,7 @@ from gan_t2i.text.batch import TextBatch
 
 @torch.no_grad()
 def match_gap(discriminator: Discriminator, images: torch.Tensor, text: TextBatch) -> float:
-    """Mean of D(x, own caption) - D(x, next item's caption) over pictures [N, 3, R, R] in [-1, 1] with N >= 2 different captions."""
+    """Mean of D(x, own caption) - D(x, the item before's caption) over pictures [N, 3, R, R] in [-1, 1] with N >= 2 different captions."""
     condition = discriminator.text_head(text)
     features = discriminator.trunk(images)
     own = discriminator.head(features, condition)

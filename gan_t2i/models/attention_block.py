@@ -11,8 +11,8 @@ HEAD_WIDTH = 32
 
 
 def heads_for(channels: int) -> int:
-    """Number of attention heads for a feature map of `channels`."""
-    return max(1, channels // HEAD_WIDTH)
+    """Number of attention heads for a feature map of `channels`: heads of HEAD_WIDTH, or wider where that does not divide."""
+    return next(heads for heads in range(max(1, channels // HEAD_WIDTH), 0, -1) if channels % heads == 0)
 
 
 class SelfAttentionBlock(nn.Module):

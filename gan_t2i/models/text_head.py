@@ -5,11 +5,13 @@ learned head over frozen tokens as in GigaGAN, arXiv 2303.05511). N batch, L tok
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from gan_t2i.config import StrictConfig
+from gan_t2i.config import Count, StrictConfig
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import activate, linear
 from gan_t2i.text.batch import TextBatch
@@ -18,10 +20,16 @@ from gan_t2i.text.batch import TextBatch
 class TextHeadConfig(StrictConfig):
     """Size of a text head."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of the word and sentence vectors."""
-    layers: int = 2
-    heads: int = 4
+    layers: Count = 2
+    heads: Count = 4
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
 
 
 @dataclass(frozen=True)

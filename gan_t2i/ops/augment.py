@@ -4,22 +4,27 @@ Everything is indexing and arithmetic, so it has the double backward that gradie
 picture gets its own draw. Images are [N, 3, H, W] in [-1, 1].
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gan_t2i.config import StrictConfig
+
+Strength = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentConfig(StrictConfig):
     """How strongly pictures are changed before the discriminator sees them; 0 switches a change off."""
 
-    translation: float = 0.0
+    translation: Strength = 0.0
     """Largest shift as a fraction of the side; what comes in is the nearest edge."""
-    cutout: float = 0.0
+    cutout: Strength = 0.0
     """Side of a grey square as a fraction of the picture's side."""
-    brightness: float = 0.0
+    brightness: Strength = 0.0
     """Largest change added to all channels; the range of an image is 2."""
-    saturation: float = 0.0
+    saturation: Strength = 0.0
     """Colours are moved from or to grey by a factor in 1 - saturation .. 1 + saturation."""
 
 

@@ -5,6 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_t2i.errors import UsageError
+
 
 def activate(x: Tensor) -> Tensor:
     """Leaky ReLU with slope 0.2, scaled so that a standard normal input keeps its second moment."""
@@ -28,7 +30,9 @@ def conv(inputs: int, outputs: int, size: int, *, gain: float = 1.0) -> nn.Conv2
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Width of the feature maps at `resolution`: channel_base / resolution, at most channel_max."""
+    """Width of the feature maps at `resolution`: channel_base / resolution, at most channel_max; none left raises `UsageError`."""
+    if channel_base < resolution:
+        raise UsageError(f"channel_base = {channel_base}: it leaves no channel at {resolution} px; it must be at least the resolution")
     return min(channel_base // resolution, channel_max)
 
 

@@ -7,14 +7,13 @@ from pydantic import Field, field_validator, model_validator
 import gan_t2i.models
 import gan_t2i.text  # noqa: F401 (both imports register the classes that a Spec names)
 from gan_t2i import registry
-from gan_t2i.config import StrictConfig
+from gan_t2i.config import Count, StrictConfig
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.ops.augment import AugmentConfig
 from gan_t2i.registry import Spec
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class DataConfig(StrictConfig):

@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor, nn
 
-from gan_t2i.config import StrictConfig
+from gan_t2i.config import Count, StrictConfig
 from gan_t2i.models.attention_block import WordAttentionBlock
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
@@ -71,9 +71,9 @@ class ResnetDiscriminator(Discriminator):
     class Config(StrictConfig):
         """Settings of the discriminator."""
 
-        channel_base: int = 512
+        channel_base: Count = 512
         """A feature map at resolution r has channel_base / r channels, ..."""
-        channel_max: int = 128
+        channel_max: Count = 128
         """... at most this many."""
         text_head: TextHeadConfig = TextHeadConfig()
 

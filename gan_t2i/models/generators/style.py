@@ -1,10 +1,12 @@
 """Generator `style`: StyleGAN2's synthesis (arXiv 1912.04958) told by the words through cross-attention, with StyleGAN-T's mapping
 (arXiv 2301.09515). N batch, L tokens, E encoder width, Z latent width, W style width, C channels, R resolution."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from gan_t2i.config import StrictConfig
+from gan_t2i.config import Count, StrictConfig
 from gan_t2i.models.attention_block import SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
 from gan_t2i.models.mapping import MappingNetwork
@@ -14,6 +16,8 @@ from gan_t2i.ops.modulated_conv import ModulatedConv
 from gan_t2i.ops.resample import upsample
 from gan_t2i.registry import register
 from gan_t2i.text.batch import TextBatch
+
+MapResolution = Literal[4, 8, 16, 32, 64, 128, 256, 512]
 
 
 class SynthesisBlock(nn.Module):
@@ -58,19 +62,19 @@ class StyleGenerator(Generator):
     class Config(StrictConfig):
         """Settings of the generator."""
 
-        z_width: int = 64
+        z_width: Count = 64
         """Width of the latent z."""
-        w_width: int = 256
+        w_width: Count = 256
         """Width of the style w."""
-        mapping_layers: int = 2
+        mapping_layers: Count = 2
         """Layers of the mapping network after the sentence vector has joined."""
-        channel_base: int = 512
+        channel_base: Count = 512
         """A feature map at resolution r has channel_base / r channels, ..."""
-        channel_max: int = 128
+        channel_max: Count = 128
         """... at most this many."""
-        word_resolutions: tuple[int, ...] = (8, 16)
+        word_resolutions: tuple[MapResolution, ...] = (8, 16)
         """Where every place attends to the words."""
-        self_attention_resolutions: tuple[int, ...] = ()
+        self_attention_resolutions: tuple[MapResolution, ...] = ()
         """Where every place attends to every other."""
         second_order: bool = False
         """Second-order styles, s = m1 * m2 + m3."""
