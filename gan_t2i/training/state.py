@@ -50,8 +50,12 @@ def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = optimizer.param_groups[0]["params"]
     moments: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         index, name = key.split("/")
-        moments.setdefault(int(index), {})[name] = tensor
+        parameter = parameters[int(index)]
+        # Fused Adam walks a parameter and its moments side by side in memory, so all must be laid out alike (channels_last or not).
+        moment = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+        moments.setdefault(int(index), {})[name] = moment
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
