@@ -49,16 +49,18 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
         with StopRequest() as stop:
             if nimg == 0:
                 draw_samples(session, folder, report, nimg)
-            while nimg < total and stop.signal is None:
+            stopping = False
+            while nimg < total and not stopping:
                 metrics = session.run_step(nimg)
                 nimg += config.batch
                 report.add(metrics, config.batch)
-                done = nimg >= total or stop.signal is not None
-                if done or crosses(nimg, config.batch, config.report.stats_kimg):
+                stopping = stop.signal is not None  # asked once a step: what comes after this line is noticed by the next
+                saving = stopping or nimg >= total or crosses(nimg, config.batch, config.report.snapshot_kimg)
+                if saving or crosses(nimg, config.batch, config.report.stats_kimg):  # numbers are checked before they are saved
                     write_stats(session, folder, report, nimg)
                 if nimg >= total or crosses(nimg, config.batch, config.report.grid_kimg):
                     draw_samples(session, folder, report, nimg)
-                if done or crosses(nimg, config.batch, config.report.snapshot_kimg):
+                if saving:
                     save(session, folder, nimg)
                     report.pause(nimg)
     finally:
