@@ -33,8 +33,8 @@ class Report:
     def __init__(self, folder: RunFolder, config: StrictConfig, nimg: int, total: int) -> None:
         self.folder = folder
         self._truncate_stats(nimg)
-        # Events at nimg + 1 and later come from an attempt that went past its last state.
-        self.writer = SummaryWriter(str(folder.path), purge_step=nimg + 1 if nimg else None)
+        # Events at nimg + 1 and later come from an attempt that went past its last state; all do where it died before the first.
+        self.writer = SummaryWriter(str(folder.path), purge_step=nimg + 1 if nimg else 0)
         self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, disable=None)
         self._sums: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._time, self._nimg = time.perf_counter(), nimg
