@@ -9,6 +9,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from gan_t2i.runs import RunFolder
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.start import run_training
+
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square")
 
@@ -68,7 +72,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config(pictures: Path) -> Callable[..., dict[str, Any]]:
     """Makes the small config for `pictures`, with top-level keys replaced."""
 
@@ -76,3 +80,15 @@ def small_config(pictures: Path) -> Callable[..., dict[str, Any]]:
         return {**SMALL, "data": {"source": str(pictures)}, **changes}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(small_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The finished run of the small config, ten steps, in a folder called runs that holds nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        config = TrainConfig.parse(small_config())
+        outdir = tmp_path_factory.mktemp("trained") / "runs"
+        folder, stopped_by = run_training(config, outdir, resume="never", description="Small shapes", notify=lambda message: None)
+    assert stopped_by is None
+    return folder

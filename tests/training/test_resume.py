@@ -1,0 +1,120 @@
+"""A run that is stopped or killed, and goes on by the same command, ends with the bits of one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gan_t2i.checkpoint import read_tensors
+from gan_t2i.runs import RunFolder, list_runs
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.session import Session
+from gan_t2i.training.start import run_training
+
+AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5}
+Start = Callable[..., tuple[RunFolder, int | None]]
+SameState = Callable[[RunFolder, RunFolder], None]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulation": 2},
+        {"penalty": {"interval": 3}},
+        {"penalty": {"name": "finite_difference", "interval": 2}, "augment": AUGMENT, "precision": "bf16"},
+        {"optimizer": {"warmup_kimg": 0.03}, "ema": {"half_life_kimg": 0.01, "ramp": 0}, "precision": "float32"},
+    ],
+    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules"],
+)
+def test_ten_steps_are_five_and_five(
+    start: Start, signal_after: Callable[..., None], assert_same_state: SameState, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    unbroken, stopped_by = start(outdir=tmp_path / "unbroken", **changes)
+    assert stopped_by is None
+    signal_after(16)
+    stopped, stopped_by = start(**changes)
+    assert stopped_by == signal.SIGTERM
+    assert read_tensors(stopped.state)[1]["nimg"] == 20
+    resumed, stopped_by = start(**changes)
+    assert (resumed, stopped_by) == (stopped, None)
+    assert_same_state(resumed, unbroken)
+
+
+def test_the_seed_decides_the_run(start: Start, tmp_path: Path) -> None:
+    """Without this, a state that never changes would pass the test above."""
+    first, _ = start(kimg=0.008)
+    second, _ = start(kimg=0.008, seed=1)
+    left, right = read_tensors(first.state)[0], read_tensors(second.state)[0]
+    assert [name for name in left if left[name].ndim > 1 and torch.equal(left[name], right[name])] == []
+
+
+def test_a_signal_that_comes_while_a_snapshot_is_due_is_not_lost(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    heldout_batch = Session.heldout_batch
+
+    def signal_and_go_on(session: Session) -> object:
+        monkeypatch.setattr(Session, "heldout_batch", heldout_batch)
+        signal.raise_signal(signal.SIGTERM)
+        return heldout_batch(session)
+
+    monkeypatch.setattr(Session, "heldout_batch", signal_and_go_on)  # called at 8 images, when nothing is saved
+    folder, stopped_by = start()
+    assert stopped_by == signal.SIGTERM
+    assert read_tensors(folder.state)[1]["nimg"] == 12
+    assert folder.snapshots() == [folder.snapshot(12)]
+
+
+def test_a_second_interrupt_is_obeyed_at_once(start: Start, signal_after: Callable[..., None]) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signal_after(24, signal.SIGINT, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# Sixty steps, of which the first five are saved: enough for a signal to come in between.
+LONG: dict[str, Any] = {"kimg": 0.24, "report": {"stats_kimg": 0.04, "grid_kimg": 1, "snapshot_kimg": 0.02, "grid_prompts": 1, "grid_seeds": 1}}
+
+
+@pytest.fixture(scope="module")
+def unbroken(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        config = TrainConfig.parse(small_config(**LONG))
+        return run_training(config, tmp_path_factory.mktemp("unbroken"), resume="never", description="long", notify=lambda message: None)[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_real_signal(
+    number: signal.Signals, unbroken: RunFolder, small_config: Callable[..., Any], start: Start, assert_same_state: SameState, tmp_path: Path
+) -> None:
+    config, outdir = tmp_path / "long.yaml", tmp_path / "runs"
+    config.write_text(yaml.safe_dump(small_config(**LONG)), encoding="utf-8")
+    command = [sys.executable, "-m", "gan_t2i", "train", "--config", str(config), "--outdir", str(outdir)]
+    with subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while process.poll() is None and not list(outdir.glob("*/snapshots/snapshot-*.safetensors")):
+            time.sleep(0.01)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0]
+    (folder,) = list_runs(outdir)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        assert folder.snapshots()[-1].name < "snapshot-000000240"
+    else:
+        assert process.returncode == 128 + number, output
+        nimg = read_tensors(folder.state)[1]["nimg"]
+        assert 20 <= nimg < 240
+        assert folder.snapshots()[-1] == folder.snapshot(nimg)
+        assert f"stopped after {nimg} of 240 images; the same command goes on from there" in output
+    assert start(**LONG) == (folder, None)
+    assert_same_state(folder, unbroken)
