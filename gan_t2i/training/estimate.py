@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gan_t2i.pictures import from_uint8
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import Session, prepare
@@ -24,8 +25,7 @@ def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
     with torch.no_grad():
         generator_rows = layer_table(networks.G, lambda: networks.G.eval()(z, text))
         networks.G.train()
-        condition = networks.D.text_head(text)
-        discriminator_rows = layer_table(networks.D, lambda: networks.D(images.float().to(session.device), condition))
+        discriminator_rows = layer_table(networks.D, lambda: networks.D(from_uint8(images).to(session.device), networks.D.text_head(text)))
     return "\n".join(
         [
             f"generator {config.generator.name}: {count_parameters(networks.G):,} parameters",

@@ -35,7 +35,7 @@ class Report:
         self._truncate_stats(nimg)
         # Events at nimg + 1 and later come from an attempt that went past its last state; all do where it died before the first.
         self.writer = SummaryWriter(str(folder.path), purge_step=nimg + 1 if nimg else 0)
-        self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, disable=None)
+        self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=_bar_interval())
         self._sums: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._time, self._nimg = time.perf_counter(), nimg
         if not nimg:
@@ -98,6 +98,11 @@ class Report:
         flat = _flatten(config.model_dump(mode="json"))
         # run_name "." keeps the hparams in this run; by default TensorBoard invents a run of its own for them
         self.writer.add_hparams(flat, {"Progress/kimg": 0.0}, run_name=".", global_step=0)
+
+
+def _bar_interval() -> float:
+    """Seconds between two states of the progress bar: a terminal shows it live, a log file gets a line now and then."""
+    return 0.5 if sys.stderr.isatty() else 30.0
 
 
 def peak_memory_gib() -> float:
