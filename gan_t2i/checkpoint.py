@@ -143,7 +143,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy `tensors` into `module`; raises `GanT2IError` naming the first that is missing, unknown, wrongly shaped, or not finite."""
+    """Copy `tensors` into `module`; raises `GanT2IError` naming the first that is missing, unknown, of another shape or type, or not finite."""
     wanted = module.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
@@ -152,6 +152,8 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
             raise GanT2IError(f"{where} holds a tensor {name} that its network does not have")
         if tensors[name].shape != wanted[name].shape:
             raise GanT2IError(f"{where}: tensor {name} has shape {list(tensors[name].shape)}, its network needs {list(wanted[name].shape)}")
+        if tensors[name].dtype != wanted[name].dtype:
+            raise GanT2IError(f"{where}: tensor {name} holds {tensors[name].dtype}, its network needs {wanted[name].dtype}")
         if not tensors[name].isfinite().all():
             raise GanT2IError(f"{where}: tensor {name} holds numbers that are not finite")
     module.load_state_dict(tensors)

@@ -1,0 +1,311 @@
+import json
+import struct
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+import gan_t2i.models  # noqa: F401 (registers what the snapshots name)
+from gan_t2i import __version__, checkpoint
+from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo, load_snapshot, read_info, read_tensors, save_snapshot, write_tensors
+from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.text.batch import TextBatch
+
+PARAMS = {"channel_base": 64, "channel_max": 4, "w_width": 4, "z_width": 4, "text_head": {"width": 4, "layers": 1, "heads": 2}}
+INFO = SnapshotInfo(
+    generator=Built("generator", "style", PARAMS, {"resolution": 16, "text_width": 4, "max_tokens": 4}),
+    encoder=EncoderRecord(
+        Built("text_encoder", "tiny", {"width": 4}, {"vocabulary": ["a", "红"]}), id="tiny/é", revision=None, weights_hash="ab" * 32
+    ),
+    nimg=123_456,
+    data_fingerprint="cd" * 32,
+    data_name="icons",
+)
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    return INFO.generator.build()
+
+
+@pytest.fixture
+def snapshot(tmp_path, generator):
+    path = tmp_path / "snapshots" / "snapshot.safetensors"
+    save_snapshot(path, generator, INFO)
+    return path
+
+
+def header(path: Path) -> tuple[dict, bytes]:
+    content = path.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def metadata(path: Path) -> dict:
+    return json.loads(header(path)[0]["__metadata__"]["gan_t2i"])
+
+
+def rewrite(path: Path, values: object) -> Path:
+    """The same tensors under other metadata."""
+    head, body = header(path)
+    head["__metadata__"]["gan_t2i"] = values if isinstance(values, str) else json.dumps(values)
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The one sentence with which a snapshot is refused."""
+    with pytest.raises(GanT2IError) as error:
+        load_snapshot(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_weights_and_info_come_back_as_they_were(snapshot, generator):
+    loaded, info = load_snapshot(snapshot)
+    assert info == INFO
+    assert info.resolution == 16
+    assert info.versions == {"gan_t2i": __version__, "torch": torch.__version__}
+    assert loaded.state_dict().keys() == generator.state_dict().keys()
+    assert all(torch.equal(tensor, generator.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_what_is_loaded_draws_the_same_and_is_not_trained_on(snapshot, generator):
+    loaded, _ = load_snapshot(snapshot)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    text = TextBatch(torch.randn(1, 2, 4), torch.ones(1, 2, dtype=torch.bool), torch.randn(1, 4))
+    z = torch.randn(1, 4)
+    assert torch.equal(loaded(z, text, 0.5), generator.eval()(z, text, 0.5))
+
+
+def test_a_snapshot_holds_the_generator_alone_and_says_so_in_json(snapshot, generator):
+    with safetensors.safe_open(snapshot, framework="pt") as file:
+        assert set(file.keys()) == set(generator.state_dict())
+        values = json.loads(file.metadata()["gan_t2i"])
+    assert values["type"] == "snapshot"
+    assert values["format_version"] == 1
+    assert values["generator"] == {"kind": "generator", "name": "style", "params": PARAMS, "interface": INFO.generator.interface}
+    assert values["encoder"]["weights_hash"] == "ab" * 32
+
+
+def test_weights_in_another_memory_layout_come_back_as_they_were(tmp_path, generator):
+    save_snapshot(tmp_path / "x", generator.to(memory_format=torch.channels_last), INFO)
+    loaded, _ = load_snapshot(tmp_path / "x")
+    assert all(torch.equal(tensor, generator.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+# Files that are no snapshot
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path):
+    torch.save({"G": Malicious(tmp_path / "touched")}, tmp_path / "snapshot.pt")
+    assert "pickled checkpoints are never loaded" in refusal(tmp_path / "snapshot.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", bytes(range(256)) * 8, b"\xff" * 64, struct.pack("<Q", 2) + b"{}"])
+def test_other_bytes_are_refused(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    assert "safetensors file" in refusal(tmp_path / "x")
+
+
+@pytest.mark.parametrize("fraction", [0.0005, 0.01, 0.5, 0.999])
+def test_a_file_cut_anywhere_is_refused(snapshot, fraction):
+    content = snapshot.read_bytes()
+    snapshot.write_bytes(content[: int(len(content) * fraction)])
+    assert "is not a safetensors file, or is damaged" in refusal(snapshot)
+
+
+def test_a_file_that_is_not_there_is_the_callers_mistake(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UsageError, match=f"no such file: {path}"):
+            load_snapshot(path)
+
+
+def test_safetensors_of_other_programs_are_refused(tmp_path):
+    for values in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(2)}, tmp_path / "x", metadata=values)
+        assert "not one that gan_t2i wrote: it has no gan_t2i metadata" in refusal(tmp_path / "x")
+
+
+@pytest.mark.parametrize("values", ["null", "[]", '"snapshot"', "3", "{", ""])
+def test_metadata_that_are_no_mapping_are_refused(snapshot, values):
+    refusal(rewrite(snapshot, values))
+
+
+def test_a_training_state_is_no_snapshot(tmp_path):
+    write_tensors(tmp_path / "state", {"G/weight": torch.zeros(2)}, {"type": "training state", "format_version": 1})
+    assert "is not a snapshot of gan_t2i but its training state; name a file under snapshots/" in refusal(tmp_path / "state")
+
+
+@pytest.mark.parametrize(("versions", "writer"), [({"gan_t2i": "9.1"}, "9.1"), ({}, "unknown"), ([], "unknown"), (None, "unknown")])
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_version_is_refused_with_what_to_do(snapshot, version, versions, writer):
+    message = refusal(rewrite(snapshot, {**metadata(snapshot), "format_version": version, "versions": versions}))
+    assert f"has format version {version}; gan_t2i {__version__} reads 1: install the version that wrote it ({writer})" in message
+
+
+# Weights that do not fit
+
+
+def with_tensors(path: Path, change) -> Path:
+    tensors, values = read_tensors(path)
+    change(tensors)
+    write_tensors(path, tensors, values)
+    return path
+
+
+def test_a_missing_tensor_is_named(snapshot):
+    assert refusal(with_tensors(snapshot, lambda t: t.pop("constant"))) == f"{snapshot} lacks the tensor constant"
+
+
+def test_an_unknown_tensor_is_named(snapshot):
+    assert "holds a tensor surplus that its network does not have" in refusal(
+        with_tensors(snapshot, lambda t: t.update(surplus=torch.zeros(1)))
+    )
+
+
+def test_a_wrong_shape_is_named(snapshot):
+    message = refusal(with_tensors(snapshot, lambda t: t.update(constant=torch.zeros(1, 3, 4, 4))))
+    assert "tensor constant has shape [1, 3, 4, 4], its network needs [1, 4, 4, 4]" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_enough(snapshot, value):
+    def spoil(tensors):
+        tensors["mapping.w_avg"][2] = value
+
+    assert "tensor mapping.w_avg holds numbers that are not finite" in refusal(with_tensors(snapshot, spoil))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_another_number_format_is_named(snapshot, dtype):
+    message = refusal(with_tensors(snapshot, lambda t: t.update(constant=t["constant"].to(dtype))))
+    assert f"tensor constant holds {dtype}, its network needs torch.float32" in message
+
+
+# Metadata that do not fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "stile"}, "unknown generator 'stile'; did you mean style?"),
+        ({"params": {**PARAMS, "chanel_max": 3}}, "unknown config key generator.params.chanel_max; did you mean channel_max?"),
+        ({"params": {**PARAMS, "w_width": "wide"}}, "config key generator.params.w_width = 'wide'"),
+    ],
+)
+def test_a_generator_that_this_version_lacks_is_named(snapshot, changes, message):
+    values = metadata(snapshot)
+    values["generator"] |= changes
+    assert f"cannot be built by gan_t2i {__version__}: {message}" in refusal(rewrite(snapshot, values))
+
+
+def places(values: dict, above: tuple = ()) -> list[tuple]:
+    """The path of every key, at every depth."""
+    result = []
+    for key, value in values.items():
+        result.append((*above, key))
+        if isinstance(value, dict):
+            result += places(value, (*above, key))
+    return result
+
+
+def refusal_if_any(path: Path) -> str | None:
+    """None where the snapshot loads."""
+    try:
+        load_snapshot(path)
+    except GanT2IError:
+        return refusal(path)
+    return None
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize("wrong", [MISSING, None, -1, 0, 7, 1000, 1e400, True, "", "x", [], [1], {}, {"a": {}}], ids=repr)
+def test_damaged_metadata_are_refused_whatever_is_wrong_with_them(snapshot, wrong):
+    good = metadata(snapshot)
+    for place in places(good):
+        values = deepcopy(good)
+        inner = values
+        for key in place[:-1]:
+            inner = inner[key]
+        if wrong is MISSING:
+            del inner[place[-1]]
+        else:
+            inner[place[-1]] = wrong
+        rewrite(snapshot, values)
+        if refusal_if_any(snapshot) is None:
+            # Settings may be left out; the encoder's own, and which versions wrote it, are for others to check.
+            free = "params" in place[:-1] or (place[0] == "versions" and len(place) > 1) or place[:3] == ("encoder", "built", "interface")
+            assert wrong is not MISSING or free, f"{place} is not missed"
+            assert not isinstance(wrong, list) or "encoder" in place, f"a list in {place} is not noticed"
+
+
+# Writing
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), safetensors.SafetensorError("I/O error")])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_half_written(snapshot, generator, monkeypatch, error):
+    before = snapshot.read_bytes()
+
+    def fail(tensors, path, metadata):
+        Path(path).write_bytes(before[:100])
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    for path in (snapshot, snapshot.with_name("new.safetensors")):
+        with pytest.raises(GanT2IError, match=f"cannot write {path}: ") as caught:
+            save_snapshot(path, generator, replace(INFO, nimg=7))
+        assert "\n" not in str(caught.value)
+    assert snapshot.read_bytes() == before
+    assert list(snapshot.parent.iterdir()) == [snapshot]
+
+
+def test_an_interrupted_write_leaves_nothing_either(tmp_path, generator, monkeypatch):
+    def interrupt(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_snapshot(tmp_path / "snapshot", generator, INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, generator):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GanT2IError, match="cannot write "):
+        save_snapshot(tmp_path / "file" / "snapshot", generator, INFO)
+
+
+def test_tensors_and_metadata_come_back_as_they_were(tmp_path):
+    tensors = {"a/b": torch.arange(6).reshape(2, 3).T, "scalar": torch.tensor(2.5), "half": torch.ones(3, dtype=torch.bfloat16)}
+    write_tensors(tmp_path / "x", tensors, {"type": "training state", "text": "红"})
+    loaded, values = read_tensors(tmp_path / "x")
+    assert values == {"type": "training state", "text": "红"}
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) and loaded[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+def test_info_is_read_without_the_weights(snapshot, monkeypatch):
+    monkeypatch.setattr(checkpoint, "read_tensors", lambda path: pytest.fail("it read the weights"))
+    assert read_info(snapshot) == INFO

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan_t2i.pictures import from_uint8, sheet, to_pictures
+
+
+def solid(colour, side=16):
+    return Image.new("RGB", (side, side), colour)
+
+
+def test_bytes_map_onto_minus_one_to_one():
+    images = from_uint8(torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1))
+    torch.testing.assert_close(images.flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+    assert images.dtype == torch.float32
+
+
+def test_every_byte_survives_the_way_there_and_back():
+    pixels = torch.randperm(256 * 3, generator=torch.Generator().manual_seed(0)).remainder(256).to(torch.uint8).reshape(1, 3, 16, 16)
+    (picture,) = to_pictures(from_uint8(pixels))
+    assert picture.mode == "RGB"
+    assert np.array_equal(np.asarray(picture), pixels[0].permute(1, 2, 0).numpy())
+
+
+def test_the_way_there_is_channels_last():
+    assert from_uint8(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_out_of_range_is_clamped_and_not_wrapped():
+    (picture,) = to_pictures(torch.tensor([-1.5, 3.0, 0.0]).reshape(1, 3, 1, 1))
+    assert picture.getpixel((0, 0)) == (0, 255, 128)
+    (picture,) = to_pictures(torch.tensor([-1.0, 1.0, 0.5]).reshape(1, 3, 1, 1).bfloat16())
+    assert picture.getpixel((0, 0)) == (0, 255, 191)
+
+
+def test_rows_and_columns_stay_in_place():
+    image = -torch.ones(1, 3, 2, 3)
+    image[0, 0, 1, 2] = 1
+    (picture,) = to_pictures(image)
+    assert picture.size == (3, 2)
+    assert picture.getpixel((2, 1)) == (255, 0, 0)
+
+
+def test_a_sheet_shows_every_picture_enlarged_by_a_whole_factor_in_its_row():
+    rows = [[solid("red"), solid("lime")], [solid("blue"), solid("magenta")], [solid("cyan"), solid("yellow")]]
+    result = sheet(rows, ["one", "two", "three"], cell=40, blocks=2)
+    pixels = np.asarray(result)
+    corners = {}
+    for row in rows:
+        for picture in row:
+            colour = picture.getpixel((0, 0))
+            places = np.argwhere((pixels == colour).all(axis=2))
+            assert len(places) == 32 * 32, "16 px fit twice into a cell of 40"
+            assert (places.max(axis=0) - places.min(axis=0) == 31).all()
+            corners[colour] = tuple(places.min(axis=0))
+    (red_y, red_x), (lime_y, lime_x) = corners[255, 0, 0], corners[0, 255, 0]
+    assert lime_y == red_y
+    assert lime_x == red_x + 32
+    assert corners[0, 0, 255][0] == red_y, "the second row is in the second block, beside the first"
+    assert corners[0, 0, 255][1] > lime_x
+    assert corners[0, 255, 255][1] == red_x, "the third is under the first"
+    assert corners[0, 255, 255][0] > red_y
+
+
+def test_captions_are_drawn_above_their_row_and_change_with_it():
+    row = [[solid("white", 64)]]
+    blank, told, other = (np.asarray(sheet(row, [text])) for text in ("", "a red heart", "a blue star"))
+    assert (blank == 255).all()
+    assert (told != 255).any()
+    assert told.shape == other.shape
+    assert (told != other).any()
+
+
+def test_a_picture_larger_than_a_cell_keeps_its_pixels_and_a_long_caption_its_width():
+    result = sheet([[solid("red", 200)]], ["word " * 200], cell=96)
+    assert (np.asarray(result) == (255, 0, 0)).all(axis=2).sum() == 200 * 200
+    assert result.width < 230
+
+
+def test_a_caption_of_any_script_can_be_drawn():
+    sheet([[solid("red")]], ["红色 ❤ קלב"])
+
+
+def test_rows_without_a_caption_are_a_mistake():
+    with pytest.raises(ValueError, match="zip"):
+        sheet([[solid("red")], [solid("blue")]], ["one"])
