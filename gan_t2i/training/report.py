@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from gan_t2i.config import StrictConfig
@@ -95,9 +96,9 @@ class Report:
 
     def _write_config(self, config: StrictConfig) -> None:
         self.writer.add_text("config", "    " + config.model_dump_json(indent=2).replace("\n", "\n    "), 0)
-        flat = _flatten(config.model_dump(mode="json"))
-        # run_name "." keeps the hparams in this run; by default TensorBoard invents a run of its own for them
-        self.writer.add_hparams(flat, {"Progress/kimg": 0.0}, run_name=".", global_step=0)
+        # add_hparams would open a second event file, whose Progress/kimg at 0 is read after this file's later ones
+        for summary in hparams(_flatten(config.model_dump(mode="json")), {"Progress/kimg": 0.0}):
+            self.writer._get_file_writer().add_summary(summary, 0)
 
 
 def _bar_interval() -> float:
