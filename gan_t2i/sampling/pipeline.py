@@ -20,7 +20,7 @@ Notify = Callable[[str], None]
 
 def warn(message: str) -> None:
     """The `notify` of the Python interface: a warning at the caller's line."""
-    warnings.warn(message, stacklevel=3)
+    warnings.warn(message, stacklevel=5)  # past _check, generate and the decorator of generate
 
 
 class Text2Image:

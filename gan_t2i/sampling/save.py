@@ -8,6 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from gan_t2i import __version__
+from gan_t2i.errors import UsageError
 from gan_t2i.files import atomic_file, slug
 
 # IPTC's term for pictures made by a trained model, in the XMP field that picture tools read.
@@ -31,9 +32,12 @@ def file_names(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that says it was drawn by a model, and nothing of its prompt."""
+    """Write a PNG that says it was drawn by a model, and nothing of its prompt; raises `UsageError` where `path` cannot be written."""
     info = PngInfo()
     info.add_text("Software", f"gan_t2i {__version__}")
     info.add_itxt("XML:com.adobe.xmp", _XMP)
-    with atomic_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+    try:
+        with atomic_file(path) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=info)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
