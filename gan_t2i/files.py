@@ -59,8 +59,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """`text` as a file name: letters and digits of any script, joined by hyphens, at most `limit` characters."""
-    return re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:limit].rstrip("-") or "untitled"
+    """`text` as a file name: letters and digits of any script, joined by hyphens, at most `limit` characters of 3 bytes."""
+    name = re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:limit]
+    # File systems count bytes, 255 a name; rare scripts take 4 a letter.
+    return name.encode()[: 3 * limit].decode(errors="ignore").rstrip("-") or "untitled"
 
 
 def _flush(path: Path) -> None:
