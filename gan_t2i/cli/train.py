@@ -42,8 +42,9 @@ def command(
     from gan_t2i.training.config import TrainConfig
 
     values = with_overrides(read_yaml(config_path) if config_path else {}, overrides)
-    if data is not None:
-        values["data"] = {**values.get("data", {}), "source": data}
+    group = values.setdefault("data", {})
+    if data is not None and isinstance(group, dict):  # where it is no group of keys, `parse` says so
+        group["source"] = data
     values |= {key: value for key, value in (("kimg", kimg), ("seed", seed)) if value is not None}
     config = TrainConfig.parse(values)
     description = desc or (config_path.stem if config_path else Path(config.data.source).name)
