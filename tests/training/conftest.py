@@ -42,13 +42,14 @@ def start(small_config: Values, tmp_path: Path) -> Callable[..., tuple[RunFolder
 
 @pytest.fixture
 def signal_after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sends this process a signal in the middle of the step that shows the pictures from `nimg` on."""
+    """Sends this process a signal before the step that shows the pictures from `nimg` on, the first time that it comes."""
 
     def plan(nimg: int, number: int = signal.SIGTERM, times: int = 1) -> None:
         run_step = Session.run_step
 
         def run_step_and_signal(session: Session, at: int) -> dict[str, torch.Tensor]:
             if at == nimg:
+                monkeypatch.setattr(Session, "run_step", run_step)
                 for _ in range(times):
                     os.kill(os.getpid(), number)
             return run_step(session, at)

@@ -1,0 +1,84 @@
+"""The n-th picture of a run comes with a caption of its own, and depends on (seed, n) alone."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from PIL import ImageColor
+
+from gan_t2i.training.sampler import Sampler
+from gan_t2i.training.session import Session
+
+HELDOUT_COLOUR = "orange"
+
+
+@pytest.fixture
+def session(make_session: Callable[..., Session]) -> Session:
+    return make_session()
+
+
+def items_of(session: Session, images: torch.Tensor) -> list[int]:
+    """Which pictures of the data set these are, by their pixels."""
+    every = session.dataset.gather(range(len(session.dataset)))
+    matches = (every[None] == images[:, None]).flatten(2).all(dim=2)  # [N, pictures]
+    assert (matches.sum(dim=1) == 1).all()
+    return matches.int().argmax(dim=1).tolist()
+
+
+def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
+    images, ids = session.sampler.batch(0, 100)
+    for image, item, caption_id in zip(images, items_of(session, images), ids.tolist(), strict=True):
+        assert caption_id in session.dataset.caption_ids[item]
+        words = session.dataset.captions[caption_id].split()
+        colour = words[1] if words[0] == "a" else words[0]
+        assert image[:, 8, 8].tolist() == list(ImageColor.getrgb(colour))  # what it looks like, not what the index says
+
+
+def test_the_step_is_given_the_embeddings_of_these_captions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(session, "step", lambda images, text, ids, nimg: seen.update(images=images, text=text, ids=ids) or {})
+    session.run_step(8)
+    images, ids = session.sampler.batch(8, 4)
+    assert torch.equal(seen["images"], images)
+    assert torch.equal(seen["ids"], ids)
+    for row, caption_id in enumerate(ids.tolist()):
+        encoded = session.encoder.encode([session.dataset.captions[caption_id]])
+        torch.testing.assert_close(seen["text"].pooled[row], encoded.pooled[0], rtol=1e-3, atol=1e-3)  # the cache holds float16
+        torch.testing.assert_close(seen["text"].tokens[row][seen["text"].mask[row]], encoded.tokens[0], rtol=1e-2, atol=1e-2)
+
+
+def test_every_epoch_shows_every_training_picture_once(session: Session) -> None:
+    size = len(session.dataset.train)
+    assert size == 10
+    orders = [items_of(session, session.sampler.batch(epoch * size, size)[0]) for epoch in range(6)]
+    for order in orders:
+        assert sorted(order) == session.dataset.train.tolist()
+    assert len({tuple(order) for order in orders}) == 6  # shuffled anew
+    # Batches across the border of two epochs are the same pictures.
+    assert items_of(session, session.sampler.batch(0, 2 * size)[0]) == orders[0] + orders[1]
+    assert items_of(session, torch.cat([session.sampler.batch(nimg, 4)[0] for nimg in range(0, 20, 4)])) == orders[0] + orders[1]
+
+
+def test_no_held_out_picture_or_caption_is_shown(session: Session) -> None:
+    images, ids = session.sampler.batch(0, 400)
+    assert not set(items_of(session, images)) & set(session.dataset.heldout.tolist())
+    assert not any(HELDOUT_COLOUR in session.dataset.captions[caption_id] for caption_id in ids.tolist())
+
+
+def test_all_captions_of_a_picture_are_drawn(session: Session) -> None:
+    counts = Counter(session.sampler.batch(0, 400)[1].tolist())
+    assert set(counts) == {caption_id for item in session.dataset.train for caption_id in session.dataset.caption_ids[item]}
+    assert min(counts.values()) > 5  # of 20 on average
+
+
+def test_a_batch_is_a_function_of_seed_and_nimg(session: Session) -> None:
+    first, again, other = (Sampler(session.dataset, seed) for seed in (3, 3, 4))
+    places = [0, 4, 8, 12, 40, 400, 4000]
+    expected = {nimg: first.batch(nimg, 4) for nimg in places}
+    for nimg in reversed(places):
+        images, ids = again.batch(nimg, 4)
+        assert torch.equal(images, expected[nimg][0])
+        assert torch.equal(ids, expected[nimg][1])
+    assert not all(torch.equal(other.batch(nimg, 4)[1], expected[nimg][1]) for nimg in places)
+    assert not torch.equal(first.batch(0, 40)[1], first.batch(40, 40)[1])

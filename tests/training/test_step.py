@@ -1,0 +1,189 @@
+"""One step against a reference written by hand, and what it must leave alone."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.training.schedule import ema_decay
+from gan_t2i.training.session import Session
+
+MakeSession = Callable[..., Session]
+Gradients = dict[str, dict[str, Tensor]]
+
+# (D's loss, G's loss, the mismatch term) of logits, as in the papers
+FORMULAS: dict[str, tuple[Callable[..., Tensor], ...]] = {
+    "relativistic": (lambda r, f: -F.logsigmoid(r - f), lambda r, f: -F.logsigmoid(f - r), lambda r, m: -F.logsigmoid(r - m)),
+    "non_saturating": (
+        lambda r, f: -F.logsigmoid(r) - F.logsigmoid(-f),
+        lambda r, f: -F.logsigmoid(f),
+        lambda r, m: -F.logsigmoid(-m),
+    ),
+    "hinge": (
+        lambda r, f: (1 - r).clamp(min=0) + (1 + f).clamp(min=0),
+        lambda r, f: -f,
+        lambda r, m: (1 + m).clamp(min=0),
+    ),
+}
+
+
+def record_gradients(session: Session, monkeypatch: pytest.MonkeyPatch) -> Gradients:
+    """Fills the result with the gradients of the next step, which then moves nothing."""
+    networks, gradients = session.networks, {}
+    for name, network, optimizer in (("G", networks.G, networks.g_optimizer), ("D", networks.D, networks.d_optimizer)):
+
+        def record(name: str = name, network: nn.Module = network) -> None:
+            gradients[name] = {key: p.grad.clone() for key, p in network.named_parameters() if p.grad is not None}
+
+        monkeypatch.setattr(optimizer, "step", record)
+    return gradients
+
+
+def gradients_of(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("nimg", [2, 4], ids=["no penalty", "penalty"])
+def test_gradients_are_those_of_the_two_losses(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, loss: str, nimg: int) -> None:
+    """Each network's gradients are those of its own loss alone, so neither loss leaves any in the other network."""
+    penalty = {"interval": 2, "fraction": 1, "r1_gamma": 3.0, "r2_gamma": 5.0}
+    # Two pictures: whichever way captions are exchanged, each is held against the other's.
+    session = make_session(batch=2, precision="float32", loss={"name": loss, "match_weight": 0.7}, penalty=penalty)
+    G, D = session.networks.G, session.networks.D
+    latents: list[Tensor] = []
+    hook = G.register_forward_pre_hook(lambda network, inputs: latents.append(inputs[0]))
+    gradients = record_gradients(session, monkeypatch)
+    metrics = session.run_step(nimg)
+    hook.remove()
+
+    pictures, ids = session.sampler.batch(nimg, 2)
+    assert ids[0] != ids[1]
+    text, real = session.cache.gather(ids), pictures.float() / 127.5 - 1
+    fake = G(torch.cat(latents), text)
+    own = D.text_head(text)
+    of_real, of_mismatched = D(real, own), D(real, own[torch.tensor([1, 0])])
+    d_loss, g_loss, mismatch = FORMULAS[loss]
+    for_g = g_loss(of_real.detach(), D(fake, own)).mean()
+    of_fake = D(fake.detach(), own)
+    for_d = d_loss(of_real, of_fake).mean() + 0.7 * mismatch(of_real, of_mismatched).mean()
+    if nimg % 4 == 0:
+        for images, gamma in ((real, 3.0), (fake.detach(), 5.0)):
+            images = images.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(D(images, own).sum(), images, create_graph=True)
+            for_d = for_d + 2 * gamma / 2 * slope.square().sum() / 2  # interval, gamma / 2, mean of two pictures
+    torch.testing.assert_close(metrics["Loss/G/loss"], for_g.detach())
+    torch.testing.assert_close(metrics["Loss/D/loss"], d_loss(of_real, of_fake).mean().detach())
+    torch.testing.assert_close(metrics["Loss/scores/mismatched"], of_mismatched.mean().detach())
+    torch.testing.assert_close(gradients["G"], gradients_of(for_g, G), rtol=1e-3, atol=1e-6)
+    expected = gradients_of(for_d, D)
+    torch.testing.assert_close({name: gradients["D"][name] for name in expected}, expected, rtol=1e-3, atol=1e-6)
+    assert not any(gradients["D"][name].any() for name in gradients["D"].keys() - expected.keys())
+    norm = torch.stack([gradient.norm() for gradient in gradients["D"].values()]).norm()
+    torch.testing.assert_close(metrics["Gradient/D"], norm)
+
+
+def test_a_step_moves_both_networks_and_the_average(make_session: MakeSession) -> None:
+    session = make_session(optimizer={"g_lr": 1e-3, "d_lr": 3e-3, "warmup_kimg": 0.034}, ema={"half_life_kimg": 0.02, "ramp": 0})
+    networks = session.networks
+    before = {name: [p.detach().clone() for p in getattr(networks, name).parameters()] for name in ("G", "D", "G_ema")}
+    session.run_step(16)
+    moved = {
+        name: [(p.detach() - old).abs().max().item() for p, old in zip(getattr(networks, name).parameters(), before[name], strict=True)]
+        for name in before
+    }
+    # Adam's first step is the learning rate, here half warmed up, in the direction of the gradient's sign.
+    assert max(moved["G"]) == pytest.approx(0.5e-3, rel=1e-2)
+    assert max(moved["D"]) == pytest.approx(1.5e-3, rel=1e-2)
+    assert sum(distance > 0 for distance in moved["G"]) > len(moved["G"]) / 2
+    assert sum(distance > 0 for distance in moved["D"]) > len(moved["D"]) / 2
+    decay = ema_decay(20, 4, session.config.ema)
+    for average, old, new in zip(networks.G_ema.parameters(), before["G_ema"], networks.G.parameters(), strict=True):
+        torch.testing.assert_close(average, decay * old + (1 - decay) * new.detach())
+    assert max(moved["G_ema"]) == pytest.approx((1 - decay) * 0.5e-3, rel=1e-2)
+    assert all(p.grad is None or not p.grad.any() for network in (networks.G, networks.D) for p in network.parameters())
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+@pytest.mark.parametrize("r1_gamma", [0, 2.0])
+def test_accumulated_parts_are_the_whole_batch(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, accumulation: int, r1_gamma: float
+) -> None:
+    changes: dict[str, Any] = {"precision": "float32", "penalty": {"fraction": 1, "interval": 1, "r1_gamma": r1_gamma, "r2_gamma": r1_gamma}}
+    results = []
+    for parts in (1, accumulation):
+        session = make_session(accumulation=parts, **changes)
+        gradients = record_gradients(session, monkeypatch)
+        images, ids = session.sampler.batch(4, 4)
+        ids[1] = ids[0]  # a masked pair in one part, so that parts weigh differently
+        metrics = session.step(images, session.cache.gather(ids), ids, 4)
+        results.append((gradients, metrics))
+    (whole, whole_metrics), (parts, parts_metrics) = results
+    assert whole["G"].keys() == parts["G"].keys()
+    assert whole["D"].keys() == parts["D"].keys()
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(parts_metrics, whole_metrics, rtol=1e-4, atol=1e-6)
+
+
+def test_equal_captions_are_no_mismatch(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for match_weight in (1.0, 0.0):
+        session = make_session(loss={"match_weight": match_weight})
+        gradients = record_gradients(session, monkeypatch)
+        images, _ = session.sampler.batch(0, 4)
+        ids = torch.tensor([6, 6, 6, 6])
+        metrics = session.step(images, session.cache.gather(ids), ids, 0)
+        assert metrics["Loss/D/mismatch"] == 0
+        results.append(gradients)
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_masked_pairs_do_not_thin_the_mismatch_out(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session()
+    record_gradients(session, monkeypatch)
+    with torch.no_grad():
+        for parameter in session.networks.D.head.parameters():
+            parameter.zero_()  # every logit is 0, and every relativistic term log 2
+    images, _ = session.sampler.batch(0, 4)
+    for ids in ([6, 6, 8, 8], [6, 8, 6, 8], [6, 6, 6, 8]):
+        metrics = session.step(images, session.cache.gather(ids), torch.tensor(ids), 4)
+        for name in ("Loss/D/mismatch", "Loss/D/loss", "Loss/G/loss"):
+            assert metrics[name].item() == pytest.approx(math.log(2))
+
+
+def test_the_penalty_comes_every_interval_steps(make_session: MakeSession) -> None:
+    session = make_session(penalty={"interval": 3})
+    shown = [sorted(name for name in session.run_step(nimg) if "penalty" in name) for nimg in range(0, 28, 4)]
+    both = ["Loss/r1_penalty", "Loss/r2_penalty"]
+    assert shown == [both, [], [], both, [], [], both]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("penalty", ["gradient", "finite_difference"])
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_every_choice_trains(make_session: MakeSession, loss: str, penalty: str, precision: str) -> None:
+    session = make_session(loss={"name": loss}, penalty={"name": penalty}, precision=precision)
+    for nimg in (0, 4):
+        metrics = session.run_step(nimg)
+        assert {name for name, value in metrics.items() if not value.isfinite()} == set()
+        assert {"Loss/G/loss", "Loss/D/loss", "Loss/D/mismatch", "Gradient/G", "Gradient/D"} <= metrics.keys()
+        assert metrics["Gradient/G"] > 0
+        assert metrics["Gradient/D"] > 0
+    for network in (session.networks.G, session.networks.D, session.networks.G_ema):
+        assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in network.parameters())
+
+
+def test_a_penalty_without_gamma_changes_no_gradient(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for penalty in ({"r1_gamma": 0, "r2_gamma": 0, "interval": 1}, {"interval": 10}):
+        session = make_session(precision="float32", penalty=penalty)
+        results.append(record_gradients(session, monkeypatch))
+        session.run_step(4)
+    torch.testing.assert_close(results[0], results[1])
