@@ -1,0 +1,42 @@
+"""The command as a whole."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from gan_t2i import __version__
+from gan_t2i.cli.main import COMMANDS, command
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    # every option says what it is for
+    for line in re.findall(r"^  -.*$", result.output, re.MULTILINE):
+        assert len(line.split()) > 2, line
+
+
+def test_the_module_runs_and_its_help_is_instant() -> None:
+    program = "import sys; from gan_t2i.cli.main import command; command(['--help'], standalone_mode=False); print(sorted(sys.modules))"
+    heavy = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "'torch'" not in heavy
+    assert "'numpy'" not in heavy
+    shown = subprocess.run([sys.executable, "-m", "gan_t2i", "--help"], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("Usage: gan-t2i [OPTIONS] COMMAND [ARGS]...")
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(command, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"gan-t2i, version {__version__}\n")
+
+
+def test_an_unknown_command() -> None:
+    result = CliRunner().invoke(command, ["trian"])
+    assert result.exit_code == 2
+    assert "trian" in result.stderr
