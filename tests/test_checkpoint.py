@@ -237,7 +237,7 @@ def refusal_if_any(path: Path) -> str | None:
     return None
 
 
-MISSING = object()
+MISSING = "<missing>"
 
 
 @pytest.mark.parametrize("wrong", [MISSING, None, -1, 0, 7, 1000, 1e400, True, "", "x", [], [1], {}, {"a": {}}], ids=repr)

@@ -67,3 +67,12 @@ def test_truncation_is_a_line_from_w_avg_to_the_z_path(mapping):
         mapping(Z, SENTENCE, psi)
         torch.testing.assert_close(seen[-1][:, :16], mapping.w_avg + psi * (path - mapping.w_avg))
         assert torch.equal(seen[-1][:, 16:], mapping.norm_sentence(SENTENCE)), "truncation touched the sentence"
+
+
+def test_without_its_z_path_w_still_tells_the_sentences_apart(mapping):
+    mapping.eval()
+    w, other_z = mapping(Z, SENTENCE, 0.0), mapping(Z.flip(0), SENTENCE, 0.0)
+    assert torch.equal(w, other_z)
+    full = mapping(Z[:1].expand(6, -1), SENTENCE)
+    # the sentences stand as far apart as they do for one z
+    assert w.std(dim=0).mean().item() == pytest.approx(full.std(dim=0).mean().item(), rel=0.3)
