@@ -1,7 +1,7 @@
 """gan_t2i: a text-to-image GAN that you train on your own captioned pictures.
 
-    >>> from gan_t2i import Text2Image
-    >>> pictures = Text2Image.load("latest").generate(["a red heart above a blue star"], seeds=[0, 1])
+>>> from gan_t2i import Text2Image
+>>> pictures = Text2Image.load("latest").generate(["a red heart above a blue star"], seeds=[0, 1])
 """
 
 from typing import TYPE_CHECKING, Any

@@ -8,6 +8,7 @@ import click
 @click.command("train")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; without one, the defaults.")
 @click.option("--data", help="Folder of captioned pictures, metadata file, or built-in set: shapes, emoji.")
+@click.option("--on-bad", type=click.Choice(["skip", "error"]), help="Count and leave out unusable items, or stop.  [default: skip]")
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="runs", show_default=True, help="Where run folders go.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting; may be repeated.")
 @click.option("--kimg", type=float, help="Thousands of training pictures to show.")
@@ -26,6 +27,7 @@ def command(
     ctx: click.Context,
     config_path: Path | None,
     data: str | None,
+    on_bad: str | None,
     outdir: Path,
     overrides: tuple[str, ...],
     kimg: float | None,
@@ -43,9 +45,9 @@ def command(
 
     values = with_overrides(read_yaml(config_path) if config_path else {}, overrides)
     group = values.setdefault("data", {})
-    if data is not None and isinstance(group, dict):  # where it is no group of keys, `parse` says so
-        group["source"] = data
-    values |= {key: value for key, value in (("kimg", kimg), ("seed", seed)) if value is not None}
+    if isinstance(group, dict):  # where it is no group of keys, `parse` says so
+        group |= given(source=data, on_bad=on_bad)
+    values |= given(kimg=kimg, seed=seed)
     config = TrainConfig.parse(values)
     description = desc or (config_path.stem if config_path else Path(config.data.source).name)
     if dry_run:
@@ -59,3 +61,8 @@ def command(
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
     click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
+
+
+def given(**options: object) -> dict[str, object]:
+    """The options that the command line names."""
+    return {key: value for key, value in options.items() if value is not None}

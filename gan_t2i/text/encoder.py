@@ -152,7 +152,10 @@ def build_encoder(
     name: str, params: Mapping[str, Any], interface: Mapping[str, Any], *, expected_hash: str | None = None, notify: Notify = silent
 ) -> SentenceEncoder:
     """Build the encoder `name` and report the choice. Raises GanT2IError where its weights are not those of `expected_hash`."""
-    encoder: SentenceEncoder = registry.build(KIND, name, params, **interface, notify=notify)
+    try:
+        encoder: SentenceEncoder = registry.build(KIND, name, params, **interface, notify=notify)
+    except TypeError as error:  # a snapshot's damaged interface
+        raise GanT2IError(f"text encoder {name!r} cannot be built from the interface {list(interface)}: {error}") from error
     if expected_hash is not None and encoder.weights_hash != expected_hash:
         raise GanT2IError(
             f"the model was trained with text encoder weights of sha256 {expected_hash}, but {encoder.source} has {encoder.weights_hash}; "

@@ -32,16 +32,19 @@ def load_state(path: Path, networks: Networks, data_fingerprint: str) -> int:
     tensors, metadata = read_tensors(path)
     if metadata.get("type") != "training state" or metadata.get("format_version") != FORMAT_VERSION:
         raise GanT2IError(f"{path} is no training state of format version {FORMAT_VERSION}; start again with --resume never")
-    if metadata["data_fingerprint"] != data_fingerprint:
+    nimg, trained_on = metadata.get("nimg"), metadata.get("data_fingerprint")
+    if type(nimg) is not int or type(trained_on) is not str:
+        raise GanT2IError(f"{path} is damaged: its metadata lack nimg or data_fingerprint; start again with --resume never")
+    if trained_on != data_fingerprint:
         raise GanT2IError(
             f"the data set is not the one that {path.parent} was trained on (fingerprint {data_fingerprint[:12]}, "
-            f"not {metadata['data_fingerprint'][:12]}): restore it, or start a new run with --resume never"
+            f"not {trained_on[:12]}): restore it, or start a new run with --resume never"
         )
     for name in ("G", "D", "G_ema"):
         load_weights(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
     for name in ("g_optimizer", "d_optimizer"):
         _load_optimizer(getattr(networks, name), _below(tensors, name))
-    return int(metadata["nimg"])
+    return nimg
 
 
 def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
