@@ -90,7 +90,7 @@ def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
 
 def read_info(path: Path) -> SnapshotInfo:
     """What the snapshot at `path` says of itself; raises `GanT2IError` where it is none, or of another format."""
-    metadata = _read_metadata(path)
+    metadata = read_metadata(path)
     version = metadata.get("format_version")
     if metadata.get("type") != "snapshot":
         raise GanT2IError(f"{path} is not a snapshot of gan_t2i but its {metadata.get('type')}; name a file under snapshots/")
@@ -124,12 +124,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata that `write_tensors` wrote; raises `GanT2IError` with one sentence."""
-    metadata = _read_metadata(path)
+    metadata = read_metadata(path)
     with safetensors.safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (safe_open is no mapping)
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone that `write_tensors` wrote; raises `GanT2IError` with one sentence."""
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
     try:

@@ -1,5 +1,6 @@
 """Between tensors and pictures, and sheets of pictures with their captions drawn in."""
 
+import contextlib
 import textwrap
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from torch import Tensor
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
 _LINE = 17
+# Fonts with Chinese, Japanese, Korean and more, as Linux, macOS and Windows name their files.
+_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -23,6 +26,15 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in pixels]
 
 
+def _font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which knows Latin letters; for other scripts the first installed one of a few that know many."""
+    if any(ord(letter) > 0x24F for letter in text):
+        for name in _WIDE_FONTS:
+            with contextlib.suppress(OSError):  # not installed; Pillow looks through the system's font folders
+                return ImageFont.truetype(name, _TEXT_SIZE)
+    return ImageFont.load_default(_TEXT_SIZE)
+
+
 def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cell: int = 96, blocks: int = 2) -> Image.Image:
     """One picture of all rows, each under its caption, laid out in `blocks` columns of rows.
 
@@ -34,7 +46,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
     side = rows[0][0].width
     cell = max(side, cell // side * side)
     width = len(rows[0]) * cell
-    font = ImageFont.load_default(_TEXT_SIZE)
+    font = _font_for("".join(captions))
     wrapped = [textwrap.wrap(caption, max(8, width // 7))[:3] or [""] for caption in captions]
     height = max(map(len, wrapped)) * _LINE + cell + _GAP
     blocks = min(blocks, len(rows))

@@ -1,6 +1,10 @@
 """Run folders: ``runs/00003-<desc>/`` with config.yaml, stats.jsonl, TensorBoard events, grids/, snapshots/ and state.safetensors."""
 
+import contextlib
+import fcntl
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +38,19 @@ class RunFolder:
 
     def snapshot(self, nimg: int) -> Path:
         return self.path / "snapshots" / f"snapshot-{nimg:09d}.safetensors"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by the one process that trains here; raises `UsageError` where another holds it. It goes with the process, however it ends."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"another process is training in {self.path}; for a second such run: --resume never") from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def snapshots(self) -> list[Path]:
         """Oldest first."""

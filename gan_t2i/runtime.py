@@ -20,6 +20,9 @@ def pick_device(name: str = "auto") -> torch.device:
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("it is not made for training")
         torch.empty(1, device=device)
+        if device.type == "cuda":
+            # float32 is asked for where it is needed (penalties); TF32's ten bits would drown a finite difference
+            torch.backends.cudnn.conv.fp32_precision = "ieee"
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise UsageError(f"device {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, cuda:N, mps") from error
@@ -31,7 +34,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        # a torch without this call is treated as one without bfloat16: slower, never wrong
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
     return False
 

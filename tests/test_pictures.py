@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from gan_t2i.pictures import from_uint8, sheet, to_pictures
 
@@ -85,3 +85,21 @@ def test_a_caption_of_any_script_can_be_drawn():
 def test_rows_without_a_caption_are_a_mistake():
     with pytest.raises(ValueError, match="zip"):
         sheet([[solid("red")], [solid("blue")]], ["one"])
+
+
+def test_captions_beyond_latin_take_a_wider_font(monkeypatch):
+    asked = []
+    own, truetype = ImageFont.load_default(13), ImageFont.truetype
+
+    def look(font, size, **options):
+        if not isinstance(font, str):  # Pillow's own font comes as bytes
+            return truetype(font, size, **options)
+        asked.append(font)
+        return own
+
+    monkeypatch.setattr(ImageFont, "truetype", look)
+    picture = Image.new("RGB", (16, 16), "red")
+    sheet([[picture]], ["a red circle"])
+    assert not asked
+    sheet([[picture]], ["红色圆形"])
+    assert asked == ["NotoSansCJK-Regular.ttc"]

@@ -71,3 +71,11 @@ def test_what_cannot_be_resolved_is_told_in_one_sentence(tmp_path):
     assert refusal("latest", tmp_path).startswith(f"there is no run with a snapshot in {tmp_path}/: train one first")
     assert refusal(str(run.path)).startswith(f"run {run.path} has no snapshot yet")
     assert refusal(str(tmp_path / "nothing")).startswith(f"no such run or snapshot: {tmp_path / 'nothing'}")
+
+
+def test_one_process_trains_in_a_run(tmp_path):
+    folder = new_run(tmp_path, "one")
+    with folder.lock(), pytest.raises(UsageError, match=r"another process is training in .*00000-one"), RunFolder(folder.path).lock():
+        pass
+    with folder.lock():  # free again
+        pass

@@ -48,6 +48,10 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except GanT2IError as error:
             raise (UsageFailure if isinstance(error, UsageError) else Failure)(str(error)) from error
+        except BrokenPipeError:  # the reader of our output has gone; click knows what to do
+            raise
+        except OSError as error:  # a full disk, a folder that may not be written
+            raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

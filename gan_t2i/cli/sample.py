@@ -28,6 +28,7 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Where pictures go.")
 @click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write one sheet with captions here instead of single files.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
+@click.option("--text-encoder", metavar="FOLDER|NAME", help="Where the text encoder's weights are, if not where training found them.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def command(
     model: str,
@@ -38,6 +39,7 @@ def command(
     outdir: Path,
     grid: Path | None,
     as_json: bool,
+    text_encoder: str | None,
     device: str,
 ) -> None:
     """Draw prompts with a trained model.
@@ -47,6 +49,8 @@ def command(
     wanted = [*prompts, *read_prompts(prompt_file)]
     if not wanted:
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
+    if empty := [number for number, prompt in enumerate(wanted, 1) if not prompt.strip()]:
+        raise click.UsageError(f"prompt {empty[0]} is empty: say what to draw")
     from gan_t2i.pictures import sheet
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.sampling.save import file_names, save_png
@@ -54,7 +58,7 @@ def command(
     def notify(message: str) -> None:
         click.echo(message, err=True)
 
-    pipeline = Text2Image.load(model, device=device, notify=notify)
+    pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device, notify=notify)
     pictures = pipeline.generate(wanted, seeds=seeds, truncation_psi=trunc, notify=notify)
     drawn = [{"prompt": prompt, "seed": seed} for prompt in wanted for seed in seeds]
     if grid is not None:

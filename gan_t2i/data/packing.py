@@ -161,6 +161,7 @@ def load_dataset(
         dataset = PackedDataset.open(source)
         if dataset.resolution != resolution:
             raise UsageError(f"resolution must be {dataset.resolution}, at which {source} is packed, not {resolution}")
+        notify(f"data: {source}, packed at {resolution} px\n{dataset.report}")
         return dataset
     if not source.exists():
         raise UsageError(f"data {source} does not exist")

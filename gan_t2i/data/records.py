@@ -10,7 +10,6 @@ from gan_t2i.errors import GanT2IError, UsageError
 
 TRAIN = "train"
 HELDOUT = "heldout"
-SPLITS = (TRAIN, HELDOUT)
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,15 @@ class DataReport:
 
     pairs: int  # usable pictures, each with its captions
     captions: int  # captions of these pictures, a caption of two pictures counted twice
-    heldout: int = 0  # of the pairs
+    heldout: int | None = None  # of the pairs; None before the split is made, where the data does not say
     dropped_captions: int = 0  # left out because the other side of the split has the same caption
     bad: Mapping[str, int] = field(default_factory=dict)  # kind -> count
     first_bad: Sequence[tuple[str, str]] = ()  # (where, why) of the first five
     notes: Sequence[str] = ()  # choices that the reader made, such as the caption column
 
     def __str__(self) -> str:
-        lines = [f"{self.pairs:,} usable pairs with {self.captions:,} captions ({self.heldout:,} pairs held out)", *self.notes]
+        held = "the data does not say which are held out" if self.heldout is None else f"{self.heldout:,} pairs held out"
+        lines = [f"{self.pairs:,} usable pairs with {self.captions:,} captions ({held})", *self.notes]
         if self.dropped_captions:
             lines.append(f"{self.dropped_captions:,} captions dropped because they stand on the other side of the split too")
         if self.bad:
@@ -83,7 +83,7 @@ class DataReport:
         return cls(
             pairs=len(records),
             captions=sum(len(record.captions) for record in records),
-            heldout=sum(record.split == HELDOUT for record in records),
+            heldout=sum(record.split == HELDOUT for record in records) if any(record.split for record in records) else None,
             notes=tuple(notes),
             **cls.count_bad(items),
         )

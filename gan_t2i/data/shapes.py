@@ -1,7 +1,7 @@
 """The built-in data set of simple shapes: scenes drawn from a seed, with captions that are true of them by construction.
 
-Good for learning and for measuring: the scene behind every picture stands in its metadata, and a share of the combinations (say, every
-"pink heart") never occurs in the training split. Every picture follows from (seed, index) alone.
+Good for learning and for measuring: the scene behind every picture stands in its metadata, and a share of the combinations (say, one
+"pink ring", with or without a place) never occurs in the training split. Every picture follows from (seed, index) alone.
 """
 
 import io

@@ -41,7 +41,7 @@ LOSSES = {
 }
 
 
-def mismatch_weights(caption_ids: Tensor) -> Tensor:
-    """Weights [N] of pictures held against the caption before theirs: 0 where the two are equal, the others alike and with a mean of 1."""
-    different = caption_ids != caption_ids.roll(1)
-    return different * (len(caption_ids) / different.sum().clamp(min=1))
+def mismatch_weights(different: Tensor) -> Tensor:
+    """Weights [N] of pictures held against another's caption: 0 where `different` (bool [N]) says it is one of the picture's own, the
+    others alike and with a mean of 1."""
+    return different * (len(different) / different.sum().clamp(min=1))

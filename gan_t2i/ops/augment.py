@@ -50,7 +50,7 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
 def translate(images: Tensor, shift: Tensor) -> Tensor:
     """Move each picture by `shift` [N, 2] (down, right) as fractions of its height and width, rounded to pixels, edges repeated."""
     n, _, height, width = images.shape
-    down, right = (shift * torch.tensor([height, width], device=shift.device)).round().long().unbind(1)
+    down, right = (shift[:, 0] * height).round().long(), (shift[:, 1] * width).round().long()
     rows = (torch.arange(height, device=images.device) - down[:, None]).clamp(0, height - 1)  # [N, H]
     columns = (torch.arange(width, device=images.device) - right[:, None]).clamp(0, width - 1)  # [N, W]
     items = torch.arange(n, device=images.device)[:, None, None]

@@ -3,6 +3,8 @@
 The depthwise convolutions run in float32: on CPUs their bfloat16 kernels are ten times slower, and they cost next to nothing.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,10 +12,16 @@ from torch import Tensor
 from gan_t2i.runtime import full_precision
 
 
+@functools.lru_cache
+@torch.inference_mode(False)  # a tensor made under inference_mode could never serve in training
+def _kernel(device: torch.device, total: float) -> Tensor:
+    # kept, because making one on a GPU waits for it
+    taps = torch.tensor([1.0, 2.0, 1.0], device=device)
+    return torch.outer(taps, taps) * (total / 16)
+
+
 def _filter(x: Tensor, total: float) -> Tensor:
-    taps = torch.tensor([1.0, 2.0, 1.0], device=x.device)
-    kernel = torch.outer(taps, taps) * (total / 16)
-    return kernel.expand(x.shape[1], 1, 3, 3)
+    return _kernel(x.device, total).expand(x.shape[1], 1, 3, 3)
 
 
 def upsample(x: Tensor) -> Tensor:

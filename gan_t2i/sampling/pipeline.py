@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from gan_t2i.checkpoint import SnapshotInfo, load_snapshot
+from gan_t2i.config import read_yaml
 from gan_t2i.errors import UsageError
 from gan_t2i.models.base import Generator
 from gan_t2i.pictures import to_pictures
-from gan_t2i.runs import resolve_snapshot
+from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.runtime import generator_for, pick_device
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
@@ -38,16 +39,22 @@ class Text2Image:
         self.info = info
 
     @classmethod
-    def load(cls, path: str | Path = "latest", *, device: str = "auto", notify: Notify = lambda message: None) -> "Text2Image":
+    def load(
+        cls, path: str | Path = "latest", *, text_encoder: str | None = None, device: str = "auto", notify: Notify = lambda message: None
+    ) -> "Text2Image":
         """Load a snapshot, a run folder's newest one, or ``latest``, the newest run's in ./runs.
 
-        `notify` is told which snapshot and encoder were taken. Raises `GanT2IError` with one sentence where something is missing or damaged.
+        `text_encoder` says where the encoder's weights are, a folder or a name on the hub; by default they are looked for where the
+        training found them. `notify` is told which snapshot and encoder were taken. Raises `GanT2IError` with one sentence where something
+        is missing or damaged, or where the encoder is not the one that the model was trained with.
         """
         snapshot = resolve_snapshot(str(path))
         generator, info = load_snapshot(snapshot)
         notify(f"model: {snapshot} ({info.generator.name}, {info.resolution} px, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
-        encoder = build_encoder(built.name, built.params, built.interface, expected_hash=info.encoder.weights_hash, notify=notify)
+        model = text_encoder or _folder_of_run(snapshot)
+        params = {**built.params, "model": model} if model else built.params
+        encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash, notify=notify)
         return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info)
 
     @torch.no_grad()
@@ -76,9 +83,18 @@ class Text2Image:
         for number, prompt in enumerate(prompts, 1):
             if not prompt.strip():
                 raise UsageError(f"prompt {number} is empty: say what to draw")
+            if prompt.encode(errors="ignore").decode() != prompt:  # lone surrogates: bytes of a shell that are no text
+                raise UsageError(f"prompt {number} is not UTF-8 text: {prompt!r}")
         for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
             if length > self.encoder.max_tokens:
                 notify(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
+
+
+def _folder_of_run(snapshot: Path) -> str | None:
+    """The local folder that a run took its text encoder from: its config knows the whole path, which the snapshot does not tell."""
+    config = RunFolder(snapshot.absolute().parent.parent).config
+    model = read_yaml(config).get("text_encoder", {}).get("params", {}).get("model") if config.is_file() else None
+    return model if model and Path(model).is_dir() else None
 
 
 def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "latest", truncation_psi: float = 1.0) -> Image.Image:

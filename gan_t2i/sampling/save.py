@@ -24,7 +24,7 @@ def file_names(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
     stems: list[str] = []
     for prompt in prompts:
         stem = slug(prompt)
-        if len(slug(prompt, len(prompt))) > len(stem):  # cut: the digest keeps apart what begins alike
+        if stem == slug("") or len(slug(prompt, len(prompt))) > len(stem):  # nothing left, or cut: the digest keeps prompts apart
             stem += "-" + hashlib.blake2b(prompt.encode(), digest_size=3).hexdigest()
         number = sum(earlier == stem or earlier.startswith(f"{stem}.") for earlier in stems)
         stems.append(f"{stem}.{number + 1}" if number else stem)

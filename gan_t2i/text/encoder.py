@@ -159,7 +159,7 @@ def build_encoder(
     if expected_hash is not None and encoder.weights_hash != expected_hash:
         raise GanT2IError(
             f"the model was trained with text encoder weights of sha256 {expected_hash}, but {encoder.source} has {encoder.weights_hash}; "
-            f"give it the same weights (text_encoder.params.model and revision)"
+            f"name a folder that holds the same weights (gan-t2i sample --text-encoder FOLDER)"
         )
     notify(f"text encoder: {encoder.source}, {encoder.width} numbers a token, at most {encoder.max_tokens} tokens")
     return encoder

@@ -23,7 +23,7 @@ TIMED_STEPS = 8
 def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, notify)
-    images, ids = session.sampler.batch(0, 2)
+    images, ids, _ = session.sampler.batch(0, 2)
     text = session.cache.gather(ids).to(session.device)
     networks = session.networks
     z = torch.randn(2, networks.G.z_width, device=session.device)
@@ -110,7 +110,7 @@ def measure(session: Session) -> str:
     limit = convolution_rate(session.device, config.precision)
     return (
         f"estimate on {session.device}, from {steps} steps of {config.batch} pictures: {rate:.0f} img/s, "
-        f"{config.kimg * 1000 / rate / 60:.0f} minutes for {config.kimg:g} kimg, {peak_memory_gib():.1f} GiB at the peak\n"
+        f"{config.kimg * 1000 / rate / 60:.0f} minutes for {config.kimg:g} kimg, {peak_memory_gib(session.device):.1f} GiB at the peak\n"
         f"arithmetic: {gflop:.2f} GFLOP a picture, {rate * gflop:.0f} GFLOP/s, "
         f"{rate * gflop / limit:.0%} of this machine's {limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
     )

@@ -44,10 +44,11 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
     """
     config = session.config
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
-    report = Report(folder, config, nimg, total)
+    report = Report(folder, config, session.device, nimg, total)
     try:
         with StopRequest() as stop:
             if nimg == 0:
+                report.real_pictures(session.sampler.batch(0, 32)[0], nimg)
                 draw_samples(session, folder, report, nimg)
             stopping = False
             while nimg < total and not stopping:
@@ -100,4 +101,4 @@ def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int)
 def save(session: Session, folder: RunFolder, nimg: int) -> None:
     """Write a snapshot, then the state: a state on disk always has its snapshot."""
     save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
-    save_state(folder.state, session.networks, nimg, session.dataset.fingerprint)
+    save_state(folder.state, session.networks, nimg, session.seen)

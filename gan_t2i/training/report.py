@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from gan_t2i.config import StrictConfig
@@ -27,12 +28,14 @@ class Report:
     Args:
         folder: of the run.
         config: of the run, written as text and hparams.
+        device: whose memory is reported.
         nimg: pictures shown so far; what an earlier attempt logged beyond is purged.
         total: pictures to show in all.
     """
 
-    def __init__(self, folder: RunFolder, config: StrictConfig, nimg: int, total: int) -> None:
+    def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
         self.folder = folder
+        self.device = device
         self._truncate_stats(nimg)
         # Events at nimg + 1 and later come from an attempt that went past its last state; all do where it died before the first.
         self.writer = SummaryWriter(str(folder.path), purge_step=nimg + 1 if nimg else 0)
@@ -62,7 +65,7 @@ class Report:
             "Progress/kimg": nimg / 1000,
             "Timing/img_per_sec": rate,
             "Timing/sec_per_kimg": 1000 / rate if rate else 0.0,
-            "Resources/peak_memory_gib": peak_memory_gib(),
+            "Resources/peak_memory_gib": peak_memory_gib(self.device),
         }
         for name, value in values.items():
             self.writer.add_scalar(name, value, nimg)
@@ -80,6 +83,10 @@ class Report:
     def picture(self, tag: str, picture: Image.Image, nimg: int) -> None:
         """Show a picture in TensorBoard."""
         self.writer.add_image(tag, np.asarray(picture), nimg, dataformats="HWC")
+
+    def real_pictures(self, images: Tensor, nimg: int) -> None:
+        """Show uint8 pictures [N, 3, R, R] of the data set, to hold the drawn ones against."""
+        self.writer.add_image("Samples/real", make_grid(images), nimg)
 
     def close(self) -> None:
         """Flush everything."""
@@ -106,10 +113,10 @@ def _bar_interval() -> float:
     return 0.5 if sys.stderr.isatty() else 30.0
 
 
-def peak_memory_gib() -> float:
-    """Most memory that the process (on a GPU: its tensors) has held, in GiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that the process (on a GPU: its tensors there) has held, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     # Linux counts in KiB, macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 

@@ -26,12 +26,14 @@ class Sampler:
         permutation = torch.randperm(len(self.dataset.train), generator=generator_for(self.seed, "epoch", epoch)).numpy()
         return self.dataset.train[permutation]
 
-    def batch(self, nimg: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pictures nimg .. nimg + count: uint8 [count, 3, R, R], and the ids [count] of the captions shown with them."""
+    def batch(self, nimg: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pictures nimg .. nimg + count: uint8 [count, 3, R, R], the ids [count] of the captions shown with them, and whether the
+        caption shown with the picture before (the last one's, for the first) is none of the picture's own: bool [count]."""
         positions = range(nimg, nimg + count)
         size = len(self.dataset.train)
         items = [int(self._order(position // size)[position % size]) for position in positions]
         draws = torch.rand(count, generator=generator_for(self.seed, "caption", nimg)).tolist()
         captions = [self.dataset.caption_ids[item] for item in items]
         ids = [choices[int(draw * len(choices))] for choices, draw in zip(captions, draws, strict=True)]
-        return self.dataset.gather(items), torch.tensor(ids)
+        different = [before not in choices for before, choices in zip([ids[-1], *ids[:-1]], captions, strict=True)]
+        return self.dataset.gather(items), torch.tensor(ids), torch.tensor(different)

@@ -1,8 +1,9 @@
 """Everything a run needs before its first step: device, data, text, networks. Whatever can be missing is missed here, not later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,8 +46,8 @@ class Session:
 
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
-        images, ids = self.sampler.batch(nimg, self.config.batch)
-        return self.step(images, self.cache.gather(ids), ids, nimg)
+        images, ids, different = self.sampler.batch(nimg, self.config.batch)
+        return self.step(images, self.cache.gather(ids), different, nimg)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
         """Up to `limit` held-out pictures in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""
@@ -58,22 +59,33 @@ class Session:
             return None
         return from_uint8(self.dataset.gather(items)).to(self.device), self.cache.gather(ids).to(self.device)
 
+    @property
+    def seen(self) -> dict[str, str]:
+        """Fingerprints of what a run must find unchanged to go on."""
+        encoder = self.encoder
+        return {"data set": self.dataset.fingerprint, "text encoder": f"{encoder.weights_hash[:32]}{encoder.pipeline_hash[:32]}"}
+
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
         """What a snapshot after `nimg` pictures says of itself."""
         config, encoder = self.config, self.encoder
         return SnapshotInfo(
             generator=Built("generator", config.generator.name, config.generator.params, dict(self.interface)),
             encoder=EncoderRecord(
-                Built("text_encoder", config.text_encoder.name, encoder.params, dict(self.encoder_interface)),
+                Built("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface)),
                 encoder.id,
                 encoder.revision,
                 encoder.weights_hash,
             ),
             nimg=nimg,
             data_fingerprint=self.dataset.fingerprint,
-            # the folder's name alone: a snapshot is shared, and whole paths tell of their owner
-            data_name=Path(config.data.source).name,
+            data_name=Path(config.data.source).resolve().name,
         )
+
+
+def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder's settings with a local folder by its name alone: a snapshot is shared, and whole paths tell of their owner."""
+    model = params.get("model")
+    return {**params, "model": Path(model).name} if model and Path(model).is_dir() else dict(params)
 
 
 def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str, int]:
@@ -95,11 +107,14 @@ def prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
         holdout_fraction=data.holdout_fraction,
         notify=notify,
     )
-    if config.loss.match_weight and len({ids[0] for ids in dataset.caption_ids}) < 2:
+    trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
+    if config.loss.match_weight and len(trained) < 2:
         raise GanT2IError("all pictures have the same caption: there is nothing to tell apart; caption them, or set loss.match_weight=0")
-    interface = interface_for(config.text_encoder.name, config.text_encoder.params, dataset.captions)
+    interface = interface_for(config.text_encoder.name, config.text_encoder.params, [dataset.captions[index] for index in trained])
     if encoder is None:
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface, notify=notify)
     cache = TextCache.build(encoder, dataset.captions, notify=notify)
+    if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
+        notify("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
     networks = build_networks(config, network_interface(config, encoder), device)
     return Session(config, device, dataset, encoder, interface, cache, networks)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import yaml
 
-from gan_t2i.checkpoint import read_tensors
 from gan_t2i.config import read_yaml
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.files import atomic_file
@@ -13,7 +12,7 @@ from gan_t2i.runs import RunFolder, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import prepare
-from gan_t2i.training.state import load_state
+from gan_t2i.training.state import load_state, read_nimg
 
 Notify = Callable[[str], None]
 
@@ -45,16 +44,16 @@ def run_training(config: TrainConfig, outdir: Path, *, resume: str, description:
     """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early."""
     folder = find_run(config, outdir, resume)
     session = prepare(config, notify)
-    if folder is None:
-        folder = new_run(outdir, description)
-        nimg = 0
-    else:
-        nimg = load_state(folder.state, session.networks, session.dataset.fingerprint) if folder.state.is_file() else 0
-        notify(f"going on with {folder.path} after {nimg:,} images")
-    with atomic_file(folder.config) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    notify(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
-    return folder, train(session, folder, nimg, notify)
+    new = folder is None
+    folder = folder or new_run(outdir, description)
+    with folder.lock():
+        nimg = load_state(folder.state, session.networks, session.seen) if folder.state.is_file() else 0
+        if not new:
+            notify(f"going on with {folder.path} after {nimg:,} images")
+        with atomic_file(folder.config) as temporary:
+            temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        notify(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
+        return folder, train(session, folder, nimg, notify)
 
 
 def _config_of(run: RunFolder) -> TrainConfig | None:
@@ -67,5 +66,4 @@ def _config_of(run: RunFolder) -> TrainConfig | None:
 def _is_finished(run: RunFolder, config: TrainConfig) -> bool:
     if not run.state.is_file():
         return False
-    _, metadata = read_tensors(run.state)
-    return int(metadata["nimg"]) >= config.kimg * 1000
+    return read_nimg(run.state) >= config.kimg * 1000

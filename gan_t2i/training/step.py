@@ -70,8 +70,9 @@ class TrainStep:
         self.device = device
         self.loss = LOSSES[config.loss.name]
 
-    def __call__(self, images: Tensor, text: TextBatch, caption_ids: Tensor, nimg: int) -> Metrics:
-        """images uint8 [N, 3, R, R], the encoded captions shown with them, those captions' ids [N], pictures shown before.
+    def __call__(self, images: Tensor, text: TextBatch, different: Tensor, nimg: int) -> Metrics:
+        """images uint8 [N, 3, R, R], the encoded captions shown with them, whether each is held against a caption that is not its own
+        (the one before its; bool [N]), and the pictures shown before.
 
         Returns the step's metrics as scalars on the device.
         """
@@ -80,7 +81,7 @@ class TrainStep:
         with_penalty = (nimg // config.batch) % config.penalty.interval == 0
         draws = generator_for(config.seed, "step", nimg)
         z = torch.randn(config.batch, networks.G.z_width, generator=draws)  # for the whole batch, so that parts add up to it
-        weights = mismatch_weights(caption_ids)
+        weights = mismatch_weights(different)
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for rows in torch.arange(config.batch).chunk(parts):
             # One part needs the caption before its first picture's too, which that picture is held against; the whole batch has it.

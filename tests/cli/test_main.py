@@ -1,5 +1,6 @@
 """The command as a whole."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -40,3 +41,13 @@ def test_an_unknown_command() -> None:
     result = CliRunner().invoke(command, ["trian"])
     assert result.exit_code == 2
     assert "trian" in result.stderr
+
+
+def test_a_fault_of_the_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "pictures/1.png")
+
+    monkeypatch.setattr("gan_t2i.data.shapes.make_shapes", full)
+    result = CliRunner().invoke(command, ["data", "make", "shapes", "out"])
+    assert result.exit_code == 1
+    assert result.stderr == "Error: pictures/1.png: No space left on device\n"

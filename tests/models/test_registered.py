@@ -7,6 +7,7 @@ import torch
 
 import gan_t2i.models  # noqa: F401 (registers them)
 from gan_t2i import registry
+from gan_t2i.errors import UsageError
 from gan_t2i.text.batch import TextBatch
 
 E, MAX_TOKENS = 24, 8
@@ -250,3 +251,9 @@ def test_the_trunk_knows_no_text_so_that_features_serve_any_caption(case, make_t
     assert_close(own, D(images, condition))
     assert_close(other, D(images, mismatched))
     assert ((own - other).abs() > 1e-4).all()
+
+
+def test_attention_where_the_generator_has_no_resolution_is_refused():
+    for key in ("word_resolutions", "self_attention_resolutions"):
+        with pytest.raises(UsageError, match=r"attention at \[64\] px"):
+            registry.build("generator", "style", {key: [8, 64]}, resolution=32, text_width=16, max_tokens=8)

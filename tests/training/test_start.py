@@ -87,7 +87,7 @@ def test_changed_data_is_refused(start: Start, signal_after: Callable[..., None]
     state = folder.state.read_bytes()
     fingerprint = read_info(folder.snapshot(4)).data_fingerprint
     Image.new("RGB", (24, 24), "black").save(data / "red-circle.png")
-    with pytest.raises(GanT2IError, match=f"not the one that .* was trained on .*{fingerprint[:12]}.*--resume never") as error:
+    with pytest.raises(GanT2IError, match=f"not the one that .* was trained with .*{fingerprint[:12]}.*--resume never") as error:
         start(**changes)
     assert not isinstance(error.value, UsageError)
     assert folder.state.read_bytes() == state

@@ -64,7 +64,7 @@ def test_gradients_are_those_of_the_two_losses(make_session: MakeSession, monkey
     metrics = session.run_step(nimg)
     hook.remove()
 
-    pictures, ids = session.sampler.batch(nimg, 2)
+    pictures, ids, _ = session.sampler.batch(nimg, 2)
     assert ids[0] != ids[1]
     text, real = session.cache.gather(ids), pictures.float() / 127.5 - 1
     fake = G(torch.cat(latents), text)
@@ -121,9 +121,9 @@ def test_accumulated_parts_are_the_whole_batch(
     for parts in (1, accumulation):
         session = make_session(accumulation=parts, **changes)
         gradients = record_gradients(session, monkeypatch)
-        images, ids = session.sampler.batch(4, 4)
-        ids[1] = ids[0]  # a masked pair in one part, so that parts weigh differently
-        metrics = session.step(images, session.cache.gather(ids), ids, 4)
+        images, ids, _ = session.sampler.batch(4, 4)
+        different = torch.tensor([True, False, True, True])  # a masked pair in one part, so that parts weigh differently
+        metrics = session.step(images, session.cache.gather(ids), different, 4)
         results.append((gradients, metrics))
     (whole, whole_metrics), (parts, parts_metrics) = results
     assert whole["G"].keys() == parts["G"].keys()
@@ -137,9 +137,9 @@ def test_equal_captions_are_no_mismatch(make_session: MakeSession, monkeypatch: 
     for match_weight in (1.0, 0.0):
         session = make_session(loss={"match_weight": match_weight})
         gradients = record_gradients(session, monkeypatch)
-        images, _ = session.sampler.batch(0, 4)
+        images, _, _ = session.sampler.batch(0, 4)
         ids = torch.tensor([6, 6, 6, 6])
-        metrics = session.step(images, session.cache.gather(ids), ids, 0)
+        metrics = session.step(images, session.cache.gather(ids), torch.zeros(4, dtype=torch.bool), 0)
         assert metrics["Loss/D/mismatch"] == 0
         results.append(gradients)
     torch.testing.assert_close(results[0], results[1])
@@ -151,9 +151,10 @@ def test_masked_pairs_do_not_thin_the_mismatch_out(make_session: MakeSession, mo
     with torch.no_grad():
         for parameter in session.networks.D.head.parameters():
             parameter.zero_()  # every logit is 0, and every relativistic term log 2
-    images, _ = session.sampler.batch(0, 4)
+    images, _, _ = session.sampler.batch(0, 4)
     for ids in ([6, 6, 8, 8], [6, 8, 6, 8], [6, 6, 6, 8]):
-        metrics = session.step(images, session.cache.gather(ids), torch.tensor(ids), 4)
+        different = torch.tensor(ids) != torch.tensor(ids).roll(1)
+        metrics = session.step(images, session.cache.gather(ids), different, 4)
         for name in ("Loss/D/mismatch", "Loss/D/loss", "Loss/G/loss"):
             assert metrics[name].item() == pytest.approx(math.log(2))
 

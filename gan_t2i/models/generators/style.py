@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
+from gan_t2i.errors import UsageError
 from gan_t2i.models.attention_block import SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
 from gan_t2i.models.mapping import MappingNetwork
@@ -90,7 +91,10 @@ class StyleGenerator(Generator):
         self.constant = nn.Parameter(torch.randn(1, first, 4, 4))
         self.blocks = nn.ModuleList()
         inputs = first
-        for r in (2**k for k in range(2, resolution.bit_length())):  # 4, 8, ... R
+        resolutions = [2**k for k in range(2, resolution.bit_length())]  # 4, 8, ... R
+        if wrong := {*config.word_resolutions, *config.self_attention_resolutions} - {*resolutions}:
+            raise UsageError(f"generator.params: attention at {sorted(wrong)} px, but the resolutions of this network are {resolutions}")
+        for r in resolutions:
             outputs = channels_at(r, config.channel_base, config.channel_max)
             self.blocks.append(
                 SynthesisBlock(
