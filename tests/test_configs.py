@@ -37,7 +37,8 @@ def test_base256_takes_a_step(tmp_path: Path) -> None:
         Image.new("RGB", (256, 256), name).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(f"all {name}\n", encoding="utf-8")
     values = read_yaml(next(path for path in CONFIGS if path.stem == "base256"))
-    values = with_overrides(values, [f"data.source={tmp_path}", "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"]) | {"text_encoder": TINY}
+    small = [f"data.source={tmp_path}", "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"]
+    values = with_overrides(values, small) | {"text_encoder": TINY}
     session = prepare(TrainConfig.parse(values), lambda message: None)
     before = [parameter.clone() for parameter in session.networks.G.parameters()]
     metrics = session.run_step(0)
