@@ -294,11 +294,16 @@ def _read_pairs(folder: Path, bad: BadItems, caption_column: str | None) -> Read
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Relative names (with /) of the files below `root`, without hidden ones and without following links to folders."""
+    """Relative names (with /) of the files below `root`, without hidden ones, without following links to folders, and without the grids
+    of a training run that stands among the pictures."""
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(folder, name))]
         prefix = Path(folder).relative_to(root)
         yield from ((prefix / name).as_posix() for name in names if not name.startswith("."))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "grids").is_dir()
 
 
 def _is_ours(root: Path, name: str, kind: str, bad: BadItems) -> bool:

@@ -36,7 +36,10 @@ class SentenceEncoder:
     id, revision, weights_hash (sha256): what a snapshot records. source: one line on where the weights came from. width: E.
     max_tokens: longer captions are cut there, special tokens included. params: the settings with the revision filled in.
     pipeline_hash: of tokenizer, pooling and normalisation, for the cache. model: the SentenceTransformer itself.
+    learns_from_captions: whether `interface_for` takes anything from the captions.
     """
+
+    learns_from_captions = False
 
     def __init__(
         self, model: "SentenceTransformer", *, id: str, revision: str | None, weights_hash: str, source: str, params: Mapping[str, Any]

@@ -32,6 +32,8 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 class TinyEncoder(SentenceEncoder):
     """Random frozen weights from a seed; the vocabulary comes from the training captions through `interface_for`."""
 
+    learns_from_captions = True
+
     class Config(StrictConfig):
         width: int = Field(64, ge=8)
         """E, a multiple of heads."""

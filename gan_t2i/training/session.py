@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gan_t2i import registry
 from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.packing import PackedDataset, load_dataset
@@ -96,8 +97,9 @@ def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str
 def prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     """Build the parts of a run and report each through `notify`; raises `GanT2IError` where one cannot be had."""
     device = pick_device(config.device)
-    needs_captions = config.text_encoder.name == "tiny"
-    encoder = None if needs_captions else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
+    learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
+    # one that needs no captions comes first: weights that are missing are missed before the data are touched
+    encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
     data = config.data
     dataset = load_dataset(
         resolve_source(data.source, config.resolution, notify=notify),

@@ -267,3 +267,16 @@ def test_the_report_counts_bad_items_by_kind_and_shows_the_first_five():
         "6 left out: empty caption 5, missing image 1",
         *(f"  {n}.txt: the caption is empty" for n in range(5)),
     ]
+
+
+def test_a_run_among_the_pictures_is_no_data(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a black square\n", encoding="utf-8")
+    grids = tmp_path / "runs" / "00000-a" / "grids"
+    grids.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(grids / "grid-000000000.png")
+    assert len(read_records(tmp_path)[1]) == 1  # a picture without a caption, as long as nothing says that it is a run
+    (grids.parent / "config.yaml").write_text("seed: 0\n", encoding="utf-8")
+    records, bad = read_records(tmp_path)
+    assert [record.image.name for record in records] == ["a.png"]
+    assert not bad
