@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def refuse(here: Path) -> Callable[..., None]:
+def assert_refused(here: Path) -> Callable[..., None]:
     """Runs the command in an own folder; checks the exit code, the one sentence, and that no file or folder came or went."""
 
     def run(code: int, sentence: str, *arguments: object) -> None:
@@ -85,8 +85,8 @@ def rewrite(snapshot: Path, path: Path, **changes: Any) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_train_with_a_wrong_option(config: Path, refuse: Callable[..., None], options: list[str], sentence: str) -> None:
-    refuse(2, sentence, "train", "--config", config, *options)
+def test_train_with_a_wrong_option(config: Path, assert_refused: Callable[..., None], options: list[str], sentence: str) -> None:
+    assert_refused(2, sentence, "train", "--config", config, *options)
 
 
 @pytest.mark.parametrize(
@@ -98,24 +98,24 @@ def test_train_with_a_wrong_option(config: Path, refuse: Callable[..., None], op
         ("data: 3", "config key data"),
     ],
 )
-def test_train_with_a_wrong_file(here: Path, refuse: Callable[..., None], text: str, sentence: str) -> None:
+def test_train_with_a_wrong_file(here: Path, assert_refused: Callable[..., None], text: str, sentence: str) -> None:
     (here / "bad.yaml").write_text(text)
-    refuse(2, sentence, "train", "--config", "bad.yaml")
-    refuse(2, sentence, "train", "--config", "bad.yaml", "--data", ".")
+    assert_refused(2, sentence, "train", "--config", "bad.yaml")
+    assert_refused(2, sentence, "train", "--config", "bad.yaml", "--data", ".")
 
 
-def test_train_without_a_usable_pair(config: Path, here: Path, refuse: Callable[..., None]) -> None:
+def test_train_without_a_usable_pair(config: Path, here: Path, assert_refused: Callable[..., None]) -> None:
     data = here / "data"
     data.mkdir()
-    refuse(1, "data", "train", "--config", config, "--data", data)
+    assert_refused(1, "data", "train", "--config", config, "--data", data)
     Image.new("RGB", (24, 24)).save(data / "a.png")
-    refuse(1, "data", "train", "--config", config, "--data", data)
+    assert_refused(1, "data", "train", "--config", config, "--data", data)
     (data / "b.png").write_bytes(b"no picture")
     (data / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "a thing"}\n')
-    refuse(1, "no usable pair", "train", "--config", config, "--data", data)
+    assert_refused(1, "no usable pair", "train", "--config", config, "--data", data)
 
 
-def test_train_with_one_caption_for_all(config: Path, here: Path, refuse: Callable[..., None]) -> None:
+def test_train_with_one_caption_for_all(config: Path, here: Path, assert_refused: Callable[..., None]) -> None:
     data = here / "data"
     data.mkdir()
     rows = []
@@ -123,7 +123,7 @@ def test_train_with_one_caption_for_all(config: Path, here: Path, refuse: Callab
         Image.new("RGB", (24, 24), (40 * number, 0, 0)).save(data / f"{number}.png")
         rows.append(json.dumps({"file_name": f"{number}.png", "text": "a thing"}))
     (data / "metadata.jsonl").write_text("\n".join(rows))
-    refuse(1, "all pictures have the same caption", "train", "--config", config, "--data", data)
+    assert_refused(1, "all pictures have the same caption", "train", "--config", config, "--data", data)
     result = CliRunner().invoke(
         command, ["train", "--config", str(config), "--data", str(data), "--set", "loss.match_weight=0", "--kimg", "0.004"]
     )
@@ -146,31 +146,35 @@ def test_train_with_one_caption_for_all(config: Path, here: Path, refuse: Callab
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_sample_with_a_wrong_option(trained: RunFolder, here: Path, refuse: Callable[..., None], arguments: list[str], sentence: str) -> None:
+def test_sample_with_a_wrong_option(
+    trained: RunFolder, here: Path, assert_refused: Callable[..., None], arguments: list[str], sentence: str
+) -> None:
     (here / "blank.txt").write_text("\n  \n")
     (here / "latin1.txt").write_bytes("grün\n".encode("latin-1"))
-    refuse(2, sentence, "sample", trained.path, *arguments)
+    assert_refused(2, sentence, "sample", trained.path, *arguments)
 
 
 @pytest.mark.parametrize("name", ["sample", "info"])
-def test_what_is_no_snapshot(trained: RunFolder, here: Path, refuse: Callable[..., None], name: str) -> None:
+def test_what_is_no_snapshot(trained: RunFolder, here: Path, assert_refused: Callable[..., None], name: str) -> None:
     prompt = ["-p", "red"] if name == "sample" else []
     snapshot = trained.snapshot(40)
-    refuse(2, "no such run or snapshot: runs/00007-gone; name a run folder, a snapshot file, or latest", name, "runs/00007-gone", *prompt)
-    refuse(2, "there is no run with a snapshot in runs/: train one first", name, "latest", *prompt)
+    assert_refused(
+        2, "no such run or snapshot: runs/00007-gone; name a run folder, a snapshot file, or latest", name, "runs/00007-gone", *prompt
+    )
+    assert_refused(2, "there is no run with a snapshot in runs/: train one first", name, "latest", *prompt)
     (here / "00000-empty").mkdir()
-    refuse(2, "run 00000-empty has no snapshot yet", name, "00000-empty", *prompt)
+    assert_refused(2, "run 00000-empty has no snapshot yet", name, "00000-empty", *prompt)
 
     rewrite(snapshot, here / "future.safetensors", format_version=99)
-    refuse(1, "snapshot future.safetensors has format version 99", name, "future.safetensors", *prompt)
+    assert_refused(1, "snapshot future.safetensors has format version 99", name, "future.safetensors", *prompt)
     rewrite(snapshot, here / "lost.safetensors", generator={"kind": "generator", "name": "lost", "params": {}, "interface": {}})
-    refuse(1, "unknown generator 'lost'", name, "lost.safetensors", *prompt)
+    assert_refused(1, "unknown generator 'lost'", name, "lost.safetensors", *prompt)
     rewrite(snapshot, here / "hollow.safetensors", encoder={})
-    refuse(1, "snapshot hollow.safetensors is damaged", name, "hollow.safetensors", *prompt)
+    assert_refused(1, "snapshot hollow.safetensors is damaged", name, "hollow.safetensors", *prompt)
     (here / "cut.safetensors").write_bytes(snapshot.read_bytes()[:-100])
-    refuse(1, "cut.safetensors is not a safetensors file, or is damaged", name, "cut.safetensors", *prompt)
+    assert_refused(1, "cut.safetensors is not a safetensors file, or is damaged", name, "cut.safetensors", *prompt)
     torch.save({"weights": torch.zeros(3)}, here / "pickled.pt")
-    refuse(1, "pickled.pt is not a safetensors file, or is damaged", name, "pickled.pt", *prompt)
+    assert_refused(1, "pickled.pt is not a safetensors file, or is damaged", name, "pickled.pt", *prompt)
     save_file({"weights": torch.zeros(3)}, here / "foreign.safetensors")
-    refuse(1, "not one that gan_t2i wrote", name, "foreign.safetensors", *prompt)
-    refuse(1, "is not a snapshot of gan_t2i but its training state; name a file under snapshots/", name, trained.state, *prompt)
+    assert_refused(1, "not one that gan_t2i wrote", name, "foreign.safetensors", *prompt)
+    assert_refused(1, "is not a snapshot of gan_t2i but its training state; name a file under snapshots/", name, trained.state, *prompt)
