@@ -164,3 +164,11 @@ def test_a_config_that_is_not_there_is_named(tmp_path):
 def test_nearest():
     assert nearest("colur", ["colour", "size"]) == "did you mean colour?"
     assert nearest("q", ["size", "colour"]) == "allowed: colour, size"
+
+
+def test_settings_without_a_name_are_the_default_classs():
+    config = TrainConfig.parse(with_overrides({}, ["generator.params.channel_base=256"]))
+    assert config.generator.name == TrainConfig().generator.name
+    assert config.generator.params == {**TrainConfig().generator.params, "channel_base": 256}
+    with pytest.raises(UsageError, match=r"generator\.params\.chanel_base; did you mean channel_base"):
+        TrainConfig.parse(with_overrides({}, ["generator.params.chanel_base=256"]))

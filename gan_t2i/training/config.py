@@ -108,6 +108,14 @@ class TrainConfig(StrictConfig):
     ema: EmaConfig = EmaConfig()
     report: ReportConfig = ReportConfig()
 
+    @field_validator("text_encoder", "generator", "discriminator", mode="before")
+    @classmethod
+    def _default_name(cls, value: Any, info: Any) -> Any:
+        """Settings without a name are the default class's."""
+        if isinstance(value, dict) and "name" not in value:
+            return {"name": cls.model_fields[info.field_name].default.name, **value}
+        return value
+
     @field_validator("text_encoder", "generator", "discriminator")
     @classmethod
     def _resolve(cls, spec: Spec, info: Any) -> Spec:
