@@ -123,4 +123,5 @@ def _show_captions(captions: list[str]) -> None:
 
 def _spread(captions: list[str]) -> list[str]:
     """A few captions from the beginning, the middle and the end."""
-    return [captions[index * (len(captions) - 1) // (EXAMPLES - 1)] for index in range(min(EXAMPLES, len(captions)))]
+    shown = min(EXAMPLES, len(captions))
+    return [captions[index * (len(captions) - 1) // max(1, shown - 1)] for index in range(shown)]

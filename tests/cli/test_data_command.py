@@ -114,3 +114,12 @@ def test_inspect_refuses_what_is_not_there(tmp_path: Path) -> None:
 )
 def test_help(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 0
+
+
+def test_inspect_shows_each_of_two_captions(tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        Image.new("RGB", (16, 16), name).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"all {name}\n", encoding="utf-8")
+    output = run("inspect", tmp_path).output
+    assert '"all blue"' in output
+    assert '"all red"' in output
