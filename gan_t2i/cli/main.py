@@ -12,6 +12,7 @@ from gan_t2i.errors import GanT2IError, UsageError
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
     "sample": "Draw pictures from prompts.",
+    "evaluate": "Measure how well a model obeys its prompts.",
     "data": "Make, check and pack caption data sets.",
     "info": "Show what a run or a snapshot holds, or which models are registered.",
 }

@@ -1,0 +1,145 @@
+"""The benchmark of shapes: a model draws the fixed prompts, every picture is graded, and each task's share of passes stands beside chance."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from gan_t2i.evaluation.shapes_grader import Grade, grade_view
+from gan_t2i.evaluation.shapes_prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
+from gan_t2i.evaluation.shapes_view import View, look
+from gan_t2i.pictures import sheet
+
+Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
+"""Prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
+
+_CHUNK = 10  # prompts drawn at a time, for the progress bar
+_OTHERS = 10  # other prompts of the task that each picture is graded against for chance
+_WORST = 4  # prompts of a task among the failures
+_ROW = 512  # width in pixels of a failure in the sheet
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """What became of one prompt: a picture and its grade for every seed."""
+
+    task: SuiteTask
+    prompt: Prompt
+    pictures: tuple[Image.Image, ...]
+    grades: tuple[Grade, ...]
+
+    @property
+    def score(self) -> float:
+        return fmean(grade.passed for grade in self.grades)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The share of pictures that passed, the same with every picture held against other prompts of the task, and the number of pictures."""
+
+    score: float
+    chance: float
+    count: int
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """Everything that a run of the benchmark found; `failures` are the worst prompts of each task, worst first."""
+
+    seeds: int
+    tasks: dict[SuiteTask, TaskResult]
+    failures: tuple[PromptResult, ...]
+
+    def scalars(self) -> dict[str, float]:
+        """What TensorBoard shows."""
+        return {f"Metrics/shapes/{task}": result.score for task, result in self.tasks.items()}
+
+    def table(self) -> str:
+        """Task, score, chance and number of pictures, a line each."""
+        lines = [f"{'task':10}  {'score':>5}  {'chance':>6}  {'n':>4}"]
+        for task, result in self.tasks.items():
+            lines.append(f"{task:10}  {result.score:5.3f}  {result.chance:6.3f}  {result.count:4}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: scores, and the failures with what was asked, what was seen and what of it is wrong."""
+        return {
+            "suite": "shapes",
+            "seeds": self.seeds,
+            "tasks": {task: {"score": result.score, "chance": result.chance, "count": result.count} for task, result in self.tasks.items()},
+            "failures": [
+                {"task": failure.task, "asked": failure.prompt.caption, "seed": seed, "seen": grade.seen, "wrong": list(grade.wrong)}
+                for failure in self.failures
+                for seed, grade in enumerate(failure.grades)
+                if not grade.passed
+            ],
+        }
+
+    def sheet(self) -> Image.Image | None:
+        """The failures as one picture, each row under what was asked and what was seen in its first failed picture; None without any."""
+        if not self.failures:
+            return None
+        captions = []
+        for failure in self.failures:
+            first = next(number for number, grade in enumerate(failure.grades) if not grade.passed)
+            captions.append(f"{failure.task}: {failure.prompt.caption}. Picture {first + 1}: {failure.grades[first].seen}")
+        side = self.failures[0].pictures[0].width
+        # in whole multiples of a picture, wide enough that three lines of text hold what was asked and what was seen
+        cell = -(-_ROW // (self.seeds * side)) * side
+        return sheet([failure.pictures for failure in self.failures], captions, cell=cell)
+
+
+def run_suite(
+    generate: Generate, *, seeds: int = 4, limit: int | None = None, progress: bool = True, prompts: Prompts | None = None
+) -> SuiteResult:
+    """Let `generate` draw every prompt with the seeds 0, 1, ... and grade the pictures.
+
+    `limit` takes only the first so many prompts of each task; `prompts` replaces the fixed lists. Chance needs two prompts a task.
+    """
+    if seeds < 1 or (limit is not None and limit < 2):
+        raise ValueError(f"seeds = {seeds}, limit = {limit}: at least one seed and two prompts a task")
+    tasks: dict[SuiteTask, TaskResult] = {}
+    failures: list[PromptResult] = []
+    lists = {task: (prompts or load_prompts())[task][:limit] for task in SUITE_TASKS}
+    total = sum(map(len, lists.values())) * seeds
+    with tqdm(total=total, desc="shapes", unit="img", disable=None if progress else True) as bar:
+        for task, entries in lists.items():
+            pictures: list[Image.Image] = []
+            for start in range(0, len(entries), _CHUNK):
+                drawn = generate([entry.caption for entry in entries[start : start + _CHUNK]], range(seeds))
+                pictures += drawn
+                bar.update(len(drawn))
+            tasks[task], results = _grade_task(task, entries, pictures, seeds)
+            failed = [result for result in results if result.score < 1]
+            failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.wrong) for grade in result.grades)))[:_WORST]
+    return SuiteResult(seeds, tasks, tuple(failures))
+
+
+def _grade_task(
+    task: SuiteTask, entries: Sequence[Prompt], pictures: Sequence[Image.Image], seeds: int
+) -> tuple[TaskResult, list[PromptResult]]:
+    """Grade the pictures of a task, `seeds` of them for each of its prompts."""
+    assert len(pictures) == len(entries) * seeds, (len(pictures), len(entries), seeds)
+    views = [look(np.asarray(picture.convert("RGB"))) for picture in pictures]
+    results = []
+    for number, entry in enumerate(entries):
+        own = slice(number * seeds, (number + 1) * seeds)
+        grades = tuple(grade_view(view, entry.scene, task) for view in views[own])
+        results.append(PromptResult(task, entry, tuple(pictures[own]), grades))
+    return TaskResult(fmean(result.score for result in results), _chance(task, entries, views, seeds), len(views)), results
+
+
+def _chance(task: SuiteTask, entries: Sequence[Prompt], views: Sequence[View], seeds: int) -> float:
+    """The share of passes where the captions are shuffled: every picture against a few prompts of its task that are not its own."""
+    rng = random.Random(f"shapes chance {task}")
+    passed = []
+    for index, view in enumerate(views):
+        own = index // seeds
+        for other in rng.sample(range(len(entries) - 1), min(_OTHERS, len(entries) - 1)):
+            passed.append(grade_view(view, entries[other + (other >= own)].scene, task).passed)
+    return fmean(passed)
