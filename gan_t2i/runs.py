@@ -77,6 +77,12 @@ def new_run(outdir: Path, description: str) -> RunFolder:
     return folder
 
 
+def run_of(snapshot: Path) -> RunFolder | None:
+    """The run whose snapshots/ holds `snapshot`, if one does."""
+    run = RunFolder(snapshot.absolute().parent.parent)
+    return run if run.config.is_file() and snapshot.absolute().parent.name == "snapshots" else None
+
+
 def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
     """The snapshot file that `name` means: a snapshot, a run folder (its newest), or ``latest`` (the newest run in `outdir` with one)."""
     if name == "latest":

@@ -1,7 +1,7 @@
 import pytest
 
 from gan_t2i.errors import UsageError
-from gan_t2i.runs import RunFolder, list_runs, new_run, resolve_snapshot
+from gan_t2i.runs import RunFolder, list_runs, new_run, resolve_snapshot, run_of
 
 
 def add_snapshot(run, nimg):
@@ -79,3 +79,11 @@ def test_one_process_trains_in_a_run(tmp_path):
         pass
     with folder.lock():  # free again
         pass
+
+
+def test_the_run_of_a_snapshot(tmp_path):
+    folder = new_run(tmp_path, "one")
+    assert run_of(folder.snapshot(16)) is None  # a folder without a config is no run
+    folder.config.write_text("seed: 0\n")
+    assert run_of(folder.snapshot(16)) == folder
+    assert run_of(folder.path / "elsewhere" / "snapshot.safetensors") is None

@@ -40,7 +40,7 @@ def command(
     Of a snapshot in a run folder, scores and the worst failures go into the run's evaluation/ folder, unless told, and to TensorBoard.
     """
     from gan_t2i.evaluation.shapes_suite import run_suite
-    from gan_t2i.runs import resolve_snapshot
+    from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.sampling.save import save_png
 
@@ -69,14 +69,6 @@ def command(
         notify(f"written: {sheet_file}")
     if run is not None:
         write_scalars(run, result.scalars(), nimg)
-
-
-def run_of(snapshot: Path) -> "RunFolder | None":
-    """The run that the snapshot lies in, if it does."""
-    from gan_t2i.runs import RunFolder
-
-    run = RunFolder(snapshot.absolute().parent.parent)
-    return run if run.config.is_file() and snapshot.absolute().parent.name == "snapshots" else None
 
 
 def write_scalars(run: "RunFolder", scalars: Mapping[str, float], nimg: int) -> None:

@@ -12,7 +12,7 @@ from gan_t2i.config import read_yaml
 from gan_t2i.errors import UsageError
 from gan_t2i.models.base import Generator
 from gan_t2i.pictures import to_pictures
-from gan_t2i.runs import RunFolder, resolve_snapshot
+from gan_t2i.runs import resolve_snapshot, run_of
 from gan_t2i.runtime import generator_for, pick_device
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
@@ -92,8 +92,8 @@ class Text2Image:
 
 def _folder_of_run(snapshot: Path) -> str | None:
     """The local folder that a run took its text encoder from: its config knows the whole path, which the snapshot does not tell."""
-    config = RunFolder(snapshot.absolute().parent.parent).config
-    model = read_yaml(config).get("text_encoder", {}).get("params", {}).get("model") if config.is_file() else None
+    run = run_of(snapshot)
+    model = read_yaml(run.config).get("text_encoder", {}).get("params", {}).get("model") if run else None
     return model if model and Path(model).is_dir() else None
 
 
