@@ -1,8 +1,8 @@
 """One step of the game: losses, penalties, gradients, Adam, and the moving average. N pictures a step, n a part of it.
 
 Both gradients are taken at the same weights (simultaneous descent, the setting of R3GAN's analysis, arXiv 2501.05441): the generator's
-pictures are drawn once and the discriminator sees them once, for its own gradient and for the generator's, which saves a quarter of the
-work of two alternating phases and makes accumulation exact.
+pictures are drawn once and the discriminator sees them once, for its own gradient and for the generator's. Counted in forward and backward
+passes that is about a quarter less than two alternating phases (not timed against them), and it makes accumulation exact.
 """
 
 import copy
