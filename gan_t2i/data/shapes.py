@@ -25,7 +25,7 @@ from gan_t2i.files import atomic_folder
 __all__ = ["Scene", "Thing", "captions", "composition", "draw_scene", "make_shapes", "sample_scene", "split_of", "vocabulary"]
 
 # Part of the name of cached copies: raise it when the same (seed, size, count) gives other pictures or captions.
-VERSION = 1
+VERSION = 2
 SMALLEST, LARGEST = 16, 1024
 
 TASKS: dict[Task, float] = {"single": 0.28, "position": 0.22, "two": 0.15, "relation": 0.20, "count": 0.15}

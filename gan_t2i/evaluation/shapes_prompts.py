@@ -57,7 +57,7 @@ def load_prompts() -> Prompts:
 def make_prompts(seed: int = 0) -> Prompts:
     """Draw the lists: held-out scenes in plain wording, no caption twice in a task, and what the task asks about as even as they allow.
 
-    Any first part of a list is as even as the whole. Counting asks for one, two and four: the data set's split happens to hold out no three.
+    Any first part of a list is as even as the whole.
     """
     result: Prompts = {}
     for task in SUITE_TASKS:

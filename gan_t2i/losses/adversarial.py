@@ -42,6 +42,6 @@ LOSSES = {
 
 
 def mismatch_weights(different: Tensor) -> Tensor:
-    """Weights [N] of pictures held against another's caption: 0 where `different` (bool [N]) says it is one of the picture's own, the
+    """Weights of pictures held against other captions: 0 where `different` (bool, any shape) says it is one of the picture's own, the
     others alike and with a mean of 1."""
-    return different * (len(different) / different.sum().clamp(min=1))
+    return different * (different.numel() / different.sum().clamp(min=1))

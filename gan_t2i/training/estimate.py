@@ -23,8 +23,8 @@ TIMED_STEPS = 8
 def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, notify)
-    images, ids, _ = session.sampler.batch(0, 2)
-    text = session.cache.gather(ids).to(session.device)
+    batch = session.sampler.batch(0, 2)
+    images, text = batch.images, session.cache.gather(batch.captions).to(session.device)
     networks = session.networks
     z = torch.randn(2, networks.G.z_width, device=session.device)
     with torch.no_grad():

@@ -48,7 +48,7 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
     try:
         with StopRequest() as stop:
             if nimg == 0:
-                report.real_pictures(session.sampler.batch(0, 32)[0], nimg)
+                report.real_pictures(session.sampler.batch(0, 32).images, nimg)
                 draw_samples(session, folder, report, nimg)
             stopping = False
             while nimg < total and not stopping:

@@ -1,12 +1,27 @@
 """Which picture, with which of its captions, is shown as the n-th: a pure function of (seed, n), so that a run can go on anywhere."""
 
 import functools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from gan_t2i.data.negatives import OneChange
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.runtime import generator_for
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N pictures, the captions shown with them, and K captions of other pictures that each is held against."""
+
+    images: Tensor  # uint8 [N, 3, R, R]
+    captions: Tensor  # [N], ids
+    negatives: Tensor  # [N, K], ids
+    wrong: Tensor  # bool [N, K], False where a negative is one of the picture's own captions after all
 
 
 class Sampler:
@@ -15,25 +30,37 @@ class Sampler:
     Args:
         dataset: packed pictures and captions.
         seed: of the run.
+        negatives: the kinds of captions to hold a picture against, one of each: "random" or "one_change".
     """
 
-    def __init__(self, dataset: PackedDataset, seed: int) -> None:
+    def __init__(self, dataset: PackedDataset, seed: int, negatives: Sequence[str] = ("random",)) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.negatives = negatives
+        self._one_change = OneChange(dataset) if "one_change" in negatives else None
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         permutation = torch.randperm(len(self.dataset.train), generator=generator_for(self.seed, "epoch", epoch)).numpy()
         return self.dataset.train[permutation]
 
-    def batch(self, nimg: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The pictures nimg .. nimg + count: uint8 [count, 3, R, R], the ids [count] of the captions shown with them, and whether the
-        caption shown with the picture before (the last one's, for the first) is none of the picture's own: bool [count]."""
+    def batch(self, nimg: int, count: int) -> Batch:
+        """The pictures nimg .. nimg + count."""
         positions = range(nimg, nimg + count)
         size = len(self.dataset.train)
         items = [int(self._order(position // size)[position % size]) for position in positions]
         draws = torch.rand(count, generator=generator_for(self.seed, "caption", nimg)).tolist()
-        captions = [self.dataset.caption_ids[item] for item in items]
-        ids = [choices[int(draw * len(choices))] for choices, draw in zip(captions, draws, strict=True)]
-        different = [before not in choices for before, choices in zip([ids[-1], *ids[:-1]], captions, strict=True)]
-        return self.dataset.gather(items), torch.tensor(ids), torch.tensor(different)
+        own = [self.dataset.caption_ids[item] for item in items]
+        ids = [choices[int(draw * len(choices))] for choices, draw in zip(own, draws, strict=True)]
+        columns = [self._column(kind, items, ids, nimg) for kind in self.negatives]
+        negatives = torch.tensor(columns).T if columns else torch.empty(count, 0, dtype=torch.int64)
+        wrong = [[negative not in choices for negative in row] for row, choices in zip(negatives.tolist(), own, strict=True)]
+        return Batch(self.dataset.gather(items), torch.tensor(ids), negatives, torch.tensor(wrong, dtype=torch.bool))
+
+    def _column(self, kind: str, items: list[int], ids: list[int], nimg: int) -> list[int]:
+        before = [ids[-1], *ids[:-1]]
+        if self._one_change is None or kind == "random":
+            return before
+        rng = random.Random(f"negatives {self.seed} {nimg}")
+        found = [self._one_change.draw(item, rng) for item in items]
+        return [other if drawn is None else drawn for drawn, other in zip(found, before, strict=True)]

@@ -37,7 +37,7 @@ class Session:
     step: TrainStep = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sampler = Sampler(self.dataset, self.config.seed)
+        self.sampler = Sampler(self.dataset, self.config.seed, self.config.loss.negatives)
         self.step = TrainStep(self.networks, self.config, self.device)
 
     @property
@@ -47,8 +47,8 @@ class Session:
 
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
-        images, ids, different = self.sampler.batch(nimg, self.config.batch)
-        return self.step(images, self.cache.gather(ids), different, nimg)
+        batch = self.sampler.batch(nimg, self.config.batch)
+        return self.step(batch, self.cache.gather, nimg)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
         """Up to `limit` held-out pictures in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""

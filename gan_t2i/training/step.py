@@ -7,6 +7,7 @@ passes that is about a quarter less than two alternating phases (not timed again
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from gan_t2i.pictures import from_uint8
 from gan_t2i.runtime import autocast, full_precision, generator_for
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import ema_decay, learning_rate_factor
 
 Metrics = dict[str, Tensor]
@@ -70,9 +72,8 @@ class TrainStep:
         self.device = device
         self.loss = LOSSES[config.loss.name]
 
-    def __call__(self, images: Tensor, text: TextBatch, different: Tensor, nimg: int) -> Metrics:
-        """images uint8 [N, 3, R, R], the encoded captions shown with them, whether each is held against a caption that is not its own
-        (the one before its; bool [N]), and the pictures shown before.
+    def __call__(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> Metrics:
+        """A batch of N pictures, a function from ids of captions to their embeddings, and the number of pictures shown before.
 
         Returns the step's metrics as scalars on the device.
         """
@@ -81,12 +82,13 @@ class TrainStep:
         with_penalty = (nimg // config.batch) % config.penalty.interval == 0
         draws = generator_for(config.seed, "step", nimg)
         z = torch.randn(config.batch, networks.G.z_width, generator=draws)  # for the whole batch, so that parts add up to it
-        weights = mismatch_weights(different)
+        weights = mismatch_weights(batch.wrong)
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for rows in torch.arange(config.batch).chunk(parts):
-            # One part needs the caption before its first picture's too, which that picture is held against; the whole batch has it.
-            told = text if parts == 1 else text[torch.cat([rows[:1] - 1, rows])]
-            for name, value in self._add_gradients(images[rows], told, weights[rows], z[rows], draws, with_penalty).items():
+            # each caption once: those of the batch are random negatives too
+            ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
+            told = encode(ids).to(self.device)
+            for name, value in self._add_gradients(batch.images[rows], told, places, weights[rows], z[rows], draws, with_penalty).items():
                 metrics[name] = metrics[name] + value / parts
         factor = learning_rate_factor(nimg, config.optimizer)
         for name, network, optimizer, rate in (
@@ -101,26 +103,28 @@ class TrainStep:
         return dict(metrics)
 
     def _add_gradients(
-        self, images: Tensor, text: TextBatch, weights: Tensor, z: Tensor, draws: torch.Generator, with_penalty: bool
+        self, images: Tensor, text: TextBatch, places: Tensor, weights: Tensor, z: Tensor, draws: torch.Generator, with_penalty: bool
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
-        images [n, 3, R, R] with their captions, or n + 1 captions: the one before as well; weights [n] of the mismatched pairs, z [n, Z].
+        images [n, 3, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; weights [n, K]; z [n, Z].
         """
         G, D, config = self.networks.G, self.networks.D, self.config
-        text, z, weights = text.to(self.device), z.to(self.device), weights.to(self.device)
-        first = len(text) - len(images)  # place of the first picture's own caption
-        before = torch.arange(first - 1, len(text) - 1, device=self.device)
+        places, z, weights = places.to(self.device), z.to(self.device), weights.to(self.device)
+        own, others = places[:, 0], places[:, 1:]
         with autocast(self.device, config.precision):
-            fake = G(z, text[first:])
+            fake = G(z, text[own])
             fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
             real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws)
             fake_augmented = augment(fake_seen, config.augment, draws)
             conditions = D.text_head(text)
-            condition = conditions[first:]
+            condition = conditions[own]
             features = D.trunk(real_augmented)
             real = D.head(features, condition)
-            mismatched = D.head(features, conditions[before])
+            count = others.shape[1]
+            mismatched = D.head(features.repeat_interleave(count, dim=0) if count != 1 else features, conditions[others.flatten()]).unflatten(
+                0, (-1, count)
+            )
             fake_logits = D(fake_augmented, condition)
 
         g_loss = self.loss.generator(real.detach(), fake_logits).mean()
@@ -128,7 +132,7 @@ class TrainStep:
         fake.backward(gradient)
 
         d_loss = self.loss.discriminator(real, fake_logits).mean()
-        match_loss = (self.loss.mismatch(real, mismatched) * weights).mean()
+        match_loss = (self.loss.mismatch(real[:, None], mismatched) * weights).mean()
         metrics = {
             "Loss/G/loss": g_loss.detach(),
             "Loss/D/loss": d_loss.detach(),

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import ImageColor
 
+from gan_t2i.data.packing import pack
+from gan_t2i.data.shapes import make_shapes
 from gan_t2i.training.sampler import Sampler
 from gan_t2i.training.session import Session
 
@@ -27,8 +30,8 @@ def items_of(session: Session, images: torch.Tensor) -> list[int]:
 
 
 def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
-    images, ids, _ = session.sampler.batch(0, 100)
-    for image, item, caption_id in zip(images, items_of(session, images), ids.tolist(), strict=True):
+    batch = session.sampler.batch(0, 100)
+    for image, item, caption_id in zip(batch.images, items_of(session, batch.images), batch.captions.tolist(), strict=True):
         assert caption_id in session.dataset.caption_ids[item]
         words = session.dataset.captions[caption_id].split()
         colour = words[1] if words[0] == "a" else words[0]
@@ -37,11 +40,11 @@ def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
 
 def test_the_step_is_given_the_embeddings_of_these_captions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
-    monkeypatch.setattr(session, "step", lambda images, text, different, nimg: seen.update(images=images, text=text) or {})
+    monkeypatch.setattr(session, "step", lambda batch, encode, nimg: seen.update(images=batch.images, text=encode(batch.captions)) or {})
     session.run_step(8)
-    images, ids, _ = session.sampler.batch(8, 4)
-    assert torch.equal(seen["images"], images)
-    for row, caption_id in enumerate(ids.tolist()):
+    batch = session.sampler.batch(8, 4)
+    assert torch.equal(seen["images"], batch.images)
+    for row, caption_id in enumerate(batch.captions.tolist()):
         encoded = session.encoder.encode([session.dataset.captions[caption_id]])
         torch.testing.assert_close(seen["text"].pooled[row], encoded.pooled[0], rtol=1e-3, atol=1e-3)  # the cache holds float16
         torch.testing.assert_close(seen["text"].tokens[row][seen["text"].mask[row]], encoded.tokens[0], rtol=1e-2, atol=1e-2)
@@ -49,33 +52,33 @@ def test_the_step_is_given_the_embeddings_of_these_captions(session: Session, mo
 
 def test_a_caption_is_no_mismatch_where_it_is_one_of_the_pictures_own(session: Session) -> None:
     captions = session.dataset.caption_ids
-    images, ids, different = session.sampler.batch(0, 1000)
-    items = items_of(session, images)
-    expected = [ids[place - 1].item() not in captions[item] for place, item in enumerate(items)]
-    assert different.tolist() == expected
-    assert not different.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
+    batch = session.sampler.batch(0, 1000)
+    assert batch.negatives[:, 0].tolist() == batch.captions.roll(1).tolist()
+    expected = [[batch.captions[place - 1].item() not in captions[item]] for place, item in enumerate(items_of(session, batch.images))]
+    assert batch.wrong.tolist() == expected
+    assert not batch.wrong.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
 
 
 def test_every_epoch_shows_every_training_picture_once(session: Session) -> None:
     size = len(session.dataset.train)
     assert size == 10
-    orders = [items_of(session, session.sampler.batch(epoch * size, size)[0]) for epoch in range(6)]
+    orders = [items_of(session, session.sampler.batch(epoch * size, size).images) for epoch in range(6)]
     for order in orders:
         assert sorted(order) == session.dataset.train.tolist()
     assert len({tuple(order) for order in orders}) == 6  # shuffled anew
     # Batches across the border of two epochs are the same pictures.
-    assert items_of(session, session.sampler.batch(0, 2 * size)[0]) == orders[0] + orders[1]
-    assert items_of(session, torch.cat([session.sampler.batch(nimg, 4)[0] for nimg in range(0, 20, 4)])) == orders[0] + orders[1]
+    assert items_of(session, session.sampler.batch(0, 2 * size).images) == orders[0] + orders[1]
+    assert items_of(session, torch.cat([session.sampler.batch(nimg, 4).images for nimg in range(0, 20, 4)])) == orders[0] + orders[1]
 
 
 def test_no_held_out_picture_or_caption_is_shown(session: Session) -> None:
-    images, ids, _ = session.sampler.batch(0, 400)
-    assert not set(items_of(session, images)) & set(session.dataset.heldout.tolist())
-    assert not any(HELDOUT_COLOUR in session.dataset.captions[caption_id] for caption_id in ids.tolist())
+    batch = session.sampler.batch(0, 400)
+    assert not set(items_of(session, batch.images)) & set(session.dataset.heldout.tolist())
+    assert not any(HELDOUT_COLOUR in session.dataset.captions[caption_id] for caption_id in batch.captions.tolist())
 
 
 def test_all_captions_of_a_picture_are_drawn(session: Session) -> None:
-    counts = Counter(session.sampler.batch(0, 400)[1].tolist())
+    counts = Counter(session.sampler.batch(0, 400).captions.tolist())
     assert set(counts) == {caption_id for item in session.dataset.train for caption_id in session.dataset.caption_ids[item]}
     assert min(counts.values()) > 5  # of 20 on average
 
@@ -85,9 +88,21 @@ def test_a_batch_is_a_function_of_seed_and_nimg(session: Session) -> None:
     places = [0, 4, 8, 12, 40, 400, 4000]
     expected = {nimg: first.batch(nimg, 4) for nimg in places}
     for nimg in reversed(places):
-        images, ids, different = again.batch(nimg, 4)
-        assert torch.equal(images, expected[nimg][0])
-        assert torch.equal(ids, expected[nimg][1])
-        assert torch.equal(different, expected[nimg][2])
-    assert not all(torch.equal(other.batch(nimg, 4)[1], expected[nimg][1]) for nimg in places)
-    assert not torch.equal(first.batch(0, 40)[1], first.batch(40, 40)[1])
+        for part, value in vars(again.batch(nimg, 4)).items():
+            assert torch.equal(value, getattr(expected[nimg], part))
+    assert not all(torch.equal(other.batch(nimg, 4).captions, expected[nimg].captions) for nimg in places)
+    assert not torch.equal(first.batch(0, 40).captions, first.batch(40, 40).captions)
+
+
+def test_negatives_of_several_kinds_stand_beside_each_other(tmp_path: Path) -> None:
+    dataset = pack(make_shapes(tmp_path / "set", count=300, size=16, progress=False), tmp_path / "packed", 16, progress=False)
+    both = Sampler(dataset, 0, ("random", "one_change"))
+    batch = both.batch(0, 64)
+    assert batch.negatives.shape == batch.wrong.shape == (64, 2)
+    assert torch.equal(batch.negatives[:, :1], Sampler(dataset, 0).batch(0, 64).negatives)
+    hard = Sampler(dataset, 0, ("one_change",)).batch(0, 64)
+    assert torch.equal(batch.negatives[:, 1:], hard.negatives)
+    assert hard.wrong.all()
+    assert not torch.equal(hard.negatives, both.batch(64, 64).negatives[:, 1:])
+    trained = {caption for item in dataset.train for caption in dataset.caption_ids[item]}
+    assert set(batch.negatives.flatten().tolist()) <= trained

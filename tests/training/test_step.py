@@ -1,5 +1,6 @@
 """One step against a reference written by hand, and what it must leave alone."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
 
@@ -64,7 +66,8 @@ def test_gradients_are_those_of_the_two_losses(make_session: MakeSession, monkey
     metrics = session.run_step(nimg)
     hook.remove()
 
-    pictures, ids, _ = session.sampler.batch(nimg, 2)
+    batch = session.sampler.batch(nimg, 2)
+    pictures, ids = batch.images, batch.captions
     assert ids[0] != ids[1]
     text, real = session.cache.gather(ids), pictures.float() / 127.5 - 1
     fake = G(torch.cat(latents), text)
@@ -111,6 +114,20 @@ def test_a_step_moves_both_networks_and_the_average(make_session: MakeSession) -
     assert all(p.grad is None or not p.grad.any() for network in (networks.G, networks.D) for p in network.parameters())
 
 
+def test_negatives_weigh_alike(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mismatch term of two negatives a picture is the mean of the terms of each kind alone."""
+    terms = []
+    for columns in ([0], [1], [0, 1]):
+        session = make_session(precision="float32")
+        record_gradients(session, monkeypatch)
+        shown = session.sampler.batch(0, 4)
+        negatives = torch.stack([shown.captions.roll(1), shown.captions.roll(2)], dim=1)[:, columns]
+        batch = Batch(shown.images, shown.captions, negatives, torch.ones_like(negatives, dtype=torch.bool))
+        terms.append(session.step(batch, session.cache.gather, 0)["Loss/D/mismatch"])
+    torch.testing.assert_close(terms[2], (terms[0] + terms[1]) / 2)
+    assert terms[0] != terms[1]
+
+
 @pytest.mark.parametrize("accumulation", [2, 4])
 @pytest.mark.parametrize("r1_gamma", [0, 2.0])
 def test_accumulated_parts_are_the_whole_batch(
@@ -121,9 +138,9 @@ def test_accumulated_parts_are_the_whole_batch(
     for parts in (1, accumulation):
         session = make_session(accumulation=parts, **changes)
         gradients = record_gradients(session, monkeypatch)
-        images, ids, _ = session.sampler.batch(4, 4)
-        different = torch.tensor([True, False, True, True])  # a masked pair in one part, so that parts weigh differently
-        metrics = session.step(images, session.cache.gather(ids), different, 4)
+        batch = session.sampler.batch(4, 4)
+        wrong = torch.tensor([[True], [False], [True], [True]])  # a masked pair in one part, so that parts weigh differently
+        metrics = session.step(dataclasses.replace(batch, wrong=wrong), session.cache.gather, 4)
         results.append((gradients, metrics))
     (whole, whole_metrics), (parts, parts_metrics) = results
     assert whole["G"].keys() == parts["G"].keys()
@@ -137,9 +154,9 @@ def test_equal_captions_are_no_mismatch(make_session: MakeSession, monkeypatch: 
     for match_weight in (1.0, 0.0):
         session = make_session(loss={"match_weight": match_weight})
         gradients = record_gradients(session, monkeypatch)
-        images, _, _ = session.sampler.batch(0, 4)
         ids = torch.tensor([6, 6, 6, 6])
-        metrics = session.step(images, session.cache.gather(ids), torch.zeros(4, dtype=torch.bool), 0)
+        batch = Batch(session.sampler.batch(0, 4).images, ids, ids[:, None], torch.zeros(4, 1, dtype=torch.bool))
+        metrics = session.step(batch, session.cache.gather, 0)
         assert metrics["Loss/D/mismatch"] == 0
         results.append(gradients)
     torch.testing.assert_close(results[0], results[1])
@@ -151,10 +168,11 @@ def test_masked_pairs_do_not_thin_the_mismatch_out(make_session: MakeSession, mo
     with torch.no_grad():
         for parameter in session.networks.D.head.parameters():
             parameter.zero_()  # every logit is 0, and every relativistic term log 2
-    images, _, _ = session.sampler.batch(0, 4)
-    for ids in ([6, 6, 8, 8], [6, 8, 6, 8], [6, 6, 6, 8]):
-        different = torch.tensor(ids) != torch.tensor(ids).roll(1)
-        metrics = session.step(images, session.cache.gather(ids), different, 4)
+    images = session.sampler.batch(0, 4).images
+    for captions in ([6, 6, 8, 8], [6, 8, 6, 8], [6, 6, 6, 8]):
+        ids = torch.tensor(captions)
+        negatives = torch.stack([ids.roll(1), ids.roll(2)], dim=1)
+        metrics = session.step(Batch(images, ids, negatives, negatives != ids[:, None]), session.cache.gather, 4)
         for name in ("Loss/D/mismatch", "Loss/D/loss", "Loss/G/loss"):
             assert metrics[name].item() == pytest.approx(math.log(2))
 
