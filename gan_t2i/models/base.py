@@ -23,7 +23,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """A network registered as "discriminator"; its constructor takes (config, *, resolution, text_width, max_tokens).
 
-    `trunk` runs once a picture, `text_head` once a caption, `head` once for each pair of them; logits of different pairs are independent.
+    `trunk` runs once a picture, `text_head` once a caption, and `head` takes the features of n pictures and k captions for each, those of a
+    picture in a row, to n * k logits; logits of different pairs are independent.
     """
 
     resolution: int

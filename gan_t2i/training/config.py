@@ -34,8 +34,10 @@ class LossConfig(StrictConfig):
     name: Literal["relativistic", "non_saturating", "hinge"] = "relativistic"
     match_weight: NotNegative = 1.0
     """Weight of the term that tells D a real picture with another item's caption is wrong."""
+    generator_match_weight: NotNegative = 0.0
+    """Weight of the term that asks G for pictures that D gives to their own caption rather than to the negatives."""
     negatives: tuple[Literal["random", "one_change"], ...] = ("random",)
-    """Those other captions, one of each kind a picture: any other's, or one that is wrong in a single respect (data with scenes)."""
+    """Those other captions, one a picture for each mention: any other's, or one that is wrong in a single respect (data with scenes)."""
 
 
 class PenaltyConfig(StrictConfig):

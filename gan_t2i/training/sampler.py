@@ -30,7 +30,7 @@ class Sampler:
     Args:
         dataset: packed pictures and captions.
         seed: of the run.
-        negatives: the kinds of captions to hold a picture against, one of each: "random" or "one_change".
+        negatives: the kinds of captions to hold a picture against, "random" or "one_change", one for each mention.
     """
 
     def __init__(self, dataset: PackedDataset, seed: int, negatives: Sequence[str] = ("random",)) -> None:
@@ -52,15 +52,17 @@ class Sampler:
         draws = torch.rand(count, generator=generator_for(self.seed, "caption", nimg)).tolist()
         own = [self.dataset.caption_ids[item] for item in items]
         ids = [choices[int(draw * len(choices))] for choices, draw in zip(own, draws, strict=True)]
-        columns = [self._column(kind, items, ids, nimg) for kind in self.negatives]
+        rng = random.Random(f"negatives {self.seed} {nimg}")
+        columns = [self._column(kind, items, ids, rng) for kind in self.negatives]
         negatives = torch.tensor(columns).T if columns else torch.empty(count, 0, dtype=torch.int64)
         wrong = [[negative not in choices for negative in row] for row, choices in zip(negatives.tolist(), own, strict=True)]
         return Batch(self.dataset.gather(items), torch.tensor(ids), negatives, torch.tensor(wrong, dtype=torch.bool))
 
-    def _column(self, kind: str, items: list[int], ids: list[int], nimg: int) -> list[int]:
+    def _column(self, kind: str, items: list[int], ids: list[int], rng: random.Random) -> list[int]:
+        """A negative of that kind for each picture; where there is none, the caption of the picture before."""
         before = [ids[-1], *ids[:-1]]
-        if self._one_change is None or kind == "random":
+        if kind == "random":
             return before
-        rng = random.Random(f"negatives {self.seed} {nimg}")
+        assert self._one_change is not None
         found = [self._one_change.draw(item, rng) for item in items]
         return [other if drawn is None else drawn for drawn, other in zip(found, before, strict=True)]

@@ -82,13 +82,15 @@ class TrainStep:
         with_penalty = (nimg // config.batch) % config.penalty.interval == 0
         draws = generator_for(config.seed, "step", nimg)
         z = torch.randn(config.batch, networks.G.z_width, generator=draws)  # for the whole batch, so that parts add up to it
-        weights = mismatch_weights(batch.wrong)
+        weights = mismatch_weights(batch.wrong.any(dim=1))
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for rows in torch.arange(config.batch).chunk(parts):
             # each caption once: those of the batch are random negatives too
             ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
             told = encode(ids).to(self.device)
-            for name, value in self._add_gradients(batch.images[rows], told, places, weights[rows], z[rows], draws, with_penalty).items():
+            for name, value in self._add_gradients(
+                batch.images[rows], told, places, batch.wrong[rows], weights[rows], z[rows], draws, with_penalty
+            ).items():
                 metrics[name] = metrics[name] + value / parts
         factor = learning_rate_factor(nimg, config.optimizer)
         for name, network, optimizer, rate in (
@@ -103,45 +105,54 @@ class TrainStep:
         return dict(metrics)
 
     def _add_gradients(
-        self, images: Tensor, text: TextBatch, places: Tensor, weights: Tensor, z: Tensor, draws: torch.Generator, with_penalty: bool
+        self,
+        images: Tensor,
+        text: TextBatch,
+        places: Tensor,
+        wrong: Tensor,
+        weights: Tensor,
+        z: Tensor,
+        draws: torch.Generator,
+        with_penalty: bool,
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
-        images [n, 3, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; weights [n, K]; z [n, Z].
+        images [n, 3, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
+        weights of the pictures in the mismatch term [n]; z [n, Z].
         """
         G, D, config = self.networks.G, self.networks.D, self.config
-        places, z, weights = places.to(self.device), z.to(self.device), weights.to(self.device)
-        own, others = places[:, 0], places[:, 1:]
+        places, wrong, weights, z = (x.to(self.device) for x in (places, wrong, weights, z))
+        own = places[:, 0]
         with autocast(self.device, config.precision):
             fake = G(z, text[own])
             fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
             real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws)
             fake_augmented = augment(fake_seen, config.augment, draws)
             conditions = D.text_head(text)
-            condition = conditions[own]
-            features = D.trunk(real_augmented)
-            real = D.head(features, condition)
-            count = others.shape[1]
-            mismatched = D.head(features.repeat_interleave(count, dim=0) if count != 1 else features, conditions[others.flatten()]).unflatten(
-                0, (-1, count)
-            )
-            fake_logits = D(fake_augmented, condition)
+            logits = against(D, D.trunk(real_augmented), conditions, places)
+            real, mismatched = logits[:, 0], logits[:, 1:]
+            generator_places = places if config.loss.generator_match_weight else places[:, :1]
+            fake_logits = against(D, D.trunk(fake_augmented), conditions, generator_places)
+            fake_own, fake_mismatched = fake_logits[:, 0], fake_logits[:, 1:]
 
-        g_loss = self.loss.generator(real.detach(), fake_logits).mean()
+        g_loss = self.loss.generator(real.detach(), fake_own).mean()
+        if config.loss.generator_match_weight:
+            g_match_loss = (self.loss.mismatch(fake_own, fake_mismatched, wrong) * weights).mean()
+            g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
         (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_seen, retain_graph=True)
         fake.backward(gradient)
 
-        d_loss = self.loss.discriminator(real, fake_logits).mean()
-        match_loss = (self.loss.mismatch(real[:, None], mismatched) * weights).mean()
+        d_loss = self.loss.discriminator(real, fake_own).mean()
+        match_loss = (self.loss.mismatch(real, mismatched, wrong) * weights).mean()
         metrics = {
             "Loss/G/loss": g_loss.detach(),
             "Loss/D/loss": d_loss.detach(),
             "Loss/D/mismatch": match_loss.detach(),
-            **_scores(real=real, fake=fake_logits, mismatched=mismatched),
+            **_scores(real=real, fake=fake_own, mismatched=mismatched),
         }
         total = d_loss + config.loss.match_weight * match_loss
         if with_penalty:
-            penalty, slopes = self._penalty(real_augmented, fake_augmented, condition, draws)
+            penalty, slopes = self._penalty(real_augmented, fake_augmented, conditions[own], draws)
             total = total + penalty * config.penalty.interval
             metrics |= slopes
         (total / config.accumulation).backward()
@@ -162,6 +173,11 @@ class TrainStep:
                 slopes = finite_difference_penalty(lambda x: D(x, told), pictures, noise, config.step)
         r1, r2 = slopes[:count].mean(), slopes[count:].mean()
         return (config.r1_gamma * r1 + config.r2_gamma * r2) / 2, {"Loss/r1_penalty": r1.detach(), "Loss/r2_penalty": r2.detach()}
+
+
+def against(D: Discriminator, features: Tensor, conditions: TextCondition, places: Tensor) -> Tensor:
+    """Logits [n, k] of n pictures' features, each held against the k of the `conditions` that its row of `places` [n, k] names."""
+    return D.head(features, conditions[places.flatten()]).unflatten(0, places.shape)
 
 
 def _scores(**logits: Tensor) -> Metrics:

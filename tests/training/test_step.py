@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_t2i import registry
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import ema_decay
@@ -114,18 +115,30 @@ def test_a_step_moves_both_networks_and_the_average(make_session: MakeSession) -
     assert all(p.grad is None or not p.grad.any() for network in (networks.G, networks.D) for p in network.parameters())
 
 
-def test_negatives_weigh_alike(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mismatch term of two negatives a picture is the mean of the terms of each kind alone."""
-    terms = []
-    for columns in ([0], [1], [0, 1]):
-        session = make_session(precision="float32")
-        record_gradients(session, monkeypatch)
-        shown = session.sampler.batch(0, 4)
-        negatives = torch.stack([shown.captions.roll(1), shown.captions.roll(2)], dim=1)[:, columns]
-        batch = Batch(shown.images, shown.captions, negatives, torch.ones_like(negatives, dtype=torch.bool))
-        terms.append(session.step(batch, session.cache.gather, 0)["Loss/D/mismatch"])
-    torch.testing.assert_close(terms[2], (terms[0] + terms[1]) / 2)
-    assert terms[0] != terms[1]
+@pytest.mark.parametrize("name", sorted(registry.names("discriminator")))
+def test_every_negative_is_held_against_its_own_picture(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    session = make_session(precision="float32", loss={"generator_match_weight": 0.5}, discriminator={"name": name})
+    shown = session.sampler.batch(0, 4)
+    negatives = torch.stack([shown.captions.roll(1), shown.captions.roll(2), shown.captions], dim=1)
+    wrong = torch.tensor([True, True, False]).expand(4, 3)
+    D, G = session.networks.D, session.networks.G
+    latents: list[Tensor] = []
+    hook = G.register_forward_pre_hook(lambda network, inputs: latents.append(inputs[0]))
+    record_gradients(session, monkeypatch)
+    metrics = session.step(Batch(shown.images, shown.captions, negatives, wrong), session.cache.gather, 4)
+    hook.remove()
+    real = shown.images.float() / 127.5 - 1
+    fake = G(torch.cat(latents), session.cache.gather(shown.captions))
+
+    def term(pictures: Tensor) -> Tensor:
+        """The contrastive term, caption by caption."""
+        own, *others = (D(pictures, D.text_head(session.cache.gather(ids))) for ids in (shown.captions, *negatives[:, :2].T))
+        return torch.log(1 + sum((other - own).exp() for other in others)).mean()
+
+    torch.testing.assert_close(metrics["Loss/D/mismatch"], term(real).detach(), rtol=1e-4, atol=1e-5)
+    own = D.text_head(session.cache.gather(shown.captions))
+    g_loss = F.softplus(D(real, own) - D(fake, own)).mean() + 0.5 * term(fake)
+    torch.testing.assert_close(metrics["Loss/G/loss"], g_loss.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
@@ -171,7 +184,7 @@ def test_masked_pairs_do_not_thin_the_mismatch_out(make_session: MakeSession, mo
     images = session.sampler.batch(0, 4).images
     for captions in ([6, 6, 8, 8], [6, 8, 6, 8], [6, 6, 6, 8]):
         ids = torch.tensor(captions)
-        negatives = torch.stack([ids.roll(1), ids.roll(2)], dim=1)
+        negatives = ids.roll(1)[:, None]
         metrics = session.step(Batch(images, ids, negatives, negatives != ids[:, None]), session.cache.gather, 4)
         for name in ("Loss/D/mismatch", "Loss/D/loss", "Loss/G/loss"):
             assert metrics[name].item() == pytest.approx(math.log(2))

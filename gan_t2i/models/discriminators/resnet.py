@@ -36,6 +36,16 @@ class ResidualBlock(nn.Module):
         return (y + self.skip(downsample(x))) * math.sqrt(0.5)
 
 
+def residual_trunk(resolution: int, channel_base: int, channel_max: int) -> nn.Sequential:
+    """Pictures [N, 3, R, R] -> features [N, C, 8, 8], by a block for each halving."""
+    widths = {r: channels_at(r, channel_base, channel_max) for r in (2**k for k in range(3, resolution.bit_length()))}  # 8, ... R
+    trunk = nn.Sequential(conv(3, widths[resolution], 3), nn.LeakyReLU(0.2))
+    for r in reversed(widths):
+        if r > HEAD_RESOLUTION:
+            trunk.append(ResidualBlock(widths[r], widths[r // 2]))
+    return trunk
+
+
 class TextConditionedHead(nn.Module):
     """Features at 8x8 and a caption -> one logit."""
 
@@ -49,7 +59,8 @@ class TextConditionedHead(nn.Module):
         self.match = linear(width, width)
 
     def forward(self, features: Tensor, text: TextCondition) -> Tensor:
-        """features [N, C, 8, 8] and N captions -> logits [N] float32, positive for real and matching."""
+        """features [n, C, 8, 8] and n * k captions, those of a picture in a row -> logits [n * k] float32."""
+        features = features.repeat_interleave(len(text.words) // len(features), dim=0)
         x = activate(self.conv0(self.word_attention(features, text)))
         x = activate(self.conv1(downsample(x)))  # [N, C, 4, 4]
         h = activate(self.features(x.flatten(1)))  # [N, D]
@@ -80,11 +91,7 @@ class ResnetDiscriminator(Discriminator):
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
         super().__init__()
         self.resolution = resolution
-        resolutions = [2**k for k in range(resolution.bit_length() - 1, 1, -1)]  # R, ... 8, 4
-        widths = {r: channels_at(r, config.channel_base, config.channel_max) for r in resolutions}
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
-        self.trunk = nn.Sequential(conv(3, widths[resolution], 3), nn.LeakyReLU(0.2))
-        for r in resolutions:
-            if r > HEAD_RESOLUTION:
-                self.trunk.append(ResidualBlock(widths[r], widths[r // 2]))
-        self.head = TextConditionedHead(widths[HEAD_RESOLUTION], widths[4], config.text_head.width)
+        self.trunk = residual_trunk(resolution, config.channel_base, config.channel_max)
+        channels, channels_4 = (channels_at(r, config.channel_base, config.channel_max) for r in (HEAD_RESOLUTION, 4))
+        self.head = TextConditionedHead(channels, channels_4, config.text_head.width)
