@@ -90,7 +90,7 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
     training = measure_training(session, steps, repeats)
     machine = machine_rates(session.device)
     if trace is not None:
-        write_trace(session, pipeline, trace)
+        write_trace(trace_steps(session, pipeline), trace)
         notify(f"written: {trace} (open it in https://ui.perfetto.dev, chrome://tracing or TensorBoard's profiler)")
     return Measured(name, config, _device_name(session.device), networks, machine, training, sampling)
 
@@ -119,8 +119,8 @@ def reset_peak_memory(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def write_trace(session: Session, pipeline: Text2Image, path: Path) -> None:
-    """Trace the steps from one penalty to the next, a tick, and one picture, in Chrome's format (compressed where `path` ends in .gz)."""
+def trace_steps(session: Session, pipeline: Text2Image) -> profile:
+    """A profile of the steps from one penalty to the next, a tick, and one picture."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if session.device.type == "cuda" else [])]
     with temporary_loop(session) as loop:
         loop.run(1)
@@ -128,6 +128,11 @@ def write_trace(session: Session, pipeline: Text2Image, path: Path) -> None:
             loop.run(session.config.penalty.interval)
             loop.tick()
             draw_one(pipeline, some_captions(session)[0])
+    return profiler
+
+
+def write_trace(profiler: profile, path: Path) -> None:
+    """Write a trace in Chrome's format, compressed where `path` ends in .gz; raises `UsageError` where it cannot be written."""
     try:
         with tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as folder, atomic_file(path) as temporary:
             exported = Path(folder) / path.name  # the profiler goes by the ending, which a temporary file does not have
