@@ -166,7 +166,7 @@ def stylegan2(batch: int) -> Contender:
     finally:
         torch.cuda.is_available = has_cuda
 
-    class OnCpu(package.StyleGAN2):  # type: ignore[misc]
+    class OnCpu(package.StyleGAN2):
         def cuda(self, device: object = None) -> "OnCpu":
             """Its constructor asks for a GPU."""
             return self
