@@ -77,6 +77,7 @@ def test_each_call_is_timed_as_it_was_made() -> None:
         z.sum().backward()
     kinds = {call.kind for call in counter.calls}
     assert kinds == {"convolution bfloat16", "matmul bfloat16", "matmul float32"}
+    assert [call.named for call in counter.calls if call.named] == [(("alpha", 0.5),)]
     for call in counter.calls:
         with FlopCounter() as again:
             assert seconds_alone(call) > 0

@@ -54,6 +54,7 @@ def test_every_phase_of_a_step_is_counted(session: Session) -> None:
         loop.run(4)
         loop.tick()
     assert loop.nimg == 16
+    assert loop.report.bar.disable  # the report is closed
     known = [part for parts in SHARES.values() for part in parts]
     assert len(known) == len(set(known))
     assert set(timer.calls) == set(known)

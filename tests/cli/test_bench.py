@@ -1,6 +1,7 @@
 """``gan-t2i bench`` from config files to the table, JSON and a trace."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ PHASES = {part for parts in SHARES.values() for part in parts} - {"rest"} | {"sa
 @pytest.fixture
 def config(small_config: Callable[..., Any], tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(small_config(penalty={"interval": 2})), encoding="utf-8")
+    values = small_config(penalty={"interval": 2}, device="cuda:99")  # which --device has to beat
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
 
@@ -67,8 +69,10 @@ def test_a_trace_names_the_phases(config: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert f"written: {tmp_path / 'trace.json'}" in result.stderr
     events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
-    found = {event["name"] for event in events if str(event.get("name")).startswith("gan_t2i/")}
-    assert found == {f"gan_t2i/{part}" for part in PHASES}
+    found = Counter(event["name"] for event in events if str(event.get("name")).startswith("gan_t2i/"))
+    assert set(found) == {f"gan_t2i/{part}" for part in PHASES}
+    # two steps, one of them with a penalty, and a tick
+    assert (found["gan_t2i/data"], found["gan_t2i/penalty"], found["gan_t2i/logging"]) == (2, 1, 3)
 
 
 def test_refusals(config: Path, tmp_path: Path) -> None:
