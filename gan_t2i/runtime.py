@@ -52,6 +52,14 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all that it was told; a clock that is read before shows the telling alone."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def generator_for(*key: int | str) -> torch.Generator:
     """A CPU generator that depends on `key` alone, e.g. (seed, rank, nimg, "latents"); the source of every random draw."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()

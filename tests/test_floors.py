@@ -11,11 +11,12 @@ import gan_t2i
 
 ROOT = Path(gan_t2i.__file__).parent
 FLOORS = [
-    {"config", "errors", "files", "runtime", "pictures", "ops", "losses"},
+    {"config", "errors", "files", "runtime", "pictures", "phases", "arithmetic", "ops", "losses"},
     {"registry", "text", "data"},
     {"models"},
     {"checkpoint", "runs", "evaluation"},
     {"training", "sampling", "serving"},
+    {"benchmark"},
     {"cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
@@ -99,6 +100,7 @@ def test_every_part_was_walked():
         ("training/loop.py", "from gan_t2i.sampling.pipeline import Text2Image"),
         ("serving/app.py", "from gan_t2i.sampling.pipeline import Text2Image"),
         ("training/loop.py", "from gan_t2i.cli.main import main"),
+        ("training/estimate.py", "from gan_t2i.benchmark.suite import run_benchmark"),
         ("training/loop.py", "import click"),
         ("sampling/pipeline.py", "from click.testing import CliRunner"),
         ("attic.py", ""),
@@ -115,6 +117,7 @@ def test_an_import_that_runs_upward_or_sideways_is_caught(path, source):
         ("training/loop.py", "from gan_t2i.training.step import TrainStep\nfrom .state import save_state\nfrom gan_t2i import __version__"),
         ("models/generators/style.py", "from ..base import Generator\nfrom gan_t2i.ops.layers import linear"),
         ("text/tiny.py", "from gan_t2i import registry\nimport torch.nn"),
+        ("benchmark/suite.py", "from gan_t2i.training.session import prepare\nfrom gan_t2i.sampling.pipeline import Text2Image"),
         ("ops/modulated_conv.py", "from gan_t2i.runtime import full_precision\nfrom gan_t2i.ops.layers import linear"),
     ],
 )

@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "Draw pictures from prompts.",
     "evaluate": "Measure how well a model obeys its prompts.",
     "data": "Make, check and pack caption data sets.",
+    "bench": "Measure how fast configs train and draw here.",
     "info": "Show what a run or a snapshot holds, or which models are registered.",
 }
 

@@ -1,17 +1,13 @@
 """``train --dry-run``: what would be trained, on what, in which memory and time. Nothing is written to a run folder."""
 
-import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from gan_t2i.arithmetic import FlopCounter, convolution_rate
 from gan_t2i.pictures import from_uint8
-from gan_t2i.runtime import autocast
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import Session, prepare
@@ -78,21 +74,6 @@ def _shape(output: object) -> str:
     return ", ".join(_shape(value) for value in vars(output).values() if isinstance(value, Tensor))
 
 
-class FlopCounter(TorchDispatchMode):
-    """Counts floating-point operations by torch's own formulas. (FlopCounterMode fails at penalties: it hooks modules, and those hooks
-    do not take autograd.grad.)"""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 def measure(session: Session) -> str:
     """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps."""
     config = session.config
@@ -114,19 +95,3 @@ def measure(session: Session) -> str:
         f"arithmetic: {gflop:.2f} GFLOP a picture, {rate * gflop:.0f} GFLOP/s, "
         f"{rate * gflop / limit:.0%} of this machine's {limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
     )
-
-
-def convolution_rate(device: torch.device, precision: str) -> float:
-    """GFLOP/s of a 3x3 convolution, 128 channels at 32x32, forward and backward: what training could reach at most. Median of ten."""
-    convolution = nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last).to(device)
-    x = torch.randn(16, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
-    times = []
-    for _ in range(12):
-        start = time.perf_counter()
-        with autocast(device, precision):
-            y = convolution(x)
-        y.backward(torch.ones_like(y))
-        y.mean().item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    flop = 3 * 2 * x.shape[0] * 32 * 32 * convolution.weight.numel()  # forward, and two products of the same size backward
-    return flop / statistics.median(times[2:]) / 1e9

@@ -9,6 +9,7 @@ from gan_t2i.checkpoint import save_snapshot
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.files import atomic_file
+from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.grid import draw_grid
 from gan_t2i.training.report import Report
@@ -71,6 +72,7 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
     return stop.signal if nimg < total else None
 
 
+@phase("logging")
 def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
     """Log the means since the last tick and check that they are finite."""
     config = session.config

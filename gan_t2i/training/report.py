@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gan_t2i.config import StrictConfig
 from gan_t2i.files import atomic_file
+from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
 
 
@@ -45,6 +46,7 @@ class Report:
         if not nimg:
             self._write_config(config)
 
+    @phase("logging")
     def add(self, metrics: Mapping[str, Tensor], batch: int) -> None:
         """Take in one step; nothing is read back from the device here."""
         for name, value in metrics.items():

@@ -12,6 +12,7 @@ from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.errors import GanT2IError
+from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8
 from gan_t2i.runtime import pick_device
 from gan_t2i.text.batch import TextBatch
@@ -47,7 +48,8 @@ class Session:
 
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
-        batch = self.sampler.batch(nimg, self.config.batch)
+        with phase("data"):
+            batch = self.sampler.batch(nimg, self.config.batch)
         return self.step(batch, self.cache.gather, nimg)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:

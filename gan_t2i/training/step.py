@@ -19,6 +19,7 @@ from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
+from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8
 from gan_t2i.runtime import autocast, full_precision, generator_for
 from gan_t2i.text.batch import TextBatch
@@ -87,7 +88,8 @@ class TrainStep:
         for rows in torch.arange(config.batch).chunk(parts):
             # each caption once: those of the batch are random negatives too
             ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
-            told = encode(ids).to(self.device)
+            with phase("text"):
+                told = encode(ids).to(self.device)
             for name, value in self._add_gradients(
                 batch.images[rows], told, places, batch.wrong[rows], weights[rows], z[rows], draws, with_penalty
             ).items():
@@ -99,8 +101,9 @@ class TrainStep:
         ):
             metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
             optimizer.param_groups[0]["lr"] = rate * factor
-            optimizer.step()
-            optimizer.zero_grad()
+            with phase(f"{name} optimizer"):
+                optimizer.step()
+                optimizer.zero_grad()
         update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
         return dict(metrics)
 
@@ -123,8 +126,9 @@ class TrainStep:
         G, D, config = self.networks.G, self.networks.D, self.config
         places, wrong, weights, z = (x.to(self.device) for x in (places, wrong, weights, z))
         own = places[:, 0]
-        with autocast(self.device, config.precision):
+        with autocast(self.device, config.precision), phase("G forward"):
             fake = G(z, text[own])
+        with autocast(self.device, config.precision), phase("D forward"):
             fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
             real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws)
             fake_augmented = augment(fake_seen, config.augment, draws)
@@ -139,8 +143,9 @@ class TrainStep:
         if config.loss.generator_match_weight:
             g_match_loss = (self.loss.mismatch(fake_own, fake_mismatched, wrong) * weights).mean()
             g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
-        (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_seen, retain_graph=True)
-        fake.backward(gradient)
+        with phase("G backward"):
+            (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_seen, retain_graph=True)
+            fake.backward(gradient)
 
         d_loss = self.loss.discriminator(real, fake_own).mean()
         match_loss = (self.loss.mismatch(real, mismatched, wrong) * weights).mean()
@@ -155,9 +160,11 @@ class TrainStep:
             penalty, slopes = self._penalty(real_augmented, fake_augmented, conditions[own], draws)
             total = total + penalty * config.penalty.interval
             metrics |= slopes
-        (total / config.accumulation).backward()
+        with phase("D backward with penalty" if with_penalty else "D backward"):
+            (total / config.accumulation).backward()
         return metrics
 
+    @phase("penalty")
     def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: torch.Generator) -> tuple[Tensor, Metrics]:
         """gamma / 2 times the mean squared slope of D at real and at drawn pictures, in float32, on a share of them."""
         config, D = self.config.penalty, self.networks.D
@@ -186,6 +193,7 @@ def _scores(**logits: Tensor) -> Metrics:
     return scores | {f"Loss/signs/{name}": values.detach().sign().mean() for name, values in logits.items()}
 
 
+@phase("EMA")
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the weights of `average` towards those of `network`; buffers are copied."""

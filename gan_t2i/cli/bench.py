@@ -1,0 +1,59 @@
+"""``gan-t2i bench``: how fast configs train and draw here, and where the time goes."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("bench")
+@click.argument("configs", metavar="CONFIG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", help="Folder of captioned pictures, metadata file, or built-in set, in place of the configs'.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting of each config; may be repeated.")
+@click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Training steps in a repeat.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="How often each is measured; medians are shown.")
+@click.option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the configs'.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here.")
+@click.option("--profile", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a profiler's trace of a few steps here.")
+def command(
+    configs: tuple[Path, ...],
+    data: str | None,
+    overrides: tuple[str, ...],
+    steps: int,
+    repeats: int,
+    device: str | None,
+    json_file: Path | None,
+    trace: Path | None,
+) -> None:
+    """Measure how fast configs train and draw.
+
+    Networks are fresh, and nothing is kept of them. Shown are pictures a second in training; the share of each phase of a step; the
+    floating-point operations a picture; what this machine reaches in the same operations alone, and how near training comes to that;
+    seconds a picture in sampling; and memory at the peak. OMP_NUM_THREADS sets the number of threads on a CPU.
+    """
+    if trace is not None and len(configs) > 1:
+        raise click.UsageError("--profile traces one config: name a single one")
+    from gan_t2i.benchmark.suite import run_benchmark
+    from gan_t2i.cli.evaluate import write_json
+    from gan_t2i.cli.train import given
+    from gan_t2i.config import read_yaml, with_overrides
+    from gan_t2i.training.config import TrainConfig
+
+    def notify(message: str) -> None:
+        click.echo(message, err=True)
+
+    parsed = []
+    for path in configs:  # all before the first is run: that takes minutes
+        values = with_overrides(read_yaml(path), overrides)
+        group = values.setdefault("data", {})
+        if isinstance(group, dict):  # where it is no group of keys, `parse` says so
+            group |= given(source=data)
+        parsed.append(TrainConfig.parse(values | given(device=device)))
+    results = []
+    for path, config in zip(configs, parsed, strict=True):
+        measured = run_benchmark(str(path), config, steps=steps, repeats=repeats, trace=trace, notify=notify)
+        click.echo(measured.table())
+        results.append(measured.to_json())
+        if json_file is not None:  # after each, so that a later config's failure costs nothing of the earlier ones
+            write_json(json_file, {"repeats": repeats, "configs": results})
+    if json_file is not None:
+        notify(f"written: {json_file}")
