@@ -17,7 +17,7 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> li
     """What `function(*arguments)`, of a module's top level, returns in each process, by rank; the `GanT2IError` where it raised one, None
     where the process died."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan_t2i.training.start", "pytest"])
+    context.set_forkserver_preload(["gan_t2i.training.start", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
