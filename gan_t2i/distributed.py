@@ -32,8 +32,10 @@ def process_group(device: str) -> Iterator[None]:
     Raises `UsageError` where the environment, or the device, is not one for several processes. After an error the group is left as it is:
     to take nccl down would wait for processes that wait for this one, and the process is about to end anyway.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise UsageError(f"WORLD_SIZE is {size!r}, not a number of processes: start several processes with torchrun, or unset it")
+    if int(size) == 1:
         yield
         return
     missing = [name for name in NEEDED if name not in os.environ]
