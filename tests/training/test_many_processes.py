@@ -183,7 +183,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     for name, tensor in theirs.items():
         scale = tensor.abs().max().item()
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=5e-3 * scale + 1e-7, msg=lambda text, name=name: f"{name}: {text}")
-    means = [[line for line in run.stats.read_text(encoding="utf-8").splitlines()] for run in (folder, unbroken)]
+    means = [run.stats.read_text(encoding="utf-8").splitlines() for run in (folder, unbroken)]
     last, expected = (yaml.safe_load(lines[-1]) for lines in means)
     assert last["nimg"] == expected["nimg"] == 40
     for name in ("Loss/G/loss", "Loss/D/loss", "Loss/D/mismatch", "Gradient/G", "Loss/scores/real", "Text/match_gap"):
