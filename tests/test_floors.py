@@ -11,7 +11,7 @@ import gan_t2i
 
 ROOT = Path(gan_t2i.__file__).parent
 FLOORS = [
-    {"config", "errors", "files", "runtime", "pictures", "phases", "arithmetic", "ops", "losses"},
+    {"config", "distributed", "errors", "files", "runtime", "pictures", "phases", "arithmetic", "ops", "losses"},
     {"registry", "text", "data"},
     {"models"},
     {"checkpoint", "runs", "evaluation"},

@@ -38,7 +38,8 @@ def command(
 ) -> None:
     """Train a model on captioned pictures.
 
-    Ctrl-C saves and stops; the same command goes on, bit for bit.
+    Ctrl-C saves and stops; the same command goes on, bit for bit. On several CPUs or GPUs:
+    torchrun --nproc-per-node N -m gan_t2i train ...
     """
     from gan_t2i.config import read_yaml, with_overrides
     from gan_t2i.training.config import TrainConfig
@@ -50,17 +51,21 @@ def command(
     values |= given(kimg=kimg, seed=seed)
     config = TrainConfig.parse(values)
     description = desc or (config_path.stem if config_path else Path(config.data.source).name)
-    if dry_run:
-        from gan_t2i.training.estimate import dry_run_report
+    from gan_t2i.distributed import is_first, process_group
 
-        click.echo(dry_run_report(config, notify=click.echo))
-        return
-    from gan_t2i.training.start import run_training
+    with process_group(config.device):
+        say = click.echo if is_first() else lambda message: None
+        if dry_run:
+            from gan_t2i.training.estimate import dry_run_report
 
-    folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=click.echo)
+            say(dry_run_report(config, notify=say))
+            return
+        from gan_t2i.training.start import run_training
+
+        folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=say)
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
-    click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
+    say(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
 
 
 def given(**options: object) -> dict[str, object]:

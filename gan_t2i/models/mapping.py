@@ -37,7 +37,7 @@ class MappingNetwork(nn.Module):
         for layer in self.z_layers:
             x = activate(layer(x))
         if self.training:
-            # 0.998 a forward, StyleGAN2's rate (arXiv 1912.04958): a memory of some five hundred batches, or parts of accumulated ones
+            # 0.998 a forward, StyleGAN2's rate (arXiv 1912.04958): a memory of some five hundred batches; the parts of one are averaged
             self.w_avg.lerp_(x.detach().float().mean(dim=0), 1 - 0.998)
         if truncation_psi != 1:
             x = self.w_avg.lerp(x.float(), truncation_psi).to(x.dtype)

@@ -14,6 +14,9 @@ from gan_t2i.config import StrictConfig
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 
+# of the draws for a picture: brightness, saturation, translation (down, right), cutout (y, x)
+COLUMNS = (slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 6))
+
 
 class AugmentConfig(StrictConfig):
     """How strongly pictures are changed before the discriminator sees them; 0 switches a change off."""
@@ -28,22 +31,28 @@ class AugmentConfig(StrictConfig):
     """Colours are moved from or to grey by a factor in 1 - saturation .. 1 + saturation."""
 
 
-def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """`images` [N, 3, H, W] changed as `config` says, differentiably; draws come from the CPU `generator` alone."""
-    n = images.shape[0]
+def draw_changes(n: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """What `augment` does to n pictures, from the CPU `generator` alone: uniform in [-1, 1), [N, 6], columns of what is off are zero."""
+    draws = torch.zeros(n, 6)
+    for columns, strength in zip(COLUMNS, (config.brightness, config.saturation, config.translation, config.cutout), strict=True):
+        if strength:
+            draws[:, columns] = torch.rand(n, columns.stop - columns.start, generator=generator) * 2 - 1
+    return draws
 
-    def uniform(*shape: int) -> Tensor:
-        return (torch.rand(n, *shape, generator=generator) * 2 - 1).to(images.device)  # in [-1, 1)
 
+def augment(images: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
+    """`images` [N, 3, H, W] changed as `config` says, differentiably, each by its own row of what `draw_changes` gave."""
+    draws = draws.to(images.device)
+    brightness, saturation, shift, centre = (draws[:, columns] for columns in COLUMNS)
     if config.brightness:
-        images = images + uniform(1, 1, 1) * config.brightness
+        images = images + brightness[:, :, None, None] * config.brightness
     if config.saturation:
         grey = images.mean(dim=1, keepdim=True)
-        images = grey + (images - grey) * (1 + uniform(1, 1, 1) * config.saturation)
+        images = grey + (images - grey) * (1 + saturation[:, :, None, None] * config.saturation)
     if config.translation:
-        images = translate(images, uniform(2) * config.translation)
+        images = translate(images, shift * config.translation)
     if config.cutout:
-        images = cut_out(images, (uniform(2) + 1) / 2, config.cutout)
+        images = cut_out(images, (centre + 1) / 2, config.cutout)
     return images
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import safetensors.torch
 import torch
 from pydantic import Field, model_validator
 
@@ -135,7 +136,9 @@ def _random_bert(config: TinyEncoder.Config, vocabulary: list[str]) -> "Sentence
         fast: Any = PreTrainedTokenizerFast  # it carries no types
         tokenizer = fast(tokenizer_object=backend, model_max_length=config.max_tokens, **names)
         # The library's Transformer is built from a folder, not from a module.
-        BertModel(settings).save_pretrained(Path(folder))
+        # (Its save_pretrained would leave the config out, in any process that torch.distributed does not call the first.)
+        settings.save_pretrained(Path(folder))
+        safetensors.torch.save_file(BertModel(settings).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(Path(folder))
         transformer = Transformer(folder, max_seq_length=config.max_tokens, backend="torch")
         _draw(transformer.auto_model, config.seed)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i.arithmetic import FlopCounter, convolution_rate
+from gan_t2i.distributed import world_size
 from gan_t2i.pictures import from_uint8
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.report import peak_memory_gib
@@ -81,16 +82,17 @@ def measure(session: Session) -> str:
     with FlopCounter() as counter:
         for number in range(interval):  # one of them has the penalty
             session.run_step(number * config.batch)
-    gflop = counter.total / (interval * config.batch) / 1e9
+    gflop = counter.total * world_size() / (interval * config.batch) / 1e9
     steps = interval * max(1, TIMED_STEPS // interval)
     start = time.perf_counter()
     for number in range(steps):
         metrics = session.run_step(number * config.batch)
     [value.item() for value in metrics.values()]  # waits for the device
     rate = steps * config.batch / (time.perf_counter() - start)
-    limit = convolution_rate(session.device, config.precision)
+    limit = convolution_rate(session.device, config.precision) * world_size()
+    many = f"{world_size()} processes, each " if world_size() > 1 else ""
     return (
-        f"estimate on {session.device}, from {steps} steps of {config.batch} pictures: {rate:.0f} img/s, "
+        f"estimate on {many}{session.device}, from {steps} steps of {config.batch} pictures: {rate:.0f} img/s, "
         f"{config.kimg * 1000 / rate / 60:.0f} minutes for {config.kimg:g} kimg, {peak_memory_gib(session.device):.1f} GiB at the peak\n"
         f"arithmetic: {gflop:.2f} GFLOP a picture, {rate * gflop:.0f} GFLOP/s, "
         f"{rate * gflop / limit:.0%} of this machine's {limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"

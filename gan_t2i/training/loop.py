@@ -6,20 +6,25 @@ from collections.abc import Callable
 from types import FrameType
 
 from gan_t2i.checkpoint import save_snapshot
+from gan_t2i.distributed import is_first, world_size
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.files import atomic_file
 from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.grid import draw_grid
-from gan_t2i.training.report import Report
+from gan_t2i.training.report import Report, SilentReport
 from gan_t2i.training.schedule import crosses, learning_rate_factor
 from gan_t2i.training.session import Session
 from gan_t2i.training.state import save_state
 
 
 class StopRequest:
-    """Within ``with``, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed."""
+    """Within ``with``, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed.
+
+    Of several processes, none obeys: torchrun and cluster managers each pass on a signal that a process may have had already, and end by
+    force what does not end in time.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -34,21 +39,23 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, self._previous[signal.Signals(number)])
+        if world_size() == 1:
+            signal.signal(number, self._previous[signal.Signals(number)])
 
 
 def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str], None]) -> int | None:
-    """Train from `nimg` to the configured end; snapshots, state, grids and logs go to `folder`.
+    """Train from `nimg` to the configured end; snapshots, state, grids and logs go to `folder`, of which the first process alone writes.
 
     Returns the number of the signal that ended it early, or None. Raises `GanT2IError` where the numbers stop being finite; the last
     good snapshot and state then stay as they are.
     """
     config = session.config
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
-    report = Report(folder, config, session.device, nimg, total)
+    report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
     try:
         with StopRequest() as stop:
-            if nimg == 0:
+            session.step.exchange.asked_to_stop = lambda: stop.signal is not None
+            if nimg == 0 and is_first():
                 report.real_pictures(session.sampler.batch(0, 32).images, nimg)
                 draw_samples(session, folder, report, nimg)
             stopping = False
@@ -56,27 +63,29 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
                 metrics = session.run_step(nimg)
                 nimg += config.batch
                 report.add(metrics, config.batch)
-                stopping = stop.signal is not None  # asked once a step: what comes after this line is noticed by the next
+                stopping = session.step.exchange.stopping()  # asked once a step: what comes after this line is noticed by the next
                 saving = stopping or nimg >= total or crosses(nimg, config.batch, config.report.snapshot_kimg)
                 if saving or crosses(nimg, config.batch, config.report.stats_kimg):  # numbers are checked before they are saved
                     write_stats(session, folder, report, nimg)
-                if nimg >= total or crosses(nimg, config.batch, config.report.grid_kimg):
+                if is_first() and (nimg >= total or crosses(nimg, config.batch, config.report.grid_kimg)):
                     draw_samples(session, folder, report, nimg)
-                if saving:
+                if is_first() and saving:
                     save(session, folder, nimg)
                     report.pause(nimg)
     finally:
         report.close()
     if nimg < total:
         notify(f"stopped after {nimg:,} of {total:,} images; the same command goes on from there")
-    return stop.signal if nimg < total else None
+    # a process that was not told itself stops as if it had been
+    return (stop.signal or signal.SIGTERM) if nimg < total else None
 
 
 @phase("logging")
 def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
-    """Log the means since the last tick and check that they are finite."""
+    """Log the means since the last tick, of all processes, and check that they are finite."""
     config = session.config
-    bad = [name for name, value in report.means().items() if not math.isfinite(value)]
+    means = report.means()
+    bad = [name for name, value in means.items() if not math.isfinite(value)]
     if bad:
         kept = folder.snapshots()
         raise GanT2IError(
@@ -84,11 +93,13 @@ def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) 
             + (f"the last good snapshot is kept: {kept[-1]}; " if kept else "there is no snapshot yet; ")
             + "try lower learning rates (optimizer.g_lr, optimizer.d_lr) or more penalty (penalty.r1_gamma, penalty.r2_gamma)"
         )
+    if not is_first():
+        return
     factor = learning_rate_factor(nimg, config.optimizer)
     extra = {"Progress/lr_g": config.optimizer.g_lr * factor, "Progress/lr_d": config.optimizer.d_lr * factor}
     if (heldout := session.heldout_batch()) is not None:
         extra["Text/match_gap"] = match_gap(session.networks.D, *heldout)
-    report.tick(nimg, extra)
+    report.tick(nimg, means | extra)
 
 
 def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:

@@ -18,6 +18,7 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from gan_t2i.config import StrictConfig
+from gan_t2i.distributed import average
 from gan_t2i.files import atomic_file
 from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
@@ -54,16 +55,19 @@ class Report:
         self.bar.update(batch)
 
     def means(self) -> dict[str, float]:
-        """Means of everything added since the last tick; a value that is not finite shows here."""
-        return {name: torch.stack(values).float().mean().item() for name, values in self._sums.items()}
+        """Means of everything added since this was called last, by all processes; a value that is not finite shows here, in all of them."""
+        own = {name: torch.stack(values).float().mean().item() for name, values in self._sums.items()}
+        self._sums.clear()
+        values = torch.tensor(list(own.values()), dtype=torch.float64)
+        average([values])
+        return dict(zip(own, values.tolist(), strict=True))
 
-    def tick(self, nimg: int, extra: Mapping[str, float]) -> dict[str, float]:
-        """Write the means and `extra` at `nimg`, and begin to collect anew; returns what was written."""
+    def tick(self, nimg: int, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Write `numbers` at `nimg`, with time and memory; returns what was written."""
         now = time.perf_counter()
         rate = (nimg - self._nimg) / max(now - self._time, 1e-9)
         values = {
-            **self.means(),
-            **extra,
+            **numbers,
             "Progress/kimg": nimg / 1000,
             "Timing/img_per_sec": rate,
             "Timing/sec_per_kimg": 1000 / rate if rate else 0.0,
@@ -74,7 +78,6 @@ class Report:
         with self.folder.stats.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"nimg": nimg, **values}) + "\n")
         self.bar.set_postfix_str(f"G {values.get('Loss/G/loss', 0):.2f} D {values.get('Loss/D/loss', 0):.2f}", refresh=False)
-        self._sums.clear()
         self._time, self._nimg = now, nimg
         return values
 
@@ -108,6 +111,20 @@ class Report:
         # add_hparams would open a second event file, whose Progress/kimg at 0 is read after this file's later ones
         for summary in hparams(_flatten(config.model_dump(mode="json")), {"Progress/kimg": 0.0}):
             self.writer._get_file_writer().add_summary(summary, 0)
+
+
+class SilentReport(Report):
+    """Of a process that is not the first: it adds to the means, and shows nothing and writes nothing."""
+
+    def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
+        self._sums = defaultdict(list)
+        self.bar = tqdm(disable=True)
+
+    def pause(self, nimg: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _bar_interval() -> float:

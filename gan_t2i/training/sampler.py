@@ -16,9 +16,9 @@ from gan_t2i.runtime import generator_for
 
 @dataclass(frozen=True)
 class Batch:
-    """N pictures, the captions shown with them, and K captions of other pictures that each is held against."""
+    """N pictures (or those of the rows that were asked for), the captions of all N, and K captions of other pictures for each."""
 
-    images: Tensor  # uint8 [N, 3, R, R]
+    images: Tensor  # uint8 [n, 3, R, R]
     captions: Tensor  # [N], ids
     negatives: Tensor  # [N, K], ids
     wrong: Tensor  # bool [N, K], False where a negative is one of the picture's own captions after all
@@ -44,8 +44,8 @@ class Sampler:
         permutation = torch.randperm(len(self.dataset.train), generator=generator_for(self.seed, "epoch", epoch)).numpy()
         return self.dataset.train[permutation]
 
-    def batch(self, nimg: int, count: int) -> Batch:
-        """The pictures nimg .. nimg + count."""
+    def batch(self, nimg: int, count: int, shown: slice = slice(None)) -> Batch:
+        """The pictures nimg .. nimg + count, of which only those of the rows `shown` are read."""
         positions = range(nimg, nimg + count)
         size = len(self.dataset.train)
         items = [int(self._order(position // size)[position % size]) for position in positions]
@@ -56,7 +56,7 @@ class Sampler:
         columns = [self._column(kind, items, ids, rng) for kind in self.negatives]
         negatives = torch.tensor(columns).T if columns else torch.empty(count, 0, dtype=torch.int64)
         wrong = [[negative not in choices for negative in row] for row, choices in zip(negatives.tolist(), own, strict=True)]
-        return Batch(self.dataset.gather(items), torch.tensor(ids), negatives, torch.tensor(wrong, dtype=torch.bool))
+        return Batch(self.dataset.gather(items[shown]), torch.tensor(ids), negatives, torch.tensor(wrong, dtype=torch.bool))
 
     def _column(self, kind: str, items: list[int], ids: list[int], rng: random.Random) -> list[int]:
         """A negative of that kind for each picture; where there is none, the caption of the picture before."""

@@ -11,7 +11,8 @@ from gan_t2i import registry
 from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.packing import PackedDataset, load_dataset
-from gan_t2i.errors import GanT2IError
+from gan_t2i.distributed import first_of_node_first, from_first, own_rows, rank, world_size
+from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8
 from gan_t2i.runtime import pick_device
@@ -49,7 +50,7 @@ class Session:
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
         with phase("data"):
-            batch = self.sampler.batch(nimg, self.config.batch)
+            batch = self.sampler.batch(nimg, self.config.batch, own_rows(self.config.batch))
         return self.step(batch, self.cache.gather, nimg)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
@@ -97,7 +98,21 @@ def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str
 
 
 def prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
-    """Build the parts of a run and report each through `notify`; raises `GanT2IError` where one cannot be had."""
+    """Build the parts of a run and report each through `notify`; raises `GanT2IError` where one cannot be had.
+
+    Of several processes, the first of each node packs and encodes; the others find what it made.
+    """
+    if config.batch % (world_size() * config.accumulation):
+        raise UsageError(f"batch {config.batch} must be a multiple of {world_size()} processes times accumulation {config.accumulation}")
+    with first_of_node_first():
+        session = _prepare(config, notify)
+    theirs = from_first(session.seen)
+    if different := [name for name, fingerprint in session.seen.items() if fingerprint != theirs[name]]:
+        raise GanT2IError(f"the {' and the '.join(different)} of process {rank()} is not the first process's: give every node the same")
+    return session
+
+
+def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     device = pick_device(config.device)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     # one that needs no captions comes first: weights that are missing are missed before the data are touched

@@ -1,17 +1,19 @@
 """From a config and a place to a run: a new folder, or the unfinished one that the same command began."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
 from gan_t2i.config import read_yaml
+from gan_t2i.distributed import from_first, is_first, rank
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.files import atomic_file
 from gan_t2i.runs import RunFolder, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
-from gan_t2i.training.session import prepare
+from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import load_state, read_nimg
 
 Notify = Callable[[str], None]
@@ -41,19 +43,41 @@ def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None
 
 
 def run_training(config: TrainConfig, outdir: Path, *, resume: str, description: str, notify: Notify) -> tuple[RunFolder, int | None]:
-    """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early."""
-    folder = find_run(config, outdir, resume)
+    """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early.
+
+    Of several processes, the first finds or makes the folder, holds its lock and writes; all read the state.
+    """
+    found = find_run(config, outdir, resume) if is_first() else None
     session = prepare(config, notify)
-    new = folder is None
-    folder = folder or new_run(outdir, description)
-    with folder.lock():
-        nimg = load_state(folder.state, session.networks, session.seen) if folder.state.is_file() else 0
-        if not new:
+    with _claimed(found, outdir, description) as folder:
+        nimg = _continue(session, folder)
+        if found is not None:
             notify(f"going on with {folder.path} after {nimg:,} images")
-        with atomic_file(folder.config) as temporary:
-            temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        if is_first():
+            with atomic_file(folder.config) as temporary:
+                temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
         notify(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
         return folder, train(session, folder, nimg, notify)
+
+
+@contextlib.contextmanager
+def _claimed(found: RunFolder | None, outdir: Path, description: str) -> Iterator[RunFolder]:
+    """The first process's `found` folder, or a new one, in all processes; the lock on it is the first's."""
+    if not is_first():
+        yield RunFolder(from_first(outdir))
+        return
+    folder = found or new_run(outdir, description)
+    with folder.lock():
+        from_first(folder.path.absolute())  # the others may have been started elsewhere
+        yield folder
+
+
+def _continue(session: Session, folder: RunFolder) -> int:
+    """Put the state in `folder`, if there is one, into the networks; returns its nimg, else 0."""
+    there = from_first(folder.state.is_file())
+    if there and not folder.state.is_file():
+        raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
+    return load_state(folder.state, session.networks, session.seen) if there else 0
 
 
 def _config_of(run: RunFolder) -> TrainConfig | None:

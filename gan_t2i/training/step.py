@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i import registry
+from gan_t2i.distributed import own_rows
 from gan_t2i.losses.adversarial import LOSSES, mismatch_weights
 from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
@@ -21,9 +22,11 @@ from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
 from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8
-from gan_t2i.runtime import autocast, full_precision, generator_for
+from gan_t2i.runtime import autocast, full_precision
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.draws import Draws, draw
+from gan_t2i.training.exchange import Exchange
 from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import ema_decay, learning_rate_factor
 
@@ -72,28 +75,33 @@ class TrainStep:
         self.config = config
         self.device = device
         self.loss = LOSSES[config.loss.name]
+        self.exchange = Exchange([networks.G, networks.D], device)
 
     def __call__(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> Metrics:
-        """A batch of N pictures, a function from ids of captions to their embeddings, and the number of pictures shown before.
+        """A batch of N captions with this process's share of its pictures, a function from ids of captions to their embeddings, and the number
+        of pictures shown before.
 
-        Returns the step's metrics as scalars on the device.
+        Returns the step's metrics as scalars on the device, means over this process's share but for the norms of gradients.
         """
         config, networks = self.config, self.networks
-        parts = config.accumulation
+        own, parts = own_rows(config.batch), config.accumulation
         with_penalty = (nimg // config.batch) % config.penalty.interval == 0
-        draws = generator_for(config.seed, "step", nimg)
-        z = torch.randn(config.batch, networks.G.z_width, generator=draws)  # for the whole batch, so that parts add up to it
+        draws = draw(config, networks.G.z_width, nimg)
         weights = mismatch_weights(batch.wrong.any(dim=1))
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        for rows in torch.arange(config.batch).chunk(parts):
+        self.exchange.begin()
+        for part in torch.arange(own.stop - own.start).chunk(parts):
+            rows = part + own.start
             # each caption once: those of the batch are random negatives too
             ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
             with phase("text"):
                 told = encode(ids).to(self.device)
             for name, value in self._add_gradients(
-                batch.images[rows], told, places, batch.wrong[rows], weights[rows], z[rows], draws, with_penalty
+                batch.images[part], told, places, batch.wrong[rows], weights[rows], draws[rows], with_penalty
             ).items():
                 metrics[name] = metrics[name] + value / parts
+            self.exchange.end_part(parts)
+        self.exchange.finish()
         factor = learning_rate_factor(nimg, config.optimizer)
         for name, network, optimizer, rate in (
             ("G", networks.G, networks.g_optimizer, config.optimizer.g_lr),
@@ -108,30 +116,22 @@ class TrainStep:
         return dict(metrics)
 
     def _add_gradients(
-        self,
-        images: Tensor,
-        text: TextBatch,
-        places: Tensor,
-        wrong: Tensor,
-        weights: Tensor,
-        z: Tensor,
-        draws: torch.Generator,
-        with_penalty: bool,
+        self, images: Tensor, text: TextBatch, places: Tensor, wrong: Tensor, weights: Tensor, draws: Draws, with_penalty: bool
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
         images [n, 3, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
-        weights of the pictures in the mismatch term [n]; z [n, Z].
+        weights of the pictures in the mismatch term [n]; draws of n rows.
         """
         G, D, config = self.networks.G, self.networks.D, self.config
-        places, wrong, weights, z = (x.to(self.device) for x in (places, wrong, weights, z))
+        places, wrong, weights, z = (x.to(self.device) for x in (places, wrong, weights, draws.z))
         own = places[:, 0]
         with autocast(self.device, config.precision), phase("G forward"):
             fake = G(z, text[own])
         with autocast(self.device, config.precision), phase("D forward"):
             fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
-            real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws)
-            fake_augmented = augment(fake_seen, config.augment, draws)
+            real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws.real)
+            fake_augmented = augment(fake_seen, config.augment, draws.fake)
             conditions = D.text_head(text)
             logits = against(D, D.trunk(real_augmented), conditions, places)
             real, mismatched = logits[:, 0], logits[:, 1:]
@@ -165,7 +165,7 @@ class TrainStep:
         return metrics
 
     @phase("penalty")
-    def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: torch.Generator) -> tuple[Tensor, Metrics]:
+    def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: Draws) -> tuple[Tensor, Metrics]:
         """gamma / 2 times the mean squared slope of D at real and at drawn pictures, in float32, on a share of them."""
         config, D = self.config.penalty, self.networks.D
         count = max(1, round(len(real) * config.fraction))
@@ -176,7 +176,7 @@ class TrainStep:
             if config.name == "gradient":
                 slopes = gradient_penalty(lambda x: D(x, told), pictures)
             else:
-                noise = torch.randn(pictures.shape, generator=draws).to(self.device)
+                noise = draws.noise(count, pictures.shape[-1]).flatten(0, 1).to(self.device)
                 slopes = finite_difference_penalty(lambda x: D(x, told), pictures, noise, config.step)
         r1, r2 = slopes[:count].mean(), slopes[count:].mean()
         return (config.r1_gamma * r1 + config.r2_gamma * r2) / 2, {"Loss/r1_penalty": r1.detach(), "Loss/r2_penalty": r2.detach()}

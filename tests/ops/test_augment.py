@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gan_t2i.errors import UsageError
-from gan_t2i.ops.augment import AugmentConfig, augment, cut_out, translate
+from gan_t2i.ops.augment import AugmentConfig, augment, cut_out, draw_changes, translate
 
 EACH = [{"translation": 0.25}, {"cutout": 0.5}, {"brightness": 0.5}, {"saturation": 0.5}]
 ALL = {key: value for one in EACH for key, value in one.items()}
@@ -13,7 +13,8 @@ def pictures(n=2, size=8, dtype=torch.float32):
 
 
 def changed(images, seed=0, **strengths):
-    return augment(images, AugmentConfig(**strengths), torch.Generator().manual_seed(seed))
+    config = AugmentConfig(**strengths)
+    return augment(images, config, draw_changes(len(images), config, torch.Generator().manual_seed(seed)))
 
 
 def test_zero_strengths_are_the_identity():

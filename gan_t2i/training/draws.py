@@ -1,0 +1,43 @@
+"""What is drawn at random for a batch: for all of its rows at once, so that the parts of it, and the processes, add up to the whole."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gan_t2i.ops.augment import draw_changes
+from gan_t2i.runtime import generator_for
+from gan_t2i.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of n rows of a batch. Index it with rows."""
+
+    z: Tensor  # [n, Z]
+    real: Tensor  # [n, 6], how real pictures are augmented
+    fake: Tensor  # [n, 6], how drawn ones are
+    rows: Tensor  # [n], places in the whole batch
+    key: tuple[int, int]  # (seed, nimg)
+
+    def __getitem__(self, rows: Tensor) -> "Draws":
+        return replace(self, z=self.z[rows], real=self.real[rows], fake=self.fake[rows], rows=self.rows[rows])
+
+    def noise(self, count: int, resolution: int) -> Tensor:
+        """Normal noise [2, count, 3, R, R] for the first rows' real and drawn pictures. Each row has a generator of its own: noise for a whole
+        batch, of which a process needs its share alone, would be large."""
+        seed, nimg = self.key
+        shape = (2, 3, resolution, resolution)
+        return torch.stack([torch.randn(shape, generator=generator_for(seed, "noise", nimg, row)) for row in self.rows[:count].tolist()], dim=1)
+
+
+def draw(config: TrainConfig, z_width: int, nimg: int) -> Draws:
+    """Everything that the step after `nimg` pictures draws, a function of (seed, nimg) alone."""
+    generator = generator_for(config.seed, "step", nimg)
+    return Draws(
+        z=torch.randn(config.batch, z_width, generator=generator),
+        real=draw_changes(config.batch, config.augment, generator),
+        fake=draw_changes(config.batch, config.augment, generator),
+        rows=torch.arange(config.batch),
+        key=(config.seed, nimg),
+    )

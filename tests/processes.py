@@ -1,0 +1,58 @@
+"""Runs a function in several processes that train as one, without paying for the import of torch in each of them."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from gan_t2i.distributed import process_group
+from gan_t2i.errors import GanT2IError
+
+
+def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:
+    """What `function(*arguments)`, of a module's top level, returns in each process, by rank; the `GanT2IError` where it raised one, None
+    where the process died."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gan_t2i.training.start", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes, ends = [], []
+    for rank in range(size):
+        end, theirs = context.Pipe(duplex=False)
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in names.items()}}
+        processes.append(context.Process(target=_work, args=(environment, theirs, function, arguments)))
+        processes[-1].start()
+        theirs.close()
+        ends.append(end)
+    try:
+        return [_receive(end) for end in ends]
+    finally:
+        for process in processes:
+            process.join(60)
+            process.kill()
+
+
+def _work(environment: dict[str, str], end: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    try:
+        with process_group("cpu"):
+            result = function(*arguments)
+    except GanT2IError as error:
+        result = error
+    # tensors as numpy arrays: torch would share their memory, which ends with this process
+    end.send(result)
+
+
+def _receive(end: Connection) -> Any:
+    assert end.poll(120), "a process hangs"
+    try:
+        return end.recv()
+    except EOFError:
+        return None
