@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
-from gan_t2i.data.readers import Reading, files_of, hub, is_hub, read
+from gan_t2i.data.readers import files_of, hub, is_hub, read
+from gan_t2i.data.readers.base import Reading
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
@@ -147,10 +148,10 @@ def load_dataset(
     else:
         source = Path(source)
         name = str(source)
-        if _is_packed(source):
+        if is_packed(source):
             return _open_packed(source, resolution, notify)
         folder = _cache_folder(str(source.resolve()), _stamps(source, settings), resolution, settings)
-    if _is_packed(folder):
+    if is_packed(folder):
         dataset = PackedDataset.open(folder)
         notify(f"data: {name} at {resolution} px, packed before in {folder}\n{dataset.report}")
         return dataset
@@ -159,7 +160,7 @@ def load_dataset(
         dataset = pack(source, folder, resolution, settings, progress=progress)
     except (OSError, UsageError):
         # Another process may have been faster: its folder stands, and renaming ours over it fails.
-        if not _is_packed(folder):
+        if not is_packed(folder):
             raise
         dataset = PackedDataset.open(folder)
     notify(str(dataset.report))
@@ -172,7 +173,8 @@ def check_resolution(resolution: int) -> None:
         raise UsageError(f"resolution must be a power of two from 16 to 512, not {resolution}")
 
 
-def _is_packed(folder: Path) -> bool:
+def is_packed(folder: Path) -> bool:
+    """Whether `folder` looks like one that `pack` wrote."""
     return (folder / META).is_file() and (folder / IMAGES).is_file()
 
 
@@ -211,7 +213,9 @@ def _cores() -> int:
 # Pictures
 
 
-def _decode_all(records: Sequence[Record], resolution: int, settings: DataSettings, workers: int) -> Generator[Pixels | BadImageError, None, None]:
+def _decode_all(
+    records: Sequence[Record], resolution: int, settings: DataSettings, workers: int
+) -> Generator[Pixels | BadImageError, None, None]:
     """The picture or the fault of each record, in order."""
 
     def attempt(record: Record) -> Pixels | BadImageError:

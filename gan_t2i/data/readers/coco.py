@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gan_t2i.data.readers.base import Reading, Source, captions_of_value, clean_captions, picture_of_row, refuse_column, split_of_name, with_two_sides
+from gan_t2i.data.readers.base import (
+    Reading,
+    Source,
+    captions_of_value,
+    clean_captions,
+    picture_of_row,
+    refuse_column,
+    split_of_name,
+    with_two_sides,
+)
 from gan_t2i.data.readers.tables import json_object
 from gan_t2i.data.readers.tree import FolderTree, Tree
 from gan_t2i.data.records import Record
@@ -54,7 +63,9 @@ def _read_annotations(source: Source, name: str) -> Reading:
             continue
         reading.images += 1
         image_id = row.get("id")
-        captions = captions_of_value(texts.pop(image_id, []) if isinstance(image_id, (int, str)) else [], repr(row["file_name"]), where, source.bad)
+        captions = captions_of_value(
+            texts.pop(image_id, []) if isinstance(image_id, (int, str)) else [], repr(row["file_name"]), where, source.bad
+        )
         reading.captions += len(captions)
         if captions:
             reading.records.append(Record(image, captions, where, split_of_name(label.replace("captions_", "").rstrip("0123456789.json"))))

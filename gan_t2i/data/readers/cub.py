@@ -17,10 +17,10 @@ IMAGE_FOLDERS = ("CUB_200_2011/images", "images")
 TEXT = "text"
 MAX_PICKLE = 1 << 24  # bytes; the real ones have 500 kB
 # What a list of strings is made of, in any protocol. Besides classes this leaves out whatever takes more memory than it has bytes.
-OPCODES = frozenset(
-    "PROTO FRAME STOP MARK EMPTY_LIST LIST APPEND APPENDS STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE "
-    "BINUNICODE8 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET".split()
-)
+OPCODES = frozenset(("PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE")) | {
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"),
+}
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -69,7 +69,7 @@ def _check_opcodes(content: bytes) -> None:
         if opcode.name not in OPCODES:
             raise pickle.UnpicklingError(f"it holds the opcode {opcode.name} ({argument}), and a list of names needs none")
         # The unpickler makes room for every number below this one.
-        if opcode.name.endswith("PUT") and int(argument) > len(content):
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
             raise pickle.UnpicklingError(f"it numbers an object {argument}")
 
 

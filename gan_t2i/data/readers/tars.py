@@ -141,7 +141,7 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
     """The regular files of a tar, all of which lie in it; what is left out goes to `bad`, and a damaged header ends it."""
     try:
         # "r:" takes no compression: a member could not be found again in a compressed tar, and it could expand without end.
-        archive = tarfile.open(fileobj=file, mode="r:", errorlevel=0)
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the caller closes the file)
     # Besides its own errors tarfile lets those of the values in a damaged header out.
     except Exception as error:
         bad.add("unreadable archive", where, f"the file is no uncompressed tar: {' '.join(str(error).split())}")
@@ -160,7 +160,7 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
             bad.add("damaged archive", where, f"the tar ends within {shown(member.name)}")
             return
         last = member.offset
-        archive.members.clear()  # tarfile keeps all that it has seen
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
         if member.isdir():
             continue
         if is_unsafe(member.name):

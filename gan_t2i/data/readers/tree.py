@@ -202,7 +202,7 @@ def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfil
     for member in archive.infolist():
         name = os.path.normpath(member.filename).replace("\\", "/")
         where = member.filename.encode("utf-8", "backslashreplace").decode()
-        if member.is_dir() or name.startswith(("__MACOSX/", ".")) and not is_unsafe(member.filename):
+        if member.is_dir() or name.startswith("__MACOSX/"):
             continue
         if is_unsafe(member.filename):
             bad.add(OUTSIDE, where, "the member's name leads out of the archive")
