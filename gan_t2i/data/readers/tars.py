@@ -4,7 +4,6 @@ No member is ever unpacked: the standard library's tarfile tells where each begi
 """
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ def _take(sample: _Sample, member: tarfile.TarInfo, extension: str, content: "pa
         return True
     if again:
         return False
-    suffix = os.path.splitext(f".{extension}" if "." not in extension else extension)[1] or f".{extension}"
+    suffix = f".{extension}"
     if suffix in IMAGE_SUFFIXES:
         if sample.image is not None:
             return False
