@@ -153,9 +153,10 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
             bad.add("damaged archive", where, f"the tar ends in a damaged member: {' '.join(str(error).split())}")
             return
         if member is None:
-            return
-        # A hostile header may claim a negative size, and lead in circles.
-        if member.offset <= last or member.size < 0 or member.offset_data + (0 if not member.isreg() else member.size) > size:
+            break
+        # A hostile header may claim a negative size, and lead in circles. A sparse member claims what it would expand to.
+        end = member.offset_data + (member.size if member.isreg() and not member.issparse() else 0)
+        if member.offset <= last or member.size < 0 or end > size:
             bad.add("damaged archive", where, f"the tar ends within {shown(member.name)}")
             return
         last = member.offset
@@ -168,6 +169,10 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
             bad.add(_LINK, where, f"{member.name!r} is a link or no regular file")
         else:
             yield member
+    # tarfile takes a damaged header, and a file cut off between two members, for the end; a whole tar ends with zeros.
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        bad.add("damaged archive", where, "the tar has a damaged member or was cut off, and nothing behind that is read")
 
 
 def read_slice(tree: Tree, path: Path, offset: int, size: int) -> bytes:

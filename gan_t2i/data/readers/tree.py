@@ -202,9 +202,9 @@ def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfil
     for member in archive.infolist():
         name = os.path.normpath(member.filename).replace("\\", "/")
         where = member.filename.encode("utf-8", "backslashreplace").decode()
-        if member.is_dir() or name.startswith("__MACOSX/"):
+        if member.filename.endswith("/") or name.startswith("__MACOSX/"):
             continue
-        if is_unsafe(member.filename):
+        if is_unsafe(member.filename) or not member.filename:
             bad.add(OUTSIDE, where, "the member's name leads out of the archive")
         elif stat.S_ISLNK(member.external_attr >> 16):
             bad.add("link in the archive", where, "the member is a link")
