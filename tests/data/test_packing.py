@@ -129,6 +129,73 @@ def test_the_picture_stands_upright_whatever_its_exif_orientation(tmp_path, orie
     assert np.abs(pixels - expected)[:, 4:12, 20:28].max() <= 3
 
 
+def striped(width: int, height: int) -> Image.Image:
+    """Red in the left quarter, blue in the right one, lime between."""
+    image = Image.new("RGB", (width, height), "lime")
+    image.paste("red", (0, 0, width // 4, height))
+    image.paste("blue", (width * 3 // 4, 0, width, height))
+    return image
+
+
+def test_crop_takes_the_centre_squeezes_or_adds_borders(tmp_path):
+    striped(64, 32).save(tmp_path / "a.png")
+    center, fit, pad = (load_image(tmp_path / "a.png", 32, DataSettings(crop=crop)) for crop in ("center", "fit", "pad"))
+    assert (center[1].min(), center[0].max(), center[2].max()) == (255, 0, 0)
+    assert fit[:, 16, 2].tolist() == fit[:, 1, 2].tolist() == [255, 0, 0]
+    assert fit[:, 16, 29].tolist() == [0, 0, 255]
+    assert fit[:, 16, 16].tolist() == [0, 255, 0]
+    assert pad[:, :8].min() == pad[:, 24:].min() == 255
+    assert pad[:, 8, 2].tolist() == pad[:, 23, 2].tolist() == [255, 0, 0]
+    assert pad[:, 16, 29].tolist() == [0, 0, 255]
+    assert load_image(tmp_path / "a.png", 32).tolist() == center.tolist()
+
+
+@pytest.mark.parametrize("crop", ["center", "fit", "pad"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_wide_picture_stands_upright_in_every_crop(tmp_path, orientation, crop):
+    upright = striped(64, 32)
+    inverse = {6: decode.UPRIGHT[8], 8: decode.UPRIGHT[6]}.get(orientation, decode.UPRIGHT.get(orientation))
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = orientation
+    upright.save(tmp_path / "upright.png")
+    (upright if inverse is None else upright.transpose(inverse)).save(tmp_path / "stored.png", exif=exif)
+    settings = DataSettings(crop=crop, background="black")
+    assert np.array_equal(load_image(tmp_path / "stored.png", 16, settings), load_image(tmp_path / "upright.png", 16, settings))
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (Image.new("RGBA", (16, 16), (255, 0, 100, 0)), {}),
+        (Image.new("LA", (16, 16), (100, 0)), {}),
+        (PALETTE, {"transparency": 1}),
+        (Image.new("RGB", (16, 16), (10, 20, 30)), {"transparency": (10, 20, 30)}),
+        (Image.new("I;16", (16, 16), 128 * 257), {"transparency": 128 * 257}),
+    ],
+)
+def test_transparent_pictures_show_the_background(tmp_path, image, options):
+    image.save(tmp_path / "a.png", **options)
+    pixels = load_image(tmp_path / "a.png", 16, DataSettings(background="#102030"))
+    assert {tuple(pixel) for pixel in pixels.reshape(3, -1).T.tolist()} == {(16, 32, 48)}
+
+
+@pytest.mark.parametrize("background", ["plaid", "", "#12", "#11223344", "transparent"])
+def test_the_background_is_an_opaque_colour(background):
+    with pytest.raises(UsageError, match="config key background: .* is not a colour such as white or #ffeecc"):
+        DataSettings.parse({"background": background})
+
+
+def test_nothing_of_a_pictures_metadata_gets_into_the_packed_folder(tmp_path):
+    source = make_data(tmp_path / "data", 0)
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET description"
+    Image.new("RGB", (16, 16)).save(source / "a.jpg", exif=exif, comment=b"SECRET comment")
+    (source / "a.txt").write_text("black", encoding="utf-8")
+    assert b"SECRET" in (source / "a.jpg").read_bytes()
+    folder = pack(source, tmp_path / "packed", 16, progress=False).folder
+    assert not any(b"SECRET" in path.read_bytes() for path in folder.iterdir())
+
+
 def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path):
     source = make_data(tmp_path / "data", 0)
     Image.new("L", (16, 16), 77).save(source / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0", quality=100)
@@ -290,6 +357,41 @@ def test_a_destination_in_use_is_left_alone(tmp_path, source):
     with pytest.raises(UsageError, match="used already exists"):
         pack(source, tmp_path / "used", 16, progress=False)
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine.txt"]
+
+
+def test_stopped_it_leaves_nothing_and_run_again_gives_the_same(tmp_path, source, monkeypatch):
+    whole = pack(source, tmp_path / "whole", 16, progress=False)
+    original, calls = packing.load_image, []
+
+    def stop_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(packing, "load_image", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "whole"]
+    assert pack(source, tmp_path / "packed", 16, progress=False).fingerprint == whole.fingerprint
+
+
+def test_the_cache_knows_the_settings_that_change_pictures_or_captions(source, cache):
+    changes = [{}, {"crop": "pad"}, {"background": "black"}, {"caption_lines": "first"}, {"format": "pairs"}]
+    folders = [load_dataset(source, 16, DataSettings(**change), progress=False).folder for change in changes]
+    assert len(set(folders)) == len(changes)
+
+
+def test_a_zip_is_packed_again_after_a_change_of_it_alone(source, tmp_path, cache):
+    import shutil
+
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", source))
+    first = load_dataset(archive, 16, progress=False)
+    (tmp_path / "another file").write_text("x", encoding="utf-8")
+    assert load_dataset(archive, 16, progress=False).folder == first.folder
+    (source / "0.txt").write_text("another caption", encoding="utf-8")
+    shutil.make_archive(str(tmp_path / "a"), "zip", source)
+    assert "another caption" in load_dataset(archive, 16, progress=False).captions
 
 
 def test_no_usable_picture_leaves_nothing_behind(tmp_path):

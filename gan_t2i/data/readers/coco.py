@@ -53,7 +53,9 @@ def _read_annotations(source: Source, name: str) -> Reading:
             texts.setdefault(image_id, []).append(annotation.get("caption"))
         else:
             source.bad.add("malformed JSON", f"{label}: annotation {number}", "the annotation has no image_id")
-    pictures = _pictures(source, label)
+    place = label.removeprefix("captions_").removesuffix(".json")  # train2017
+    side = split_of_name(place.rstrip("0123456789"))
+    pictures = _pictures(source, place)
     seen: set[str] = set()
     for number, row in enumerate(images):
         where = f"{label}: image {number}"
@@ -68,18 +70,17 @@ def _read_annotations(source: Source, name: str) -> Reading:
         )
         reading.captions += len(captions)
         if captions:
-            reading.records.append(Record(image, captions, where, split_of_name(label.replace("captions_", "").rstrip("0123456789.json"))))
+            reading.records.append(Record(image, captions, where, side))
     for image_id, left in texts.items():
         source.bad.add("caption without image", f"{label}: image_id {image_id!r}", f"{len(left)} annotations belong to no image of the list")
     return reading
 
 
-def _pictures(source: Source, label: str) -> Tree:
-    """Where the images are: the root that the user names, the folder train2017 beside captions_train2017.json's, or the file's own."""
+def _pictures(source: Source, place: str) -> Tree:
+    """Where the images are: the root that the user names, the folder `place` in the source, or the file's own."""
     if source.settings.image_root is not None:
         return FolderTree(Path(source.settings.image_root))
-    folder = label.removeprefix("captions_").removesuffix(".json")
-    return source.tree.below(folder) if any(name.startswith(f"{folder}/") for name in source.tree.names()) else source.tree
+    return source.tree.below(place) if any(name.startswith(f"{place}/") for name in source.tree.names()) else source.tree
 
 
 # StyleGAN3

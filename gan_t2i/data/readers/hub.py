@@ -60,11 +60,13 @@ def read_hub(source: Any, settings: DataSettings, bad: BadItems) -> Reading:
     """Records of the rows that have a picture and a caption; train is trained on, test and validation are held out."""
     reading = Reading()
     for split, table in _splits(load(source)):
-        reading.add(_read_table(table, split, settings, bad))
+        # What the user's own code made of pictures or a folder names files of this machine; a table from elsewhere must not.
+        local = is_dataset(source) and table.info.builder_name in (None, "imagefolder")
+        reading.add(_read_table(table, split, local, settings, bad))
     return with_two_sides(reading)
 
 
-def _read_table(table: Any, split: str, settings: DataSettings, bad: BadItems) -> Reading:
+def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad: BadItems) -> Reading:
     import datasets
 
     label = split or "data"
@@ -85,17 +87,18 @@ def _read_table(table: Any, split: str, settings: DataSettings, bad: BadItems) -
         reading.images += 1
         reading.captions += len(captions)
         if captions:
-            stored = Stored(f"{column} of {where}", partial(_cell, pictures, index, column))
+            stored = Stored(f"{column} of {where}", partial(_cell, pictures, index, column, local))
             reading.records.append(Record(stored, captions, where, SPLIT_NAMES.get(split.lower())))
     return reading
 
 
-def _cell(table: Any, index: int, column: str) -> bytes:
-    """The bytes of a picture: those in the cell, or of a file that `datasets` fetched or found."""
+def _cell(table: Any, index: int, column: str, local: bool) -> bytes:
+    """The bytes of a picture: those in the cell, or of a file that `datasets` fetched or, where `local`, of any file. No URL is opened."""
     value = table[index][column] or {}
     content, path = value.get("bytes"), value.get("path")
-    if content is None and path is not None and _is_fetched(Path(path)):
-        content = Path(path).read_bytes()
+    if content is None and path is not None and Path(path).is_file() and (local or _is_fetched(Path(path))):
+        with open(path, "rb") as file:
+            content = file.read(MAX_MEMBER + 1)
     if not isinstance(content, bytes) or len(content) > MAX_MEMBER:
         raise ValueError("the cell holds no picture, or one that is too large")
     return content
@@ -107,4 +110,4 @@ def _is_fetched(path: Path) -> bool:
     from huggingface_hub import constants
 
     roots = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME, constants.HF_HUB_CACHE)
-    return path.is_file() and any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
+    return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
