@@ -181,7 +181,7 @@ def test_transparent_pictures_show_the_background(tmp_path, image, options):
 
 @pytest.mark.parametrize("background", ["plaid", "", "#12", "#11223344", "transparent"])
 def test_the_background_is_an_opaque_colour(background):
-    with pytest.raises(UsageError, match="config key background: .* is not a colour such as white or #ffeecc"):
+    with pytest.raises(UsageError, match=r"config key background: .* is not a colour such as white or #ffeecc"):
         DataSettings.parse({"background": background})
 
 

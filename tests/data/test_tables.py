@@ -117,10 +117,10 @@ def test_the_names_of_parquet_files_tell_the_split(tmp_path):
 
 def test_a_parquet_file_without_pictures_or_damaged(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", {"url": ["u"], "text": ["x"]})
-    with pytest.raises(GanT2IError, match="a.parquet has no column of pictures; its columns are: url, text"):
+    with pytest.raises(GanT2IError, match=r"a.parquet has no column of pictures; its columns are: url, text"):
         read(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(GanT2IError, match="a.parquet is no readable parquet file"):
+    with pytest.raises(GanT2IError, match=r"a.parquet is no readable parquet file"):
         read(path)
 
 
@@ -210,7 +210,7 @@ def test_what_is_no_coco_file_is_refused(tmp_path, content, why):
 
 def test_a_json_file_past_the_cap_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "MAX_TABLE", 10)
-    with pytest.raises(GanT2IError, match="a.json has more than 10 bytes"):
+    with pytest.raises(GanT2IError, match=r"a.json has more than 10 bytes"):
         read(write_coco(tmp_path / "a.json", [], []))
 
 
