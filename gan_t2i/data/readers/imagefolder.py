@@ -30,7 +30,11 @@ FILE_PATH = "filepath"  # OpenCLIP's name for the picture's column
 def find_metadata(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
     """The metadata at the top; else of the folders one below, which may be train, validation and test."""
     if named is not None:
-        return [name for name in named if name.endswith(".jsonl") or name in METADATA or (name.endswith(".csv") and not _is_tabbed(tree, name))]
+        return [
+            name
+            for name in named
+            if name.lower().endswith(".jsonl") or name in METADATA or (name.lower().endswith(".csv") and not _is_tabbed(tree, name))
+        ]
     for name in METADATA:
         if tree.is_file(name):
             return [name]
