@@ -8,14 +8,15 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gan_t2i.data.packing import pack
-from gan_t2i.data.settings import DataSettings
+from gan_t2i.data.readers import READERS
+from gan_t2i.data.settings import DataSettings, Format
 
 COUNT = 20
 ALL_TRAINED = DataSettings(holdout_fraction=0)  # as most of the formats cannot say what is held out
@@ -210,11 +211,17 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     return {n: pack(source, folder / f"packed{n}", 16, ALL_TRAINED, progress=False).fingerprint for n, source in sources.items()}
 
 
-@pytest.mark.parametrize("captions", [1, 3])
-@pytest.mark.parametrize(("name", "make", "library", "several"), FORMATS, ids=[make.__name__ for _, make, _, _ in FORMATS])
-def test_every_format_gives_the_same_fingerprint(tmp_path, expected, name, make, library, several, captions):
-    if captions > 1 and not several:
-        return
+CASES = [(*case, captions) for *case, several in FORMATS for captions in ((1, 3) if several else (1,))]
+
+
+def test_every_format_is_tried_and_can_be_named():
+    names = [reader.name for reader in READERS]
+    assert ["auto", *names] == list(get_args(Format))
+    assert {name for name, _, _, _ in FORMATS} == {"hf", *names}
+
+
+@pytest.mark.parametrize(("name", "make", "library", "captions"), CASES, ids=[f"{make.__name__}-{n}" for _, make, _, n in CASES])
+def test_every_format_gives_the_same_fingerprint(tmp_path, expected, name, make, library, captions):
     source = make(tmp_path / "data", make_items(captions))
     packed = pack(source, tmp_path / "packed", 16, ALL_TRAINED, progress=False)
     assert len(packed) == COUNT

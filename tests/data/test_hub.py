@@ -58,6 +58,7 @@ def test_a_path_in_a_cell_of_the_hub_is_not_followed(tmp_path, path, monkeypatch
     dataset = pack("hf:owner/name", tmp_path / "packed", 16, progress=False)
     assert dataset.captions == ["blue"]
     assert dataset.report.bad == {"unreadable image": 1}
+    assert load_dataset("hf:owner/name", 16, progress=False).captions == ["blue"]
     source.info.builder_name = "parquet"  # as after datasets.load_dataset("owner/name")
     assert pack(source, tmp_path / "again", 16, progress=False).captions == ["blue"]
 

@@ -13,6 +13,7 @@ from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
 
 PREFIX = "hf:"
+_FETCHED = "hub"  # marks what came from there
 
 
 def is_dataset(source: Any) -> bool:
@@ -35,10 +36,13 @@ def load(source: Any) -> Any:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) or Path(name).exists():
         raise UsageError(f"data {source} must be {PREFIX}owner/name, a data set of the hub")
     try:
-        return datasets.load_dataset(name)
+        tables = datasets.load_dataset(name)
     # What fails between here and the hub has many classes.
     except Exception as error:
         raise GanT2IError(f"data {PREFIX}{name} cannot be loaded: {' '.join(str(error).split())}") from error
+    for _, table in _splits(tables):
+        table.info.builder_name = _FETCHED
+    return tables
 
 
 def _splits(tables: Any) -> list[tuple[str, Any]]:
