@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
+from gan_t2i.data import stopped
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading
@@ -102,23 +103,32 @@ def pack(
 ) -> PackedDataset:
     """Decode the pictures of `source` at `resolution` into the new folder `destination`, which appears only when it is whole.
 
-    `source` is a path, hf:owner/name or a `datasets.Dataset`, as for `readers.read`; stopped, nothing is left and the call can be
-    repeated. The result does not depend on `workers` (threads; all cores by default). Raises `UsageError` for a wrong option or where
-    `destination` has something in it, and `GanT2IError` where no pair is usable or, with on_bad="error", at the first bad item.
+    `source` is a path, hf:owner/name or a `datasets.Dataset`, as for `readers.read`. Stopped by Ctrl-C it leaves what is done in a hidden
+    folder beside `destination`, and the same call goes on from there. The result does not depend on `workers` (threads; all cores by
+    default). Raises `UsageError` for a wrong option or where `destination` has something in it, and `GanT2IError` where no pair is usable
+    or, with on_bad="error", at the first bad item.
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
     destination = Path(destination)
+    name = hub.name_of(source)
+    source = hub.load(source) if is_hub(source) else Path(source)
     reading = read(source, settings)
     try:
         with atomic_folder(destination) as folder:
             bad = BadItems(settings.on_bad)
             digest = hashlib.sha256()
-            decoded = _decode_all(reading.records, resolution, settings, workers or _cores())
-            records = _write_images(folder / IMAGES, reading.records, decoded, bad, digest, progress)
+            images = folder / IMAGES
+            so_far = stopped.take(destination, images, _key(source, resolution, settings), 3 * resolution**2)
+            decoded = _decode_all(reading.records[so_far.done :], resolution, settings, workers or _cores())
+            try:
+                records = _write_images(images, reading.records, decoded, bad, digest, so_far, progress)
+            except KeyboardInterrupt:
+                stopped.leave(destination, images, so_far)
+                raise
             if not records:
                 first = bad.items[0]
-                message = f"no usable pair in {hub.name_of(source)}: none of its {len(reading.records)} images can be used"
+                message = f"no usable pair in {name}: none of its {len(reading.records)} images can be used"
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
             meta = _describe(records, bad.items, reading, resolution, settings.holdout_fraction, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
@@ -141,16 +151,14 @@ def load_dataset(
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
+    name = hub.name_of(source)
     if is_hub(source):
-        name = hub.name_of(source)
         source = hub.load(source)
-        folder = _cache_folder(name, hub.fingerprints(source), resolution, settings)
     else:
         source = Path(source)
-        name = str(source)
         if is_packed(source):
             return _open_packed(source, resolution, notify)
-        folder = _cache_folder(str(source.resolve()), _stamps(source, settings), resolution, settings)
+    folder = cache_dir() / "packed" / _key(source, resolution, settings)
     if is_packed(folder):
         dataset = PackedDataset.open(folder)
         notify(f"data: {name} at {resolution} px, packed before in {folder}\n{dataset.report}")
@@ -186,11 +194,11 @@ def _open_packed(source: Path, resolution: int, notify: Callable[[str], None]) -
     return dataset
 
 
-def _cache_folder(origin: str, contents: Any, resolution: int, settings: DataSettings) -> Path:
-    """Where the packed result is kept, named by a hash of everything that it depends on."""
+def _key(source: Any, resolution: int, settings: DataSettings) -> str:
+    """A hash of everything that the packed result depends on; `source` is a path or an object of the library `datasets`."""
+    contents = hub.fingerprints(source) if hub.is_dataset(source) else [str(source.resolve()), _stamps(source, settings)]
     chosen = settings.model_dump(mode="json", include=set(DataSettings.model_fields))
-    content = json.dumps([FORMAT_VERSION, origin, resolution, chosen, contents])
-    return cache_dir() / "packed" / hashlib.sha256(content.encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, resolution, chosen, contents]).encode()).hexdigest()[:32]
 
 
 def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
@@ -240,21 +248,28 @@ def _write_images(
     decoded: Generator[Pixels | BadImageError, None, None],
     bad: BadItems,
     digest: "hashlib._Hash",
-    progress: bool,
+    progress: stopped.Progress,
+    show_progress: bool,
 ) -> list[Record]:
-    """Append the pictures to `path` and to `digest`; returns the records whose pictures could be used."""
-    kept = []
+    """Append the pictures behind `progress` to `path`; returns the records whose pictures could be used, and `digest` sees all of those."""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    for index, (kind, why) in progress.faults.items():
+        bad.add(kind, _place(records[index]), why)
+    bar = tqdm(records[progress.done :], "packing", len(records), unit="img", initial=progress.done, disable=not show_progress)
     # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
-    with warnings.catch_warnings(), open(path, "wb") as file, contextlib.closing(decoded):
+    with warnings.catch_warnings(), open(path, "ab") as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")
-        for record, result in zip(tqdm(records, desc="packing", unit="img", disable=not progress), decoded, strict=True):
+        for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=progress.done):
             if isinstance(result, BadImageError):
                 bad.add(result.kind, _place(record), str(result))
-                continue
-            file.write(result.data)
-            digest.update(result.data)
-            kept.append(record)
-    return kept
+                progress.faults[index] = (result.kind, str(result))
+            else:
+                file.write(result.data)
+                digest.update(result.data)
+            progress.done = index + 1
+    return [record for index, record in enumerate(records) if index not in progress.faults]
 
 
 def _place(record: Record) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_t2i.data import decode, packing
+from gan_t2i.data import decode, packing, stopped
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack, split_by_caption
 from gan_t2i.data.records import Record
@@ -359,21 +359,74 @@ def test_a_destination_in_use_is_left_alone(tmp_path, source):
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine.txt"]
 
 
-def test_stopped_it_leaves_nothing_and_run_again_gives_the_same(tmp_path, source, monkeypatch):
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Makes the decoding of the n-th picture from now on raise KeyboardInterrupt; returns the list of pictures that were asked for."""
+
+    def arrange(n):
+        calls = []
+
+        def load(record, *arguments):
+            calls.append(record.name)
+            if len(calls) == n:
+                raise KeyboardInterrupt
+            return load_image(record, *arguments)
+
+        monkeypatch.setattr(packing, "load_image", load)
+        return calls
+
+    return arrange
+
+
+def test_stopped_and_run_again_it_goes_on_and_gives_the_same(tmp_path, source, stop_at):
+    (source / "1.png").write_bytes(b"no picture")
     whole = pack(source, tmp_path / "whole", 16, progress=False)
-    original, calls = packing.load_image, []
-
-    def stop_at_the_third(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(packing, "load_image", stop_at_the_third)
+    stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "whole"]
-    assert pack(source, tmp_path / "packed", 16, progress=False).fingerprint == whole.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
+    asked = stop_at(0)
+    again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert asked == ["3.png", "4.png", "5.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed", "whole"]
+    for name in (packing.IMAGES, packing.META):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def _spoil_state(folder: Path) -> None:
+    (folder / stopped.STATE).write_text('{"key": 3}', encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source, left: (source / "0.txt").write_text("another caption", encoding="utf-8"),
+        lambda source, left: (left / packing.IMAGES).write_bytes(b"short"),
+        lambda source, left: (left / stopped.STATE).unlink(),
+        lambda source, left: _spoil_state(left),
+    ],
+)
+def test_what_was_left_of_other_data_or_is_damaged_is_not_gone_on_with(tmp_path, source, stop_at, change):
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    change(source, tmp_path / ".packed.stopped")
+    asked = stop_at(0)
+    again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert len(asked) == 6
+    assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
+    assert not (tmp_path / ".packed.stopped").exists()
+
+
+def test_half_a_picture_at_the_end_of_what_was_left_is_cut_off(tmp_path, source, stop_at):
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    with open(tmp_path / ".packed.stopped" / packing.IMAGES, "ab") as file:
+        file.write(b"half")
+    stop_at(0)
+    again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
 
 
 def test_the_cache_knows_the_settings_that_change_pictures_or_captions(source, cache):

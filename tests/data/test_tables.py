@@ -97,6 +97,7 @@ def test_rows_of_several_groups_are_read_in_order_and_faults_counted(tmp_path, m
     dataset = pack(write_parquet(tmp_path / "a.parquet", table, row_group_size=2), tmp_path / "packed", 16, progress=False)
     assert dataset.captions == ["red", "blue"]
     assert dataset.images[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert "archive member over the cap: 5001 bytes" in dataset.report.first_bad[4][1]
     assert dataset.report.bad == {"unreadable image": 3, "missing image": 1, "duplicate key": 1}
     assert dataset.report.notes == ['captions from column "caption", pictures from column "jpg" of the parquet files']
 
