@@ -102,6 +102,13 @@ def test_rows_of_several_groups_are_read_in_order_and_faults_counted(tmp_path, m
     assert dataset.report.notes == ['captions from column "caption", pictures from column "jpg" of the parquet files']
 
 
+def test_a_parquet_file_without_a_known_caption_column_names_the_others(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", {"image": [png()], "alt": ["x"], "url": ["u"], "key": ["0"]})
+    with pytest.raises(UsageError, match=r"caption_column must be one of: alt, url; a.parquet has none of text, caption"):
+        read(path)
+    assert captions(read(path, DataSettings(caption_column="alt"))) == [("x",)]
+
+
 def test_a_path_in_place_of_the_bytes_is_not_followed(folder):
     table = {"image": [{"bytes": png("blue"), "path": None}, {"bytes": None, "path": str(folder / "a.png")}], "text": ["blue", "red"]}
     source = write_parquet(folder.parent / "a.parquet", table)

@@ -57,6 +57,7 @@ def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, 
         ([("1.png", png()), ("1.txt", b"x\n" * 600_000)], ["caption too long", "image without caption"]),
         ([("1.png", png()), ("1.jpg", png()), ("1.txt", b"x")], ["duplicate key"]),
         ([("1.png", png()), ("1.txt", b"x"), ("2.cls", b"0"), ("1.txt", b"y")], ["duplicate key"]),
+        ([("1.png", png()), ("1.txt", b"x"), ("1.txt", b"y"), ("1.txt", b"z")], ["duplicate key"]),
         ([("1.png", png()), ("1.json", b"{"), ("1.txt", b"x" * 3000)], ["malformed JSON", "caption too long"]),
     ],
 )
@@ -135,6 +136,23 @@ def test_the_caption_is_the_text_or_a_key_of_the_json(tmp_path):
     reading = read(path, DataSettings(caption_column="alt"))
     assert [record.captions for record in reading.records] == [("other",)]
     assert reading.notes == ['captions from key "alt" of the .json in the tars']
+
+
+def test_members_of_a_key_need_not_stand_together(tmp_path):
+    reading = read(make_tar(tmp_path / "a.tar", ("1.png", png()), ("2.png", png()), ("2.txt", b"two"), ("1.txt", b"one")))
+    assert reading.bad == []
+    assert [record.captions for record in reading.records] == [("an apple",), ("one",), ("two",)]
+
+
+def test_a_json_without_a_caption_names_its_texts(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in (("0.png", png()), ("0.json", b'{"url": "u", "size": 3, "alt": ["x"]}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UsageError, match=r"caption_column must be one of: url, alt; the samples' .json has none of text, caption"):
+        read(tmp_path / "a.tar")
+    assert read(tmp_path / "a.tar", DataSettings(caption_column="alt")).records[0].captions == ("x",)
 
 
 def test_extensions_after_the_first_dot_are_other_pictures(tmp_path):

@@ -118,7 +118,7 @@ def captions_of_value(value: Any, what: str, where: str, bad: BadItems) -> tuple
 def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | None, aside: Sequence[str] = ("file_name", "split")) -> str:
     """The caption column: the wanted one, or the first of `CAPTION_COLUMNS` that holds text; `aside` are no candidates."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in aside)
-    with_text = [key for key in keys if any(_is_text(row.get(key)) for row in rows)]
+    with_text = [key for key in keys if any(is_text(row.get(key)) for row in rows)]
     allowed = ", ".join(with_text) or "(no column holds text)"
     if wanted is not None:
         if wanted not in keys:
@@ -133,7 +133,8 @@ def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | No
     return CAPTION_COLUMNS[0]
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Whether a cell is a text or a list of texts."""
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value))
 
 

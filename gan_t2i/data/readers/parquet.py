@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from gan_t2i.data.readers.base import IMAGE_SUFFIXES, Reading, Source, captions_of_value, choose_column, split_of_name, with_two_sides
+from gan_t2i.data.readers.base import (
+    CAPTION_COLUMNS,
+    IMAGE_SUFFIXES,
+    Reading,
+    Source,
+    captions_of_value,
+    choose_column,
+    split_of_name,
+    with_two_sides,
+)
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, Tree
 from gan_t2i.data.records import Record, Stored
@@ -15,6 +24,7 @@ from gan_t2i.errors import GanT2IError
 
 # In this order; another column of bytes is taken where there is none of these.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
+_STATES = frozenset({"key", "status"})  # img2dataset's columns on each picture
 
 
 class _Cells:
@@ -65,8 +75,11 @@ def _read_file(source: Source, name: str) -> Reading:
         raise GanT2IError(f"{label} has no column of pictures; its columns are: {', '.join(file.schema_arrow.names)}")
     image = min(images, key=lambda column: IMAGE_COLUMNS.index(column) if column in IMAGE_COLUMNS else len(IMAGE_COLUMNS))
     texts = [field.name for field in file.schema_arrow if "string" in str(field.type) and field.name not in images]
-    rows = list(parquet_rows(file, name, texts, source.bad))
-    column = choose_column(label, [row for _, _, (_, row) in rows], source.settings.caption_column, ("key", "split"))
+    wanted = source.settings.caption_column
+    candidates = [column for column in texts if column == wanted or (wanted is None and column in CAPTION_COLUMNS)]
+    # Without a candidate the choice fails, and names the others.
+    rows = list(parquet_rows(file, name, [*candidates, *_STATES.intersection(texts)] if candidates else texts, source.bad))
+    column = choose_column(label, [row for _, _, (_, row) in rows], wanted, tuple(_STATES))
     reading = Reading(notes=[f'captions from column "{column}", pictures from column "{image}" of the parquet files'])
     cells = _Cells(source.tree, file, name, image)
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Tars of img2dataset and WebDataset: members that share a key stand together, 0001.jpg with 0001.txt or 0001.json.
+"""Tars of img2dataset and WebDataset: members of one key, the name up to its first dot, are one sample: 0001.jpg, 0001.txt, 0001.json.
 
 No member is ever unpacked: the standard library's tarfile tells where each begins, and pictures are read from there when they are decoded.
 """
@@ -6,12 +6,13 @@ No member is ever unpacked: the standard library's tarfile tells where each begi
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gan_t2i.data.readers.base import (
+    CAPTION_COLUMNS,
     IMAGE_SUFFIXES,
     MAX_CAPTION_FILE,
     Reading,
@@ -19,6 +20,7 @@ from gan_t2i.data.readers.base import (
     captions_of_text,
     captions_of_value,
     choose_column,
+    is_text,
     shown,
     split_of_name,
     with_two_sides,
@@ -40,6 +42,7 @@ class _Sample:
     text: bytes | None = None
     row: dict[str, Any] | None = None
     split: str | None = None
+    kinds: set[str] = field(default_factory=set)
     usable: bool = True
 
 
@@ -49,7 +52,7 @@ def find_tars(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_tars(source: Source) -> Reading:
     """Records of the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
-    samples = [sample for name in source.entries for sample in _samples(source.tree, name, source.bad)]
+    samples = [sample for name in source.entries for sample in _samples(source, name)]
     wanted = source.settings.caption_column
     from_json = wanted is not None or not any(sample.text is not None for sample in samples)
     reading = Reading(notes=["captions from the texts in the tars"])
@@ -76,64 +79,63 @@ def read_tars(source: Source) -> Reading:
     return with_two_sides(reading)
 
 
-def _samples(tree: Tree, name: str, bad: BadItems) -> list[_Sample]:
-    """The samples of one tar, in its order. Two members of one name, or a key that comes again, make the sample unusable."""
+def _samples(source: Source, name: str) -> list[_Sample]:
+    """The samples of one tar, in the order of their first members. A key with two members of one kind makes the sample unusable."""
+    tree, bad, wanted = source.tree, source.bad, source.settings.caption_column
     try:
         path = tree.local(name)
     except Refused as error:
         bad.add("missing shard" if error.kind == MISSING else error.kind, shown(name), f"the tar {error.why}")
         return []
     samples: dict[str, _Sample] = {}
-    current = None
     try:
         with open(path, "rb") as file:
             for member in _members(file, path.stat().st_size, shown(name), bad):
                 folder, _, base = member.name.rpartition("/")
-                key, _, extension = base.partition(".")
+                key, dot, extension = base.partition(".")
                 key = f"{folder}/{key}" if folder else key
-                again = key in samples and key != current
                 sample = samples.setdefault(key, _Sample(f"{shown(name)}/{shown(key)}", split=split_of_name(name)))
-                current = key
                 content = partial(read_slice, tree, path, member.offset_data, member.size)
-                if not _take(sample, member, extension.lower(), content, bad, again):
-                    bad.add("duplicate key", sample.where, "the tar has this key twice, so neither is used")
-                    sample.usable = False
+                _take(sample, member, dot + extension.lower(), content, wanted, bad)
     except OSError as error:
         bad.add("unreadable archive", shown(name), f"the tar cannot be read: {error.strerror}")
+    if wanted is None:
+        for sample in samples.values():
+            sample.row = None if sample.text is not None else sample.row  # not asked for, and many of them take memory
     return list(samples.values())
 
 
-def _take(sample: _Sample, member: tarfile.TarInfo, extension: str, content: "partial[bytes]", bad: BadItems, again: bool) -> bool:
-    """Put a member into its sample; False where the sample has one already, or has ended before. Counts it once."""
-    if not sample.usable:
-        return True
-    if again:
-        return False
-    suffix = f".{extension}"
-    if suffix in IMAGE_SUFFIXES:
-        if sample.image is not None:
-            return False
-        if member.size > MAX_MEMBER:
-            bad.add(TOO_LARGE, sample.where, f"the image has {member.size} bytes, more than {MAX_MEMBER}")
-        else:
-            sample.image = Stored(shown(member.name), content)
-    elif suffix in CAPTION_SUFFIXES or suffix == ".json":
-        if member.size > MAX_CAPTION_FILE:
-            bad.add("caption too long", sample.where, f"the caption file has more than {MAX_CAPTION_FILE} bytes")
-        elif suffix == ".json":
-            sample.row = _row(content(), sample.where, bad)
-        elif suffix == CAPTION_SUFFIXES[0] or sample.text is None:
-            sample.text = content()
-    return True
+def _take(sample: _Sample, member: tarfile.TarInfo, suffix: str, content: "partial[bytes]", wanted: str | None, bad: BadItems) -> None:
+    """Put a member into its sample."""
+    kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+    if not sample.usable or (kind != "image" and suffix not in (*CAPTION_SUFFIXES, ".json")):
+        return
+    if kind in sample.kinds:
+        bad.add("duplicate key", sample.where, "the tar has this key twice, so neither is used")
+        sample.usable = False
+        return
+    sample.kinds.add(kind)
+    cap, what = (MAX_MEMBER, TOO_LARGE) if kind == "image" else (MAX_CAPTION_FILE, "caption too long")
+    if member.size > cap:
+        bad.add(what, sample.where, f"the {kind} has {member.size} bytes, more than {cap}")
+    elif kind == "image":
+        sample.image = Stored(shown(member.name), content)
+    elif suffix == ".json":
+        sample.row = _row(content(), wanted, sample.where, bad)
+    elif suffix == CAPTION_SUFFIXES[0] or sample.text is None:
+        sample.text = content()
 
 
-def _row(content: bytes, where: str, bad: BadItems) -> dict[str, Any] | None:
+def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
+    """What may be a caption of a .json, and the names of its other texts: img2dataset puts addresses and EXIF there."""
     try:
         row = json.loads(content.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         bad.add("malformed JSON", where, f"the .json is not JSON: {' '.join(str(error).split())}")
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict):
+        return None
+    return {key: value if key == wanted or key in CAPTION_COLUMNS else "" for key, value in row.items() if key == wanted or is_text(value)}
 
 
 def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfile.TarInfo]:
