@@ -95,8 +95,14 @@ def _samples(source: Source, name: str) -> list[_Sample]:
                 key, dot, extension = base.partition(".")
                 key = f"{folder}/{key}" if folder else key
                 sample = samples.setdefault(key, _Sample(f"{shown(name)}/{shown(key)}", split=split_of_name(name)))
-                content = partial(read_slice, tree, path, member.offset_data, member.size)
-                _take(sample, member, dot + extension.lower(), content, wanted, bad)
+                suffix = dot + extension.lower()
+                if not _is_taken(sample, member, suffix, bad):
+                    continue
+                if suffix in IMAGE_SUFFIXES:
+                    sample.image = Stored(shown(member.name), partial(read_slice, tree, path, member.offset_data, member.size))
+                else:
+                    file.seek(member.offset_data)  # tarfile finds its place again by itself
+                    _keep_text(sample, file.read(member.size), suffix, wanted, bad)
     except OSError as error:
         bad.add("unreadable archive", shown(name), f"the tar cannot be read: {error.strerror}")
     if wanted is None:
@@ -105,25 +111,28 @@ def _samples(source: Source, name: str) -> list[_Sample]:
     return list(samples.values())
 
 
-def _take(sample: _Sample, member: tarfile.TarInfo, suffix: str, content: "partial[bytes]", wanted: str | None, bad: BadItems) -> None:
-    """Put a member into its sample."""
+def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadItems) -> bool:
+    """Whether a member is one to read: a picture or a caption, the first of its kind in the sample, and below the cap."""
     kind = "image" if suffix in IMAGE_SUFFIXES else suffix
     if not sample.usable or (kind != "image" and suffix not in (*CAPTION_SUFFIXES, ".json")):
-        return
+        return False
     if kind in sample.kinds:
         bad.add("duplicate key", sample.where, "the tar has this key twice, so neither is used")
         sample.usable = False
-        return
+        return False
     sample.kinds.add(kind)
     cap, what = (MAX_MEMBER, TOO_LARGE) if kind == "image" else (MAX_CAPTION_FILE, "caption too long")
     if member.size > cap:
         bad.add(what, sample.where, f"the {kind} has {member.size} bytes, more than {cap}")
-    elif kind == "image":
-        sample.image = Stored(shown(member.name), content)
-    elif suffix == ".json":
-        sample.row = _row(content(), wanted, sample.where, bad)
+        return False
+    return True
+
+
+def _keep_text(sample: _Sample, content: bytes, suffix: str, wanted: str | None, bad: BadItems) -> None:
+    if suffix == ".json":
+        sample.row = _row(content, wanted, sample.where, bad)
     elif suffix == CAPTION_SUFFIXES[0] or sample.text is None:
-        sample.text = content()
+        sample.text = content
 
 
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
