@@ -125,6 +125,15 @@ def test_only_owner_and_name_reach_the_library(name, monkeypatch):
         read(name)
 
 
+def test_a_local_folder_does_not_pass_for_a_name(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner/name").mkdir(parents=True)
+    with pytest.raises(UsageError, match="must be hf:owner/name, a data set of the hub"):
+        read("hf:owner/name")
+
+
 def test_what_the_library_raises_becomes_one_sentence(monkeypatch):
     datasets = pytest.importorskip("datasets")
 

@@ -10,6 +10,7 @@ from PIL import Image
 from gan_t2i.data.packing import pack
 from gan_t2i.data.readers import read, tars
 from gan_t2i.data.readers.tars import expand_braces
+from gan_t2i.data.records import BadItems
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
 
@@ -153,6 +154,12 @@ def test_a_json_without_a_caption_names_its_texts(tmp_path):
     with pytest.raises(UsageError, match=r"caption_column must be one of: url, alt; the samples' .json has none of text, caption"):
         read(tmp_path / "a.tar")
     assert read(tmp_path / "a.tar", DataSettings(caption_column="alt")).records[0].captions == ("x",)
+
+
+def test_of_a_json_only_what_may_be_a_caption_stays_in_memory():
+    content = b'{"caption": "c", "exif": "much", "size": 3, "prompt": ["p"]}'
+    assert tars._row(content, None, "a", BadItems()) == {"caption": "c", "exif": "", "prompt": ["p"]}
+    assert tars._row(content, "exif", "a", BadItems())["exif"] == "much"
 
 
 def test_extensions_after_the_first_dot_are_other_pictures(tmp_path):
