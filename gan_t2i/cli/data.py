@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from gan_t2i.cli.options import given, picture_options, reading_options
+
 EXAMPLES = 3
 
 
@@ -55,33 +57,39 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
-@click.option("--caption-column", help="Column or key of the captions.  [default: text, caption, prompt or title]")
-@click.option("--on-bad", type=click.Choice(["skip", "error"]), default="skip", show_default=True, help="What to do with unusable items.")
-def pack(source: str, out: Path, resolution: int, caption_column: str | None, on_bad: str) -> None:
-    """Decode SOURCE (a folder, a metadata file, or shapes or emoji) once, at the training resolution, into the new folder OUT."""
+@picture_options
+def pack(source: str, out: Path, resolution: int, **chosen: str | None) -> None:
+    """Decode SOURCE once, at the training resolution, into the new folder OUT.
+
+    SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
+    or COCO file, hf:owner/name, or shapes or emoji. Ctrl-C stops; the same command goes on.
+    """
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source
+    from gan_t2i.data.settings import DataSettings
 
-    packing.check_options(resolution, 0.0)  # before a built-in set is made
-    dataset = packing.pack(resolve_source(source, resolution, click.echo), out, resolution, caption_column=caption_column, on_bad=on_bad)
+    packing.check_resolution(resolution)  # before a built-in set is made
+    settings = DataSettings.parse(given(**chosen))
+    dataset = packing.pack(resolve_source(source, resolution, click.echo), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
+    click.echo(f"fingerprint {dataset.fingerprint}")
     _show_captions(dataset.captions)
     click.echo(f"next: gan-t2i train --data {out} --set resolution={resolution}")
 
 
 @command.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--caption-column", help="Column or key of the captions.  [default: text, caption, prompt or title]")
+@click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(path: Path, caption_column: str | None, as_json: bool) -> None:
-    """Count the usable pairs of PATH and what is wrong with the others, without decoding pictures.
+@reading_options
+def inspect(source: str, as_json: bool, **chosen: str | None) -> None:
+    """Count the usable pairs of SOURCE and what is wrong with the others, without decoding pictures.
 
-    PATH is a folder of captioned pictures, a metadata file, or a packed folder.
+    SOURCE is whatever can be packed, or a packed folder.
     """
     import dataclasses
 
-    report, captions = _read_report(path, caption_column)
+    report, captions = _read_report(source, given(**chosen))
     examples = _spread(captions)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "examples": examples}, indent=2, ensure_ascii=False))
@@ -90,16 +98,18 @@ def inspect(path: Path, caption_column: str | None, as_json: bool) -> None:
     _show_captions(captions)
 
 
-def _read_report(path: Path, caption_column: str | None) -> tuple[Any, list[str]]:
-    """The `DataReport` of what stands at `path`, and captions to show."""
-    from gan_t2i.data.packing import IMAGES, META, PackedDataset
+def _read_report(source: str, chosen: dict[str, object]) -> tuple[Any, list[str]]:
+    """The `DataReport` of what stands at `source`, and captions to show."""
+    from gan_t2i.data.packing import PackedDataset, is_packed
     from gan_t2i.data.readers import read
     from gan_t2i.data.records import DataReport
+    from gan_t2i.data.settings import DataSettings
 
-    if (path / META).is_file() and (path / IMAGES).is_file():
-        dataset = PackedDataset.open(path)
+    settings = DataSettings.parse(chosen)
+    if is_packed(Path(source)):
+        dataset = PackedDataset.open(Path(source))
         return dataset.report, dataset.captions
-    reading = read(path, caption_column=caption_column)
+    reading = read(source, settings)
     return DataReport.of(reading.records, reading.bad, reading.notes), [record.captions[0] for record in reading.records]
 
 

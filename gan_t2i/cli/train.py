@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
+from gan_t2i.cli.options import given, picture_options
+
 
 @click.command("train")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; without one, the defaults.")
-@click.option("--data", help="Folder of captioned pictures, metadata file, or built-in set: shapes, emoji.")
-@click.option("--on-bad", type=click.Choice(["skip", "error"]), help="Count and leave out unusable items, or stop.  [default: skip]")
+@click.option("--data", help="Captioned pictures: folder, file, zip, tars, hf:owner/name, or built-in set: shapes, emoji.")
+@picture_options
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="runs", show_default=True, help="Where run folders go.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting; may be repeated.")
 @click.option("--kimg", type=float, help="Thousands of training pictures to show.")
@@ -25,9 +27,9 @@ import click
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     config_path: Path | None,
     data: str | None,
-    on_bad: str | None,
     outdir: Path,
     overrides: tuple[str, ...],
     kimg: float | None,
@@ -35,6 +37,7 @@ def command(
     resume: str,
     desc: str | None,
     dry_run: bool,
+    **reading: str | None,
 ) -> None:
     """Train a model on captioned pictures.
 
@@ -47,7 +50,7 @@ def command(
     values = with_overrides(read_yaml(config_path) if config_path else {}, overrides)
     group = values.setdefault("data", {})
     if isinstance(group, dict):  # where it is no group of keys, `parse` says so
-        group |= given(source=data, on_bad=on_bad)
+        group |= given(source=data, **reading)
     values |= given(kimg=kimg, seed=seed)
     config = TrainConfig.parse(values)
     description = desc or (config_path.stem if config_path else Path(config.data.source).name)
@@ -66,8 +69,3 @@ def command(
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
     say(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
-
-
-def given(**options: object) -> dict[str, object]:
-    """The options that the command line names."""
-    return {key: value for key, value in options.items() if value is not None}

@@ -4,14 +4,16 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from gan_t2i.data.readers import hub
 from gan_t2i.errors import UsageError
 from gan_t2i.files import cache_dir
 
 BUILTIN = frozenset({"shapes", "emoji"})
 
 
-def resolve_source(data: str, resolution: int, notify: Callable[[str], None] = lambda message: None) -> Path:
-    """The folder of the built-in set named `data` for training at `resolution` pixels, made if need be; any other `data` as a path.
+def resolve_source(data: str, resolution: int, notify: Callable[[str], None] = lambda message: None) -> Path | str:
+    """The folder of the built-in set named `data` for training at `resolution` pixels, made if need be; any other `data` as a path, but
+    for hf:owner/name, which stays a name.
 
     A folder of one's own that is called shapes or emoji is written ./shapes or ./emoji. `notify` is told when a set is made.
     """
@@ -19,7 +21,7 @@ def resolve_source(data: str, resolution: int, notify: Callable[[str], None] = l
         return _shapes(resolution, notify)
     if data == "emoji":
         return _emoji(resolution, notify)
-    return Path(data).expanduser()
+    return data if data.startswith(hub.PREFIX) else Path(data).expanduser()
 
 
 def _shapes(resolution: int, notify: Callable[[str], None]) -> Path:

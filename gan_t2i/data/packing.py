@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from gan_t2i.data.readers import Reading, files_below, read
+from gan_t2i.data import stopped
+from gan_t2i.data.decode import BadImageError, Pixels, load_image
+from gan_t2i.data.readers import files_of, hub, is_hub, read
+from gan_t2i.data.readers.base import Reading
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
+from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.files import atomic_folder, cache_dir
 
@@ -32,24 +36,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 IMAGES = "images.u8"
 META = "meta.json"
-MIN_SIDE = 8  # pixels
-MAX_PIXELS = 64 * 1024 * 1024
-# Pillow's other formats (EPS, PSD, FITS, ...) are rare in data sets, and much larger ground for a hostile file.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-ORIENTATION = 0x0112  # EXIF tag
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# JPEG decodes at 1/2 to 1/8 of its size, and everything is box-reduced, as long as this many pixels are left for one of the result.
-REDUCING_GAP = 3
-
-Pixels = npt.NDArray[np.uint8]  # [3, R, R] or [N, 3, R, R]
 Indices = npt.NDArray[np.int64]
 
 
@@ -68,7 +54,7 @@ class PackedDataset:
         self.fingerprint: str = meta["fingerprint"]
         self.report = DataReport(**meta["report"])
         # A plain view: indexing a memmap wraps every result in another one.
-        self._pixels: Pixels = np.asarray(images)
+        self._pixels: npt.NDArray[np.uint8] = np.asarray(images)  # [N, 3, R, R]
 
     def __len__(self) -> int:
         return len(self.caption_ids)
@@ -107,34 +93,44 @@ class PackedDataset:
 
 
 def pack(
-    source: Path,
+    source: Any,
     destination: Path,
     resolution: int,
+    settings: DataSettings | None = None,
     *,
-    caption_column: str | None = None,
-    on_bad: str = "skip",
-    holdout_fraction: float = 0.02,
     progress: bool = True,
     workers: int | None = None,
 ) -> PackedDataset:
     """Decode the pictures of `source` at `resolution` into the new folder `destination`, which appears only when it is whole.
 
-    The result does not depend on `workers` (threads; all cores by default). Raises `UsageError` for a wrong option or where
-    `destination` has something in it, and `GanT2IError` where no pair is usable or, with on_bad="error", at the first bad item.
+    `source` is a path, hf:owner/name or a `datasets.Dataset`, as for `readers.read`. Stopped by Ctrl-C it leaves what is done in a hidden
+    folder beside `destination`, and the same call goes on from there. The result does not depend on `workers` (threads; all cores by
+    default). Raises `UsageError` for a wrong option or where `destination` has something in it, and `GanT2IError` where no pair is usable
+    or, with on_bad="error", at the first bad item.
     """
-    check_options(resolution, holdout_fraction)
+    check_resolution(resolution)
+    settings = settings or DataSettings()
     destination = Path(destination)
-    reading = read(source, caption_column=caption_column, on_bad=on_bad)
+    name = hub.name_of(source)
+    source = hub.load(source) if is_hub(source) else Path(source)
+    reading = read(source, settings)
     try:
         with atomic_folder(destination) as folder:
-            bad = BadItems(on_bad)
+            bad = BadItems(settings.on_bad)
             digest = hashlib.sha256()
-            records = _write_images(folder / IMAGES, reading.records, bad, digest, resolution, progress, workers or _cores())
+            images = folder / IMAGES
+            so_far = stopped.take(destination, images, _key(source, resolution, settings), 3 * resolution**2)
+            decoded = _decode_all(reading.records[so_far.done :], resolution, settings, workers or _cores())
+            try:
+                records = _write_images(images, reading.records, decoded, bad, digest, so_far, progress)
+            except KeyboardInterrupt:
+                stopped.leave(destination, images, so_far)
+                raise
             if not records:
                 first = bad.items[0]
-                message = f"no usable pair in {source}: none of its {len(reading.records)} images can be used"
+                message = f"no usable pair in {name}: none of its {len(reading.records)} images can be used"
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
-            meta = _describe(records, bad.items, reading, resolution, holdout_fraction, digest)
+            meta = _describe(records, bad.items, reading, resolution, settings.holdout_fraction, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
@@ -142,12 +138,10 @@ def pack(
 
 
 def load_dataset(
-    source: Path,
+    source: Any,
     resolution: int,
+    settings: DataSettings | None = None,
     *,
-    caption_column: str | None = None,
-    on_bad: str = "skip",
-    holdout_fraction: float = 0.02,
     progress: bool = True,
     notify: Callable[[str], None] = lambda message: None,
 ) -> PackedDataset:
@@ -155,66 +149,68 @@ def load_dataset(
 
     `source` may also be a folder that `pack` wrote, at the same resolution. `notify` is told what happens. Errors as for `pack`.
     """
-    check_options(resolution, holdout_fraction)
-    source = Path(source)
-    if _is_packed(source):
-        dataset = PackedDataset.open(source)
-        if dataset.resolution != resolution:
-            raise UsageError(f"resolution must be {dataset.resolution}, at which {source} is packed, not {resolution}")
-        notify(f"data: {source}, packed at {resolution} px\n{dataset.report}")
-        return dataset
-    if not source.exists():
-        raise UsageError(f"data {source} does not exist")
-    options = {"caption_column": caption_column, "on_bad": on_bad, "holdout_fraction": holdout_fraction}
-    folder = cache_dir() / "packed" / _cache_key(source, resolution, options)
-    if _is_packed(folder):
+    check_resolution(resolution)
+    settings = settings or DataSettings()
+    name = hub.name_of(source)
+    if is_hub(source):
+        source = hub.load(source)
+    else:
+        source = Path(source)
+        if is_packed(source):
+            return _open_packed(source, resolution, notify)
+    folder = cache_dir() / "packed" / _key(source, resolution, settings)
+    if is_packed(folder):
         dataset = PackedDataset.open(folder)
-        notify(f"data: {source} at {resolution} px, packed before in {folder}\n{dataset.report}")
+        notify(f"data: {name} at {resolution} px, packed before in {folder}\n{dataset.report}")
         return dataset
-    notify(f"data: packing {source} at {resolution} px into {folder} (once)")
+    notify(f"data: packing {name} at {resolution} px into {folder} (once)")
     try:
-        dataset = pack(
-            source,
-            folder,
-            resolution,
-            caption_column=caption_column,
-            on_bad=on_bad,
-            holdout_fraction=holdout_fraction,
-            progress=progress,
-        )
+        dataset = pack(source, folder, resolution, settings, progress=progress)
     except (OSError, UsageError):
         # Another process may have been faster: its folder stands, and renaming ours over it fails.
-        if not _is_packed(folder):
+        if not is_packed(folder):
             raise
         dataset = PackedDataset.open(folder)
     notify(str(dataset.report))
     return dataset
 
 
-def check_options(resolution: int, holdout_fraction: float) -> None:
-    """Raises `UsageError` unless the resolution is a power of two from 16 to 512 and the fraction is in [0, 1)."""
+def check_resolution(resolution: int) -> None:
+    """Raises `UsageError` unless the resolution is a power of two from 16 to 512."""
     if resolution not in (16, 32, 64, 128, 256, 512):
         raise UsageError(f"resolution must be a power of two from 16 to 512, not {resolution}")
-    if not 0 <= holdout_fraction < 1:
-        raise UsageError(f"holdout_fraction must be at least 0 and below 1, not {holdout_fraction}")
 
 
-def _is_packed(folder: Path) -> bool:
+def is_packed(folder: Path) -> bool:
+    """Whether `folder` looks like one that `pack` wrote."""
     return (folder / META).is_file() and (folder / IMAGES).is_file()
 
 
-def _cache_key(source: Path, resolution: int, options: dict[str, Any]) -> str:
-    """A hash of everything that the packed result depends on; contents enter by size and time of change, so it costs no reading."""
-    path = source.resolve()
-    root = path if path.is_dir() else path.parent
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, str(path), resolution, options]).encode())
-    for name in sorted(files_below(root)):
+def _open_packed(source: Path, resolution: int, notify: Callable[[str], None]) -> PackedDataset:
+    dataset = PackedDataset.open(source)
+    if dataset.resolution != resolution:
+        raise UsageError(f"resolution must be {dataset.resolution}, at which {source} is packed, not {resolution}")
+    notify(f"data: {source}, packed at {resolution} px\n{dataset.report}")
+    return dataset
+
+
+def _key(source: Any, resolution: int, settings: DataSettings) -> str:
+    """A hash of everything that the packed result depends on; `source` is a path or an object of the library `datasets`."""
+    contents = hub.fingerprints(source) if hub.is_dataset(source) else [str(source.resolve()), _stamps(source, settings)]
+    chosen = settings.model_dump(mode="json", include=set(DataSettings.model_fields))
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, resolution, chosen, contents]).encode()).hexdigest()[:32]
+
+
+def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file that the result depends on, so that a look at them costs no reading."""
+    result = []
+    for path in files_of(source, settings):
         try:
-            stat = (root / name).stat()
+            stat = path.stat()
         except OSError:  # a broken link, which the reader counts
             continue
-        digest.update(json.dumps([name, stat.st_size, stat.st_mtime_ns]).encode())
-    return digest.hexdigest()[:32]
+        result.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return result
 
 
 def _cores() -> int:
@@ -225,87 +221,14 @@ def _cores() -> int:
 # Pictures
 
 
-class BadImageError(GanT2IError):
-    """A picture that cannot be used; `kind` is the one of its `BadItem`."""
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
-
-
-def load_image(path: Path, resolution: int) -> Pixels:
-    """The picture's centre square as RGB uint8 [3, R, R], upright and over white; raises `BadImageError`."""
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            _check_size(image.size)
-            return _to_pixels(image, resolution)
-    except BadImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadImageError("image over the pixel cap", f"the image has more than {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:
-        raise BadImageError("unreadable image", f"the file is not one of: {', '.join(IMAGE_FORMATS)}") from error
-    # Pillow's decoders raise nearly any class (SyntaxError, struct.error, EOFError, ...) on a broken file.
-    except Exception as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise BadImageError("unreadable image", f"the image cannot be read: {why}") from error
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise BadImageError("image over the pixel cap", f"the image has {width} x {height} pixels, more than {MAX_PIXELS}")
-    if min(size) < MIN_SIDE:
-        raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
-
-
-def _to_pixels(image: Image.Image, resolution: int) -> Pixels:
-    image.draft(None, (REDUCING_GAP * resolution, REDUCING_GAP * resolution))  # does something for JPEG alone
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = _to_rgb(image.crop((left, top, left + side, top + side)))
-    # After the crop: a PNG's EXIF may stand behind its pixels, and a fault in those must not pass for a fault in it.
-    turn = UPRIGHT.get(_orientation(image))
-    square = square.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
-    if turn is not None:
-        square = square.transpose(turn)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # [R, R, 3] -> [3, R, R]
-
-
-def _orientation(image: Image.Image) -> int:
-    # A broken EXIF block does not spoil the picture; its parser raises as many classes as a decoder.
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: 16-bit grey is scaled (Pillow would clip it), and transparency stands over white."""
-    if image.mode.startswith("I"):
-        return _grey16_to_rgb(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    colours = image.convert("RGBA")
-    white = Image.new("RGBA", colours.size, "white")
-    return Image.alpha_composite(white, colours).convert("RGB")
-
-
-def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-    grey = (values * 255 + 32767) // 65535
-    # The one grey that a PNG's tRNS chunk declares transparent.
-    grey[values == image.info.get("transparency", -1)] = 255
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-
-
-def _decode_all(records: Sequence[Record], resolution: int, workers: int) -> Generator[Pixels | BadImageError, None, None]:
+def _decode_all(
+    records: Sequence[Record], resolution: int, settings: DataSettings, workers: int
+) -> Generator[Pixels | BadImageError, None, None]:
     """The picture or the fault of each record, in order."""
 
     def attempt(record: Record) -> Pixels | BadImageError:
         try:
-            return load_image(record.image, resolution)
+            return load_image(record.image, resolution, settings)
         except BadImageError as error:
             return error
 
@@ -320,22 +243,33 @@ def _decode_all(records: Sequence[Record], resolution: int, workers: int) -> Gen
 
 
 def _write_images(
-    path: Path, records: Sequence[Record], bad: BadItems, digest: "hashlib._Hash", resolution: int, progress: bool, workers: int
+    path: Path,
+    records: Sequence[Record],
+    decoded: Generator[Pixels | BadImageError, None, None],
+    bad: BadItems,
+    digest: "hashlib._Hash",
+    progress: stopped.Progress,
+    show_progress: bool,
 ) -> list[Record]:
-    """Append the pictures to `path` and to `digest`; returns the records whose pictures could be used."""
-    kept = []
+    """Append the pictures behind `progress` to `path`; returns the records whose pictures could be used, and `digest` sees all of those."""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    for index, (kind, why) in progress.faults.items():
+        bad.add(kind, _place(records[index]), why)
+    bar = tqdm(records[progress.done :], "packing", len(records), unit="img", initial=progress.done, disable=not show_progress)
     # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
-    decoded = _decode_all(records, resolution, workers)
-    with warnings.catch_warnings(), open(path, "wb") as file, contextlib.closing(decoded):
+    with warnings.catch_warnings(), open(path, "ab") as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")
-        for record, result in zip(tqdm(records, desc="packing", unit="img", disable=not progress), decoded, strict=True):
+        for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=progress.done):
             if isinstance(result, BadImageError):
                 bad.add(result.kind, _place(record), str(result))
-                continue
-            file.write(result.data)
-            digest.update(result.data)
-            kept.append(record)
-    return kept
+                progress.faults[index] = (result.kind, str(result))
+            else:
+                file.write(result.data)
+                digest.update(result.data)
+            progress.done = index + 1
+    return [record for index, record in enumerate(records) if index not in progress.faults]
 
 
 def _place(record: Record) -> str:

@@ -1,7 +1,7 @@
 """What a data source yields: usable records, the items it had to leave out, and a report that counts both."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,10 +13,18 @@ HELDOUT = "heldout"
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A picture that is no file of its own: a member of an archive, or a cell of a table."""
+
+    name: str  # for messages
+    read: Callable[[], bytes]  # the encoded picture; called from several threads, and may raise anything
+
+
+@dataclass(frozen=True)
 class Record:
     """One picture with at least one caption."""
 
-    image: Path  # absolute
+    image: Path | Stored  # a path is absolute
     captions: tuple[str, ...]  # non-empty, whitespace normalised, no caption twice
     where: str  # for messages: "metadata.jsonl:12" or "cats/cat.txt"
     split: str | None = None  # "train", "heldout", or None where the data does not say

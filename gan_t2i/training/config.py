@@ -8,6 +8,7 @@ import gan_t2i.models
 import gan_t2i.text  # noqa: F401 (both imports register the classes that a Spec names)
 from gan_t2i import registry
 from gan_t2i.config import Count, StrictConfig
+from gan_t2i.data.settings import DataSettings
 from gan_t2i.ops.augment import AugmentConfig
 from gan_t2i.registry import Spec
 
@@ -15,17 +16,11 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class DataConfig(StrictConfig):
+class DataConfig(DataSettings):
     """Which pictures and captions."""
 
     source: str = "shapes"
-    """A folder or metadata file, or a built-in set: shapes, emoji."""
-    caption_column: str | None = None
-    """Column or key of the captions in metadata; None takes text, caption, prompt or title."""
-    on_bad: Literal["skip", "error"] = "skip"
-    """Whether unusable items are counted and left out, or stop the run."""
-    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the captions kept from training, where the data set does not say itself."""
+    """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
 
 
 class LossConfig(StrictConfig):

@@ -117,15 +117,8 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     # one that needs no captions comes first: weights that are missing are missed before the data are touched
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
-    data = config.data
-    dataset = load_dataset(
-        resolve_source(data.source, config.resolution, notify=notify),
-        config.resolution,
-        caption_column=data.caption_column,
-        on_bad=data.on_bad,
-        holdout_fraction=data.holdout_fraction,
-        notify=notify,
-    )
+    source = resolve_source(config.data.source, config.resolution, notify=notify)
+    dataset = load_dataset(source, config.resolution, config.data, notify=notify)
     trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
     if config.loss.match_weight and len(trained) < 2:
         raise GanT2IError("all pictures have the same caption: there is nothing to tell apart; caption them, or set loss.match_weight=0")

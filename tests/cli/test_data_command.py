@@ -1,6 +1,7 @@
 """``gan-t2i data``: what it prints, what it writes, and how it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 
 from gan_t2i.cli.main import command
 from gan_t2i.data import emoji_font
+from gan_t2i.data.packing import PackedDataset
 from gan_t2i.errors import GanT2IError
+from gan_t2i.training.config import TrainConfig
 
 
 def run(*arguments: object) -> Result:
@@ -123,3 +126,57 @@ def test_inspect_shows_each_of_two_captions(tmp_path: Path) -> None:
     output = run("inspect", tmp_path).output
     assert '"all blue"' in output
     assert '"all red"' in output
+
+
+def test_pack_and_inspect_take_any_format_and_its_options(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Image.new("RGBA", (32, 16), (0, 0, 0, 0)).save(tmp_path / "data/a.png")
+    (tmp_path / "data/a.caption").write_text("one\ntwo\n", encoding="utf-8")
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "data")
+    options = ("--data-format", "pairs", "--caption-lines", "first", "--on-bad", "error")
+    assert "1 usable pairs with 1 captions" in run("inspect", archive, *options).output
+    result = run("pack", archive, tmp_path / "packed", "--resolution", 16, *options, "--crop", "pad", "--background", "#0000ff")
+    assert result.exit_code == 0, result.output
+    packed = PackedDataset.open(tmp_path / "packed")
+    assert packed.captions == ["one"]
+    assert packed.images[0, :, 8, 8].tolist() == [0, 0, 255]
+    assert f"fingerprint {packed.fingerprint}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data-format", "word"), "config key format = 'word': input should be 'auto', 'imagefolder', "),
+        (("--data-format", "cub"), "is no cub: it has no train/filenames.pickle"),
+        (("--caption-lines", "last"), "config key caption_lines = 'last': input should be 'first' or 'all'"),
+        (("--crop", "middle"), "config key crop = 'middle': input should be 'center', 'fit' or 'pad'"),
+        (("--background", "plaid"), "config key background: 'plaid' is not a colour such as white or #ffeecc"),
+        (("--image-root", "nowhere"), "image_root nowhere is no folder"),
+    ],
+)
+def test_pack_refuses_wrong_options(shapes: Path, tmp_path: Path, options: tuple[str, str], message: str) -> None:
+    result = run("pack", shapes, tmp_path / "packed", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "packed").exists()
+
+
+def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gan_t2i.training import estimate
+
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(estimate, "dry_run_report", lambda config, notify: seen.append(config))
+    arguments = "--data-format coco --image-root pictures --caption-lines first --crop fit --background black --caption-column x --on-bad error"
+    result = CliRunner().invoke(command, ["train", "--dry-run", "--data", "captions.json", *arguments.split()])
+    assert result.exit_code == 0, result.output
+    assert seen[0].data.model_dump() == {
+        "source": "captions.json",
+        "format": "coco",
+        "image_root": "pictures",
+        "caption_lines": "first",
+        "crop": "fit",
+        "background": "black",
+        "caption_column": "x",
+        "on_bad": "error",
+        "holdout_fraction": 0.02,
+    }

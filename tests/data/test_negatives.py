@@ -90,7 +90,7 @@ def test_held_out_pictures_lend_no_caption(dataset: PackedDataset) -> None:
 
 
 def test_the_same_draws_give_the_same_negatives(dataset: PackedDataset) -> None:
-    first, again = (
-        [OneChange(dataset).draw(item, rng) for item in dataset.train[:200].tolist()] for rng in (random.Random(5), random.Random(5))
-    )
+    negatives = [OneChange(dataset), OneChange(dataset)]
+    items = dataset.train[:200].tolist()
+    first, again = ([each.draw(item, rng) for item in items] for each, rng in zip(negatives, (random.Random(5), random.Random(5)), strict=True))
     assert first == again

@@ -1,6 +1,4 @@
 import json
-import struct
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_t2i.data import packing
-from gan_t2i.data.packing import PackedDataset, load_dataset, load_image, pack, split_by_caption
+from gan_t2i.data import packing, stopped
+from gan_t2i.data.decode import load_image
+from gan_t2i.data.packing import PackedDataset, load_dataset, pack, split_by_caption
 from gan_t2i.data.records import Record
+from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
 
 
@@ -33,163 +33,6 @@ def source(tmp_path):
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "packed"
-
-
-# Pictures
-
-
-def _palette_with_alpha() -> Image.Image:
-    image = Image.new("P", (16, 16), 1)
-    image.putpalette([0, 0, 0, 10, 200, 30])
-    return image
-
-
-PALETTE = _palette_with_alpha()
-
-
-@pytest.mark.parametrize(
-    ("image", "suffix", "options", "colour"),
-    [
-        (Image.new("RGB", (16, 16), (10, 20, 30)), "png", {}, (10, 20, 30)),
-        (Image.new("RGB", (16, 16), (10, 20, 30)), "bmp", {}, (10, 20, 30)),
-        (Image.new("RGB", (16, 16), (10, 20, 30)), "webp", {"lossless": True}, (10, 20, 30)),
-        (Image.new("RGB", (16, 16), (10, 20, 30)), "png", {"transparency": (10, 20, 30)}, (255, 255, 255)),
-        (Image.new("L", (16, 16), 77), "png", {}, (77, 77, 77)),
-        (Image.new("L", (16, 16), 77), "jpg", {"quality": 100}, (77, 77, 77)),
-        (Image.new("L", (16, 16), 77), "png", {"transparency": 77}, (255, 255, 255)),
-        (Image.new("LA", (16, 16), (100, 0)), "png", {}, (255, 255, 255)),
-        (Image.new("LA", (16, 16), (100, 51)), "png", {}, (224, 224, 224)),
-        (Image.new("RGBA", (16, 16), (255, 0, 100, 255)), "png", {}, (255, 0, 100)),
-        (Image.new("RGBA", (16, 16), (255, 0, 100, 0)), "png", {}, (255, 255, 255)),
-        (Image.new("RGBA", (16, 16), (255, 0, 100, 51)), "png", {}, (255, 204, 224)),
-        (PALETTE, "png", {}, (10, 200, 30)),
-        (PALETTE, "gif", {}, (10, 200, 30)),
-        (PALETTE, "png", {"transparency": 1}, (255, 255, 255)),
-        (PALETTE, "gif", {"transparency": 1}, (255, 255, 255)),
-        (PALETTE, "png", {"transparency": bytes([255, 51])}, (206, 244, 210)),
-        (Image.new("1", (16, 16), 1), "png", {}, (255, 255, 255)),
-        (Image.new("1", (16, 16), 0), "png", {}, (0, 0, 0)),
-        (Image.new("1", (16, 16), 0), "png", {"transparency": 0}, (255, 255, 255)),
-        (Image.new("I;16", (16, 16), 128 * 257), "png", {}, (128, 128, 128)),
-        (Image.new("I;16", (16, 16), 65535), "png", {}, (255, 255, 255)),
-        (Image.new("I;16", (16, 16), 128 * 257), "png", {"transparency": 128 * 257}, (255, 255, 255)),
-        (Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "jpg", {"quality": 100}, (255, 0, 0)),
-        (Image.new("CMYK", (16, 16), (255, 0, 0, 128)), "jpg", {"quality": 100}, (0, 127, 127)),
-    ],
-)
-def test_every_mode_keeps_its_colour_and_transparency_stands_over_white(tmp_path, image, suffix, options, colour):
-    path = tmp_path / f"a.{suffix}"
-    image.save(path, **options)
-    pixels = load_image(path, 16)
-    assert pixels.dtype == np.uint8
-    assert pixels.shape == (3, 16, 16)
-    assert {tuple(pixel) for pixel in pixels.reshape(3, -1).T.tolist()} == {colour}
-
-
-def test_mode_i_is_scaled_like_16_bit_grey():
-    # What Pillow before 11 makes of a 16-bit PNG.
-    assert packing._to_rgb(Image.new("I", (2, 2), 128 * 257)).getpixel((0, 0)) == (128, 128, 128)
-
-
-def test_premultiplied_and_palette_alpha_modes_are_composited():
-    image = Image.new("RGBA", (2, 2), (255, 0, 100, 51))
-    assert packing._to_rgb(image.convert("RGBa")).getpixel((0, 0)) == (255, 204, 224)
-    image = Image.new("PA", (2, 2))
-    image.putpalette([255, 0, 100])
-    assert packing._to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("size", [(64, 16), (16, 64), (65, 16)])
-def test_the_centre_square_is_taken(tmp_path, size):
-    image = Image.new("RGB", size, "black")
-    image.paste("red", ((size[0] - 16) // 2, (size[1] - 16) // 2, (size[0] - 16) // 2 + 16, (size[1] - 16) // 2 + 16))
-    image.save(tmp_path / "a.png")
-    assert np.array_equal(load_image(tmp_path / "a.png", 16)[:, 0, 0], [255, 0, 0])
-    assert load_image(tmp_path / "a.png", 16)[1:].max() == 0
-    assert load_image(tmp_path / "a.png", 16)[0].min() == 255
-
-
-@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_picture_stands_upright_whatever_its_exif_orientation(tmp_path, orientation, suffix):
-    upright = Image.new("RGB", (32, 32), "white")
-    upright.paste("red", (0, 0, 16, 16))
-    upright.paste("blue", (16, 0, 32, 16))
-    # How a camera stores it: the inverse of what a viewer does.
-    inverse = {6: packing.UPRIGHT[8], 8: packing.UPRIGHT[6]}.get(orientation, packing.UPRIGHT.get(orientation))
-    stored = upright if inverse is None else upright.transpose(inverse)
-    exif = Image.Exif()
-    exif[packing.ORIENTATION] = orientation
-    stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=100, **({"lossless": True} if suffix == "webp" else {}))
-    pixels = load_image(tmp_path / f"a.{suffix}", 32).astype(int)
-    expected = np.asarray(upright).transpose(2, 0, 1).astype(int)
-    assert np.abs(pixels - expected)[:, 4:12, 4:12].max() <= 3
-    assert np.abs(pixels - expected)[:, 4:12, 20:28].max() <= 3
-
-
-def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path):
-    source = make_data(tmp_path / "data", 0)
-    Image.new("L", (16, 16), 77).save(source / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0", quality=100)
-    (source / "a.txt").write_text("grey", encoding="utf-8")
-    # Pillow warns of it, which pack keeps from the user.
-    assert pack(source, tmp_path / "packed", 16, progress=False).images.max() == 77
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_large_picture_is_reduced_to_its_mean(tmp_path, suffix):
-    # A checkerboard finer than the result: what is not filtered would show as black or white.
-    board = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
-    Image.fromarray(board).save(tmp_path / f"a.{suffix}", quality=100)
-    pixels = load_image(tmp_path / f"a.{suffix}", 16).astype(int)
-    assert np.abs(pixels - 127.5).max() <= 3
-
-
-def _png_of(width: int, height: int) -> bytes:
-    """A PNG whose header promises a size and whose pixels are missing."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"")
-
-
-def _noise(path: Path, suffix: str) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path.with_suffix(suffix))
-    content = path.with_suffix(suffix).read_bytes()
-    path.with_suffix(suffix).unlink()
-    return content[: len(content) // 2]
-
-
-BAD_PICTURES = [
-    (lambda p: b"", "unreadable image", "the file is not one of: PNG, JPEG, WEBP, BMP, GIF"),
-    (lambda p: b"no picture", "unreadable image", "the file is not one of: "),
-    (lambda p: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n", "unreadable image", "the file is not one of: "),
-    (lambda p: _noise(p, ".png"), "unreadable image", "the image cannot be read: "),
-    (lambda p: _noise(p, ".jpg"), "unreadable image", "the image cannot be read: image file is truncated"),
-    (lambda p: _noise(p, ".webp"), "unreadable image", "the "),
-    (lambda p: _noise(p, ".bmp"), "unreadable image", "the image cannot be read: image file is truncated"),
-    (lambda p: _png_of(7, 100), "image too small", "the image has 7 x 100 pixels, less than 8 a side"),
-    (lambda p: _png_of(8193, 8192), "image over the pixel cap", "the image has 8193 x 8192 pixels, more than 67108864"),
-    (lambda p: _png_of(10_000, 10_000), "image over the pixel cap", "the image has 10000 x 10000 pixels, more than 67108864"),
-    (lambda p: _png_of(60_000, 60_000), "image over the pixel cap", "the image has more than 67108864 pixels"),
-]
-
-
-@pytest.mark.parametrize(("make", "kind", "why"), BAD_PICTURES)
-def test_a_bad_picture_is_counted_or_refused(tmp_path, make, kind, why):
-    source = make_data(tmp_path / "data", 1)
-    (source / "bad.txt").write_text("bad", encoding="utf-8")
-    (source / "bad.png").write_bytes(make(tmp_path / "noise"))
-    dataset = pack(source, tmp_path / "packed", 16, progress=False)
-    assert dataset.captions == ["picture 0"]
-    assert dataset.report.bad == {kind: 1}
-    assert dataset.report.first_bad[0][0] == "bad.txt (bad.png)"
-    assert dataset.report.first_bad[0][1].startswith(why)
-    with pytest.raises(GanT2IError, match=r"^bad.txt \(bad.png\): ") as error:
-        pack(source, tmp_path / "refused", 16, on_bad="error", progress=False)
-    assert error.value.args[0].endswith(dataset.report.first_bad[0][1])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed"]
 
 
 # Packing
@@ -251,7 +94,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path):
 
 def test_the_fingerprint_changes_with_pictures_captions_and_splits(tmp_path, source):
     prints = [pack(source, tmp_path / "p0", 16, progress=False).fingerprint]
-    prints.append(pack(source, tmp_path / "p1", 16, progress=False, holdout_fraction=0).fingerprint)
+    prints.append(pack(source, tmp_path / "p1", 16, DataSettings(holdout_fraction=0), progress=False).fingerprint)
     (source / "0.txt").write_text("another", encoding="utf-8")
     prints.append(pack(source, tmp_path / "p2", 16, progress=False).fingerprint)
     Image.new("RGB", (16, 16), "white").save(source / "1.png")
@@ -277,9 +120,9 @@ def test_the_resolution_must_be_a_power_of_two(tmp_path, source, resolution):
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, float("nan")])
-def test_the_holdout_fraction_is_checked(tmp_path, source, fraction):
-    with pytest.raises(UsageError, match="holdout_fraction must be at least 0 and below 1"):
-        pack(source, tmp_path / "p", 16, holdout_fraction=fraction)
+def test_the_holdout_fraction_is_checked(fraction):
+    with pytest.raises(UsageError, match="config key holdout_fraction = "):
+        DataSettings.parse({"holdout_fraction": fraction})
 
 
 def test_a_destination_in_use_is_left_alone(tmp_path, source):
@@ -288,6 +131,94 @@ def test_a_destination_in_use_is_left_alone(tmp_path, source):
     with pytest.raises(UsageError, match="used already exists"):
         pack(source, tmp_path / "used", 16, progress=False)
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Makes the decoding of the n-th picture from now on raise KeyboardInterrupt; returns the list of pictures that were asked for."""
+
+    def arrange(n):
+        calls = []
+
+        def load(record, *arguments):
+            calls.append(record.name)
+            if len(calls) == n:
+                raise KeyboardInterrupt
+            return load_image(record, *arguments)
+
+        monkeypatch.setattr(packing, "load_image", load)
+        return calls
+
+    return arrange
+
+
+def test_stopped_and_run_again_it_goes_on_and_gives_the_same(tmp_path, source, stop_at):
+    (source / "1.png").write_bytes(b"no picture")
+    whole = pack(source, tmp_path / "whole", 16, progress=False)
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
+    asked = stop_at(0)
+    again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert asked == ["3.png", "4.png", "5.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed", "whole"]
+    for name in (packing.IMAGES, packing.META):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def _spoil_state(folder: Path) -> None:
+    (folder / stopped.STATE).write_text('{"key": 3}', encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda source, left: (source / "0.txt").write_text("another caption", encoding="utf-8"),
+        lambda source, left: (left / packing.IMAGES).write_bytes(b"short"),
+        lambda source, left: (left / stopped.STATE).unlink(),
+        lambda source, left: _spoil_state(left),
+    ],
+)
+def test_what_was_left_of_other_data_or_is_damaged_is_not_gone_on_with(tmp_path, source, stop_at, change):
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    change(source, tmp_path / ".packed.stopped")
+    asked = stop_at(0)
+    again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert len(asked) == 6
+    assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
+    assert not (tmp_path / ".packed.stopped").exists()
+
+
+def test_half_a_picture_at_the_end_of_what_was_left_is_cut_off(tmp_path, source, stop_at):
+    stop_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    with open(tmp_path / ".packed.stopped" / packing.IMAGES, "ab") as file:
+        file.write(b"half")
+    stop_at(0)
+    again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
+    assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
+
+
+def test_the_cache_knows_the_settings_that_change_pictures_or_captions(source, cache):
+    changes = [{}, {"crop": "pad"}, {"background": "black"}, {"caption_lines": "first"}, {"format": "pairs"}]
+    folders = [load_dataset(source, 16, DataSettings(**change), progress=False).folder for change in changes]
+    assert len(set(folders)) == len(changes)
+
+
+def test_a_zip_is_packed_again_after_a_change_of_it_alone(source, tmp_path, cache):
+    import shutil
+
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", source))
+    first = load_dataset(archive, 16, progress=False)
+    (tmp_path / "another file").write_text("x", encoding="utf-8")
+    assert load_dataset(archive, 16, progress=False).folder == first.folder
+    (source / "0.txt").write_text("another caption", encoding="utf-8")
+    shutil.make_archive(str(tmp_path / "a"), "zip", source)
+    assert "another caption" in load_dataset(archive, 16, progress=False).captions
 
 
 def test_no_usable_picture_leaves_nothing_behind(tmp_path):
@@ -342,7 +273,7 @@ def test_data_are_packed_once_and_again_after_a_change(source, cache):
     changed = load_dataset(source, 16, progress=False)
     assert changed.folder != first.folder
     assert "another caption" in changed.captions
-    others = [load_dataset(source, 32, progress=False), load_dataset(source, 16, holdout_fraction=0.5, progress=False)]
+    others = [load_dataset(source, 32, progress=False), load_dataset(source, 16, DataSettings(holdout_fraction=0.5), progress=False)]
     assert len({dataset.folder for dataset in [first, changed, *others]}) == 4
     assert len(list(cache.iterdir())) == 4
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from gan_t2i.data.readers import read, read_records
 from gan_t2i.data.records import BadItem, DataReport, Record
+from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
 
 
@@ -74,14 +75,14 @@ def test_the_caption_column_is_found_and_told(folder, column):
 def test_a_wanted_column_wins_and_an_empty_text_column_is_passed_over(folder):
     jsonl(folder, {"file_name": "a.png", "text": None, "prompt": "p", "alt": "x"})
     assert read_records(folder)[0][0].captions == ("p",)
-    assert read_records(folder, caption_column="alt")[0][0].captions == ("x",)
+    assert read_records(folder, DataSettings(caption_column="alt"))[0][0].captions == ("x",)
 
 
 @pytest.mark.parametrize("wanted", ["words", None])
 def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     jsonl(folder, {"file_name": "a.png", "alt": "x", "tags": ["y"], "size": 3})
     with pytest.raises(UsageError, match=r"^caption_column must be one of: alt, tags; metadata.jsonl has "):
-        read(folder, caption_column=wanted)
+        read(folder, DataSettings(caption_column=wanted))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_bad_row_is_counted_or_refused(folder, row, kind, why):
     assert [(item.kind, item.where) for item in bad] == [(kind, "metadata.jsonl:2")]
     assert why in bad[0].why
     with pytest.raises(GanT2IError, match=r"^metadata.jsonl:2: ") as error:
-        read_records(folder, on_bad="error")
+        read_records(folder, DataSettings(on_bad="error"))
     assert str(error.value) == f"metadata.jsonl:2: {bad[0].why}"
 
 
@@ -194,12 +195,12 @@ def _make_link(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "kind", "where", "why"),
     [
-        (lambda f: None, "image without caption", "a.png", "the image has no .txt of the same stem"),
+        (lambda f: None, "image without caption", "a.png", "the image has no .txt or .caption of the same stem"),
         (lambda f: (f / "a.txt").write_bytes(b" \n\n"), "empty caption", "a.txt", "the caption is empty"),
         (lambda f: (f / "a.txt").write_bytes(b"good\ncaf\xe9"), "caption not UTF-8", "a.txt", "the caption is not UTF-8"),
         (lambda f: (f / "a.txt").write_text("x" * 2001), "caption too long", "a.txt", "the caption has 2001 characters, more than 2000"),
         (lambda f: (f / "a.txt").write_text("x\n" * 600_000), "caption too long", "a.txt", "the file has more than 1048576 bytes"),
-        (lambda f: _make_link(f / "a.txt"), "path outside the folder", "a.txt", "the link leads out of the folder"),
+        (lambda f: _make_link(f / "a.txt"), "path outside the folder", "a.txt", "the file leads out of the folder"),
         (lambda f: (f / "a.txt").symlink_to(f / "gone"), "unreadable caption", "a.txt", "the file is a broken link or no regular file"),
         (lambda f: (f / "a.png").rename(f / "a.txt"), "caption without image", "a.txt", "the caption has no image of the same stem"),
     ],
@@ -211,7 +212,7 @@ def test_a_bad_pair_is_counted_or_refused(folder, make, kind, where, why):
     assert [record.captions for record in records] == [("a bee",)]
     assert bad == [BadItem(kind, where, why)]
     with pytest.raises(GanT2IError, match=rf"^{where}: "):
-        read_records(folder, on_bad="error")
+        read_records(folder, DataSettings(on_bad="error"))
 
 
 @pytest.mark.parametrize(("target", "kind"), [("outside.png", "path outside the folder"), ("gone", "missing image"), (None, "missing image")])
@@ -236,7 +237,8 @@ def test_a_file_name_that_is_not_utf8_can_be_shown(folder):
 
 
 def test_no_usable_pair_tells_what_was_found_and_looked_for(folder):
-    looked_for = "looked for metadata.jsonl, metadata.csv, or images with same-stem .txt"
+    looked_for = "looked for metadata.jsonl, metadata.csv, metadata.parquet, a tab-separated .csv, dataset.json, captions_*.json, "
+    looked_for += "train/filenames.pickle, *.tar, *.parquet, or images with same-stem .txt or .caption"
     with pytest.raises(GanT2IError) as error:
         read(folder)
     assert str(error.value) == f"no usable pair in {folder}: found 2 images, 0 captions; {looked_for}"
@@ -249,13 +251,13 @@ def test_no_usable_pair_tells_what_was_found_and_looked_for(folder):
 def test_wrong_arguments(folder):
     with pytest.raises(UsageError, match="gone does not exist"):
         read(folder / "gone")
-    with pytest.raises(UsageError, match=r"a.png is neither a folder nor a .jsonl or .csv file"):
+    with pytest.raises(UsageError, match=r"a.png is neither a folder nor a .zip, .jsonl, .csv, .json, .tar or .parquet file"):
         read(folder / "a.png")
-    with pytest.raises(UsageError, match="on_bad must be one of: skip, error; not ignore"):
-        read(folder, on_bad="ignore")
+    with pytest.raises(UsageError, match="on_bad = 'ignore': input should be 'skip' or 'error'"):
+        DataSettings.parse({"on_bad": "ignore"})
     (folder / "a.txt").write_text("apple", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"caption_column text needs a metadata.jsonl or metadata.csv"):
-        read(folder, caption_column="text")
+    with pytest.raises(UsageError, match=r"caption_column text is for tables and metadata, and images with same-stem .txt have no columns"):
+        read(folder, DataSettings(caption_column="text"))
 
 
 def test_the_report_counts_bad_items_by_kind_and_shows_the_first_five():

@@ -1,0 +1,121 @@
+"""A picture, from a file or from bytes, to RGB at the training resolution. Of its metadata only the orientation is looked at.
+
+Legend: R resolution in pixels.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageColor, UnidentifiedImageError
+
+from gan_t2i.data.records import Stored
+from gan_t2i.data.settings import DataSettings
+from gan_t2i.errors import GanT2IError
+
+MIN_SIDE = 8  # pixels
+MAX_PIXELS = 64 * 1024 * 1024
+# Pillow's other formats (EPS, PSD, FITS, ...) are rare in data sets, and much larger ground for a hostile file.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+ORIENTATION = 0x0112  # EXIF tag
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# JPEG decodes at 1/2 to 1/8 of its size, and everything is box-reduced, as long as this many pixels are left for one of the result.
+REDUCING_GAP = 3
+
+Pixels = npt.NDArray[np.uint8]  # [3, R, R]
+
+
+class BadImageError(GanT2IError):
+    """A picture that cannot be used; `kind` is the one of its `BadItem`."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+def load_image(source: Path | Stored, resolution: int, settings: DataSettings | None = None) -> Pixels:
+    """The picture as RGB uint8 [3, R, R], upright, cropped and over the background as `settings` say; raises `BadImageError`."""
+    settings = settings or DataSettings()
+    try:
+        file = io.BytesIO(source.read()) if isinstance(source, Stored) else source
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
+            _check_size(image.size)
+            return _to_pixels(image, resolution, settings)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError("image over the pixel cap", f"the image has more than {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError("unreadable image", f"the file is not one of: {', '.join(IMAGE_FORMATS)}") from error
+    # Pillow's decoders raise nearly any class (SyntaxError, struct.error, EOFError, ...) on a broken file, and so do archives.
+    except Exception as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError("unreadable image", f"the image cannot be read: {why}") from error
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadImageError("image over the pixel cap", f"the image has {width} x {height} pixels, more than {MAX_PIXELS}")
+    if min(size) < MIN_SIDE:
+        raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
+
+
+def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> Pixels:
+    image.draft(None, (REDUCING_GAP * resolution, REDUCING_GAP * resolution))  # does something for JPEG alone
+    width, height = image.size
+    longest, side = max(image.size), min(image.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side) if settings.crop == "center" else (0, 0, width, height)
+    part = to_rgb(image.crop(box), settings.background)
+    # After the crop: a PNG's EXIF may stand behind its pixels, and a fault in those must not pass for a fault in it.
+    turn = UPRIGHT.get(_orientation(image))
+    size = (resolution, resolution)
+    if settings.crop == "pad":
+        size = (max(1, round(width * resolution / longest)), max(1, round(height * resolution / longest)))
+    part = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    if turn is not None:
+        part = part.transpose(turn)
+    if part.size != (resolution, resolution):
+        board = Image.new("RGB", (resolution, resolution), settings.background)
+        board.paste(part, ((resolution - part.width) // 2, (resolution - part.height) // 2))
+        part = board
+    return np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))  # [R, R, 3] -> [3, R, R]
+
+
+def _orientation(image: Image.Image) -> int:
+    # A broken EXIF block does not spoil the picture; its parser raises as many classes as a decoder.
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def to_rgb(image: Image.Image, background: str) -> Image.Image:
+    """Any mode as RGB: 16-bit grey is scaled (Pillow would clip it), and transparency stands over the background."""
+    if image.mode.startswith("I"):
+        return _grey16_to_rgb(image, background)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    colours = image.convert("RGBA")
+    below = Image.new("RGBA", colours.size, background)
+    return Image.alpha_composite(below, colours).convert("RGB")
+
+
+def _grey16_to_rgb(image: Image.Image, background: str) -> Image.Image:
+    values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    colours = np.repeat(grey[:, :, None], 3, axis=2)  # [H, W, 3]
+    # The one grey that a PNG's tRNS chunk declares transparent.
+    colours[values == image.info.get("transparency", -1)] = ImageColor.getrgb(background)
+    return Image.fromarray(colours)

@@ -1,0 +1,121 @@
+"""Readers of captioned pictures: which format a source holds, and its records.
+
+A format is one entry of `READERS`; the first whose `find` recognises the source reads it, be it a folder, a file or a zip of either.
+Broken items never stop a reader: they are counted as `BadItem`, and refused (with on_bad="error") only when the user wants that.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gan_t2i.data.readers import hub
+from gan_t2i.data.readers.base import Reader, Reading, Source
+from gan_t2i.data.readers.coco import find_coco, find_stylegan, read_coco, read_stylegan
+from gan_t2i.data.readers.cub import find_cub, read_cub
+from gan_t2i.data.readers.imagefolder import find_metadata, find_openclip, read_metadata, read_openclip
+from gan_t2i.data.readers.pairs import find_pairs, read_pairs
+from gan_t2i.data.readers.parquet import find_parquet, read_parquet
+from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
+from gan_t2i.data.readers.tree import FolderTree, Tree, ZipTree, files_below, is_unsafe
+from gan_t2i.data.records import BadItem, BadItems, Record
+from gan_t2i.data.settings import DataSettings
+from gan_t2i.errors import GanT2IError, UsageError
+
+# In the order of detection: what stands above may have among its files what stands below.
+READERS: tuple[Reader, ...] = (
+    Reader("imagefolder", "metadata.jsonl, metadata.csv, metadata.parquet", find_metadata, read_metadata),
+    Reader("openclip", "a tab-separated .csv", find_openclip, read_openclip),
+    Reader("stylegan", "dataset.json", find_stylegan, read_stylegan),
+    Reader("coco", "captions_*.json", find_coco, read_coco),
+    Reader("cub", "train/filenames.pickle", find_cub, read_cub),
+    Reader("tars", "*.tar", find_tars, read_tars),
+    Reader("parquet", "*.parquet", find_parquet, read_parquet),
+    Reader("pairs", "images with same-stem .txt or .caption", find_pairs, read_pairs),
+)
+_LOOKED_FOR = ", ".join(reader.looks_for for reader in READERS[:-1]) + f", or {READERS[-1].looks_for}"
+
+
+def read_records(source: Any, settings: DataSettings | None = None) -> tuple[list[Record], list[BadItem]]:
+    """The usable records of `source`, in an order that depends on its content alone, and what was left out. Errors as for `read`."""
+    reading = read(source, settings)
+    return reading.records, reading.bad
+
+
+def read(source: Any, settings: DataSettings | None = None) -> Reading:
+    """`read_records` with the notes on what the reader chose.
+
+    Args:
+        source: a folder or file, a brace pattern of tars, hf:owner/name, or a `datasets.Dataset` or `DatasetDict`.
+        settings: how to read it.
+
+    Raises `UsageError` for a missing path or an unknown caption column, and `GanT2IError` where no pair is usable or, with
+    on_bad="error", at the first bad item.
+    """
+    settings = settings or DataSettings()
+    bad = BadItems(settings.on_bad)
+    if is_hub(source):
+        reading = hub.read_hub(source, settings, bad)
+    else:
+        reading = _read_path(Path(source), settings, bad)
+    reading.bad = bad.items
+    if not reading.records:
+        raise GanT2IError(_nothing_usable(source, reading))
+    return reading
+
+
+def is_hub(source: Any) -> bool:
+    """Whether `source` is read through the library `datasets`: an object of it, or hf:owner/name."""
+    return hub.is_dataset(source) or os.fspath(source).startswith(hub.PREFIX)
+
+
+def files_of(source: Path, settings: DataSettings) -> list[Path]:
+    """Every file that a reading of `source` may look at, sorted within each folder; raises `UsageError` where `source` is not there."""
+    tree_root, named, archive = _place(source)
+    if archive or (named and all(name.lower().endswith((".tar", ".parquet")) for name in named)):
+        found = [source] if archive else [tree_root / name for name in named or ()]
+    else:
+        found = [tree_root / name for name in sorted(files_below(tree_root))]
+    if settings.image_root is not None:
+        root = Path(settings.image_root)
+        found += [root / name for name in sorted(files_below(root))]
+    return found
+
+
+def _place(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
+    """(folder, the files in it that are meant or None for all, whether it is a zip); raises `UsageError` where it is not there."""
+    if source.is_dir():
+        return source, None, False
+    if source.is_file():
+        return source.parent, [source.name], source.suffix.lower() == ".zip"
+    pattern = str(source)
+    # Everything in braces stands behind the last folder that is there.
+    if "{" in pattern and not is_unsafe(pattern.partition("{")[2]):
+        folder = Path(pattern.partition("{")[0] + "x").parent
+        if folder.is_dir():
+            return folder, expand_braces(source.relative_to(folder).as_posix()), False
+    raise UsageError(f"data {source} does not exist")
+
+
+def _read_path(source: Path, settings: DataSettings, bad: BadItems) -> Reading:
+    folder, named, archive = _place(source)
+    if settings.image_root is not None and not Path(settings.image_root).is_dir():
+        raise UsageError(f"image_root {settings.image_root} is no folder")
+    tree: Tree = ZipTree(source, bad) if archive else FolderTree(folder)
+    if archive:
+        named = None
+    wanted = [reader for reader in READERS if settings.format in ("auto", reader.name)]
+    for reader in wanted:
+        entries = reader.find(tree, named)
+        if entries:
+            return reader.read(Source(tree, entries, settings, bad))
+    if settings.format != "auto":
+        raise UsageError(f"data {source} is no {settings.format}: it has no {wanted[0].looks_for}")
+    raise UsageError(f"data {source} is neither a folder nor a .zip, .jsonl, .csv, .json, .tar or .parquet file")
+
+
+def _nothing_usable(source: Any, reading: Reading) -> str:
+    message = f"no usable pair in {hub.name_of(source)}: found {reading.images} images, {reading.captions} captions; looked for {_LOOKED_FOR}"
+    # Where a picture or a caption alone is missing, the counts say it all.
+    telling = [item for item in reading.bad if item.kind not in ("image without caption", "caption without image")]
+    return message + (f" (first fault: {telling[0].where}: {telling[0].why})" if telling else "")

@@ -1,0 +1,120 @@
+"""COCO's captions JSON (images and annotations), and the dataset.json of StyleGAN3 (a list of labels), whose labels are captions here."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gan_t2i.data.readers.base import (
+    Reading,
+    Source,
+    captions_of_value,
+    clean_captions,
+    picture_of_row,
+    refuse_column,
+    split_of_name,
+    with_two_sides,
+)
+from gan_t2i.data.readers.tables import json_object
+from gan_t2i.data.readers.tree import FolderTree, Tree
+from gan_t2i.data.records import Record
+from gan_t2i.errors import GanT2IError
+
+STYLEGAN = "dataset.json"
+
+
+def find_coco(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    """A JSON file by name; of a folder captions_*.json, at its top or in annotations."""
+    if named is not None:
+        return [name for name in named if name.lower().endswith(".json") and name != STYLEGAN]
+    places = [name.removeprefix("annotations/") for name in tree.names()]
+    return [name for name, place in zip(tree.names(), places, strict=True) if place.startswith("captions_") and place.endswith(".json")]
+
+
+def read_coco(source: Source) -> Reading:
+    """Records of the images that have annotations, in the order of the file."""
+    refuse_column(source.settings, "COCO captions")
+    reading = Reading()
+    for name in source.entries:
+        reading.add(_read_annotations(source, name))
+    return with_two_sides(reading)
+
+
+def _read_annotations(source: Source, name: str) -> Reading:
+    content = json_object(source.tree, name)
+    label = PurePosixPath(name).name
+    images, annotations = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        raise GanT2IError(f"{label} is no COCO captions file: it needs the lists images and annotations")
+    reading = Reading(notes=[f"captions from the annotations of {label}"])
+    texts: dict[Any, list[Any]] = {}
+    for number, annotation in enumerate(annotations):
+        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if isinstance(image_id, (int, str)):
+            texts.setdefault(image_id, []).append(annotation.get("caption"))
+        else:
+            source.bad.add("malformed JSON", f"{label}: annotation {number}", "the annotation has no image_id")
+    place = label.removeprefix("captions_").removesuffix(".json")  # train2017
+    side = split_of_name(place.rstrip("0123456789"))
+    pictures = _pictures(source, place)
+    seen: set[str] = set()
+    for number, row in enumerate(images):
+        where = f"{label}: image {number}"
+        row = row if isinstance(row, dict) else {}
+        image = picture_of_row(pictures, row, "file_name", where, source.bad, seen)
+        if image is None:
+            continue
+        reading.images += 1
+        image_id = row.get("id")
+        captions = captions_of_value(
+            texts.pop(image_id, []) if isinstance(image_id, (int, str)) else [], repr(row["file_name"]), where, source.bad
+        )
+        reading.captions += len(captions)
+        if captions:
+            reading.records.append(Record(image, captions, where, side))
+    for image_id, left in texts.items():
+        source.bad.add("caption without image", f"{label}: image_id {image_id!r}", f"{len(left)} annotations belong to no image of the list")
+    return reading
+
+
+def _pictures(source: Source, place: str) -> Tree:
+    """Where the images are: the root that the user names, the folder `place` in the source, or the file's own."""
+    if source.settings.image_root is not None:
+        return FolderTree(Path(source.settings.image_root))
+    return source.tree.below(place) if any(name.startswith(f"{place}/") for name in source.tree.names()) else source.tree
+
+
+# StyleGAN3
+
+
+def find_stylegan(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    if named is not None:
+        return [name for name in named if name == STYLEGAN]
+    return [STYLEGAN] if tree.is_file(STYLEGAN) else []
+
+
+def read_stylegan(source: Source) -> Reading:
+    """Records of the labels, each a picture's name with a caption or a list of captions."""
+    refuse_column(source.settings, "the labels of dataset.json")
+    labels = json_object(source.tree, STYLEGAN).get("labels")
+    if not isinstance(labels, list):
+        raise GanT2IError(f"{STYLEGAN} has no captions: labels must be a list of picture and caption, not {type(labels).__name__}")
+    reading = Reading(notes=[f"captions from the labels of {STYLEGAN}"])
+    root = source.settings.image_root
+    pictures = source.tree if root is None else FolderTree(Path(root))
+    seen: set[str] = set()
+    for number, label in enumerate(labels):
+        where = f"{STYLEGAN}: label {number}"
+        name, caption = label if isinstance(label, list) and len(label) == 2 else (None, None)
+        image = picture_of_row(pictures, {"file_name": name}, "file_name", where, source.bad, seen)
+        if image is None:
+            continue
+        reading.images += 1
+        if isinstance(caption, (str, list)) and not (isinstance(caption, list) and not all(isinstance(text, str) for text in caption)):
+            captions = clean_captions(caption if isinstance(caption, list) else [caption], where, source.bad)
+        else:
+            captions = ()
+            source.bad.add("image without caption", where, f"the label is a {type(caption).__name__}, not a caption")
+        reading.captions += len(captions)
+        if captions:
+            reading.records.append(Record(image, captions, where))
+    return reading

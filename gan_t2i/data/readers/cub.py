@@ -1,0 +1,94 @@
+"""CUB-200-2011 in the layout of AttnGAN: train/filenames.pickle and test/filenames.pickle list stems such as
+001.Black_footed_Albatross/Black_Footed_Albatross_0001; text/STEM.txt holds ten captions, CUB_200_2011/images/STEM.jpg is the picture."""
+
+import io
+import pickle
+import pickletools
+from collections.abc import Sequence
+from typing import Any, Never
+
+from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, refuse_column, shown, with_two_sides
+from gan_t2i.data.readers.tree import Refused, Tree
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
+from gan_t2i.errors import GanT2IError
+
+SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
+IMAGE_FOLDERS = ("CUB_200_2011/images", "images")
+TEXT = "text"
+MAX_PICKLE = 1 << 24  # bytes; the real ones have 500 kB
+# What a list of strings is made of, in any protocol. Besides classes this leaves out whatever takes more memory than it has bytes.
+OPCODES = frozenset(("PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE")) | {
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"),
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads what consists of lists and strings. Any class, and with it any code, is refused before it is looked up."""
+
+    def find_class(self, module: str, name: str) -> Never:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and a list of names needs no class")
+
+    def persistent_load(self, pid: Any) -> Never:
+        raise pickle.UnpicklingError("it refers to objects outside")
+
+
+def find_cub(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    return [name for name in SIDES if named is None and tree.is_file(name)]
+
+
+def read_cub(source: Source) -> Reading:
+    """Records of the pictures that the pickles list, the ones of test held out."""
+    refuse_column(source.settings, "CUB's texts")
+    folder = next((place for place in IMAGE_FOLDERS if any(name.startswith(f"{place}/") for name in source.tree.names())), "")
+    pictures = source.tree.below(folder)
+    texts = source.tree.below(TEXT)
+    reading = Reading(notes=[f"captions from {TEXT}, sides from {' and '.join(source.entries)}"])
+    seen: set[str] = set()
+    for entry in source.entries:
+        for number, stem in enumerate(_names(source.tree, entry, source.bad)):
+            where = f"{entry}:{number}"
+            image = picture_of_row(pictures, {"file_name": f"{stem}.jpg"}, "file_name", where, source.bad, seen)
+            if image is None:
+                continue
+            reading.images += 1
+            try:
+                content = texts.read(f"{stem}.txt", MAX_CAPTION_FILE)
+            except Refused as error:
+                source.bad.add("image without caption", where, f"{shown(stem)}.txt {error.why}")
+                continue
+            captions = captions_of_text(content, where, source.settings, source.bad)
+            reading.captions += len(captions)
+            if captions:
+                reading.records.append(Record(image, captions, where, SIDES[entry]))
+    return with_two_sides(reading)
+
+
+def _check_opcodes(content: bytes) -> None:
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name not in OPCODES:
+            raise pickle.UnpicklingError(f"it holds the opcode {opcode.name} ({argument}), and a list of names needs none")
+        # The unpickler makes room for every number below this one.
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
+            raise pickle.UnpicklingError(f"it numbers an object {argument}")
+
+
+def _names(tree: Tree, entry: str, bad: BadItems) -> list[str]:
+    """The strings in a pickled list; raises `GanT2IError` where the pickle holds anything but one."""
+    try:
+        content = tree.read(entry, MAX_PICKLE)
+        if len(content) > MAX_PICKLE:
+            raise Refused("", f"has more than {MAX_PICKLE} bytes")
+        _check_opcodes(content)
+        names = _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()  # Python 2 wrote the real ones
+    except Refused as error:
+        raise GanT2IError(f"{entry} {error.why}") from error
+    # A broken pickle raises nearly any class.
+    except Exception as error:
+        raise GanT2IError(f"{entry} is refused: {' '.join(str(error).split())}") from error
+    if not isinstance(names, list):
+        raise GanT2IError(f"{entry} must hold a list of names, not {type(names).__name__}")
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            bad.add("row without file_name", f"{entry}:{number}", f"the name is {type(name).__name__}, not text")
+    return [name for name in names if isinstance(name, str)]

@@ -1,0 +1,131 @@
+"""metadata.jsonl, metadata.csv or metadata.parquet among pictures, the layout of the Hugging Face imagefolder; and OpenCLIP's CSV, whose
+values stand between tabs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gan_t2i.data.readers.base import (
+    SPLIT_NAMES,
+    Reading,
+    Row,
+    Source,
+    captions_of_value,
+    choose_column,
+    picture_of_row,
+    split_of_name,
+    with_two_sides,
+)
+from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
+from gan_t2i.data.readers.tree import FolderTree, Refused, Tree
+from gan_t2i.data.records import BadItems, Record
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
+FILE_PATH = "filepath"  # OpenCLIP's name for the picture's column
+
+
+def find_metadata(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    """The metadata at the top; else of the folders one below, which may be train, validation and test."""
+    if named is not None:
+        return [
+            name
+            for name in named
+            if name.lower().endswith(".jsonl") or name in METADATA or (name.lower().endswith(".csv") and not _is_tabbed(tree, name))
+        ]
+    for name in METADATA:
+        if tree.is_file(name):
+            return [name]
+    return [name for name in tree.names() if name.count("/") == 1 and name.partition("/")[2] in METADATA]
+
+
+def read_metadata(source: Source) -> Reading:
+    """Records of the rows whose keys are file_name (relative to the metadata's folder), a caption column, split and any others."""
+    reading = Reading()
+    for name in source.entries:
+        folder = PurePosixPath(name).parent.as_posix().removeprefix(".")
+        rows = list(_rows(source.tree, name, source.bad))
+        part = _read_table(source, source.tree.below(folder), name, rows)
+        if folder:
+            side = split_of_name(folder)
+            part.records = [record if record.split else replace(record, split=side) for record in part.records]
+        reading.add(part)
+    return with_two_sides(reading) if len(source.entries) > 1 else reading
+
+
+def _rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".parquet":
+        file = parquet_file(tree, name)
+        # Neither pictures, which are another format's, nor what the packed folder's JSON has no form for.
+        columns = [field.name for field in file.schema_arrow if not re.search("binary|date|time|decimal|duration", str(field.type))]
+        return (row for _, _, row in parquet_rows(file, name, columns, bad))
+    return jsonl_rows(tree, name, bad) if suffix == ".jsonl" else csv_rows(tree, name, bad)
+
+
+def _read_table(source: Source, pictures: Tree, name: str, rows: list[Row]) -> Reading:
+    label = PurePosixPath(name).name
+    column = choose_column(label, [row for _, row in rows], source.settings.caption_column)
+    reading = Reading(notes=[f'captions from column "{column}" of {label}'])
+    bad = source.bad
+    seen: set[str] = set()
+    for where, row in rows:
+        image = picture_of_row(pictures, row, "file_name", where, bad, seen)
+        if image is None:
+            continue
+        reading.images += 1
+        split = row.get("split")
+        if split not in (None, "") and (not isinstance(split, str) or split.strip().lower() not in SPLIT_NAMES):
+            bad.add("unknown split", where, f"split must be one of: {', '.join(sorted(SPLIT_NAMES))}; not {split!r}")
+            continue
+        captions = captions_of_value(row.get(column), repr(row["file_name"]), where, bad)
+        reading.captions += len(captions)
+        if captions:
+            side = SPLIT_NAMES[split.strip().lower()] if split else None
+            extra = {key: item for key, item in row.items() if key not in ("file_name", "split", column)}
+            reading.records.append(Record(image, captions, where, side, extra))
+    return reading
+
+
+# OpenCLIP
+
+
+def find_openclip(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    names = [name for name in tree.names() if "/" not in name] if named is None else named
+    return [name for name in names if name.lower().endswith((".csv", ".tsv")) and _is_tabbed(tree, name)]
+
+
+def _is_tabbed(tree: Tree, name: str) -> bool:
+    try:
+        head = tree.read(name, 4096).split(b"\n")[0]
+    except Refused:
+        return False
+    return FILE_PATH.encode() in head and b"\t" in head
+
+
+def read_openclip(source: Source) -> Reading:
+    """Records of the rows of OpenCLIP's CSV: the columns filepath and title, or another caption column."""
+    reading = Reading()
+    root = source.settings.image_root
+    pictures = source.tree if root is None else FolderTree(Path(root))
+    for name in source.entries:
+        rows = list(csv_rows(source.tree, name, source.bad, "\t"))
+        column = choose_column(name, [row for _, row in rows], source.settings.caption_column, (FILE_PATH,))
+        reading.notes.append(f'captions from column "{column}" of {name}')
+        # OpenCLIP trains on a picture once for each of its rows; here they become the captions of one.
+        found: dict[str, tuple[Any, dict[str, None], str]] = {}
+        for where, row in rows:
+            path = row.get(FILE_PATH)
+            if path not in found:
+                image = picture_of_row(pictures, row, FILE_PATH, where, source.bad, set())
+                if image is None:
+                    continue
+                reading.images += 1
+                found[str(path)] = (image, {}, where)
+            captions = captions_of_value(row.get(column), repr(path), where, source.bad)
+            reading.captions += len(captions)
+            found[str(path)][1].update(dict.fromkeys(captions))
+        reading.records += [Record(image, tuple(captions), where) for image, captions, where in found.values() if captions]
+    return reading

@@ -1,0 +1,69 @@
+"""Pictures with a .txt or .caption of the same stem beside them, in any depth of folders."""
+
+import os
+from collections.abc import Sequence
+
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, refuse_column, shown
+from gan_t2i.data.readers.tree import MISSING, Refused, Tree
+from gan_t2i.data.records import BadItems, Record
+
+CAPTION_SUFFIXES = (".txt", ".caption")  # the first one wins where a picture has both
+BROKEN = "the file is a broken link or no regular file"
+
+
+def find_pairs(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    return [""] if named is None else []
+
+
+def read_pairs(source: Source) -> Reading:
+    """Records of the pictures that have a caption file, one caption a line."""
+    refuse_column(source.settings, "images with same-stem .txt")
+    tree, bad = source.tree, source.bad
+    reading = Reading(notes=["captions from .txt files beside the images"])
+    texts: dict[str, str] = {}
+    for suffix in reversed(CAPTION_SUFFIXES):
+        texts |= {name[: -len(suffix)]: name for name in tree.names() if name.lower().endswith(suffix)}
+    if texts and all(name.lower().endswith(".caption") for name in texts.values()):
+        reading.notes = ["captions from .caption files beside the images"]
+    unused = dict(texts)
+    captions_of: dict[str, tuple[str, ...]] = {}  # read once where a.png and a.jpg share a.txt
+    for name in tree.names():
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        reading.images += 1
+        unused.pop(stem, None)
+        if stem not in texts:
+            bad.add("image without caption", shown(name), "the image has no .txt or .caption of the same stem")
+            continue
+        try:
+            image = tree.picture(name)
+        except Refused as error:
+            _refuse(name, error, MISSING, bad)
+            continue
+        if stem not in captions_of:
+            captions_of[stem] = _captions_in(source, texts[stem])
+            reading.captions += len(captions_of[stem])
+        if captions_of[stem]:
+            reading.records.append(Record(image, captions_of[stem], shown(texts[stem])))
+    for name in unused.values():
+        reading.captions += 1
+        bad.add("caption without image", shown(name), "the caption has no image of the same stem")
+    return reading
+
+
+def _captions_in(source: Source, name: str) -> tuple[str, ...]:
+    try:
+        content = source.tree.read(name, MAX_CAPTION_FILE)
+    except Refused as error:
+        _refuse(name, error, "unreadable caption", source.bad)
+        return ()
+    return captions_of_text(content, shown(name), source.settings, source.bad)
+
+
+def _refuse(name: str, error: Refused, kind: str, bad: BadItems) -> None:
+    # The name was found in a listing, so a file that is missing is a link to nowhere, a pipe or the like.
+    if error.kind == MISSING:
+        bad.add(kind, shown(name), BROKEN)
+    else:
+        bad.add(error.kind if error.kind != "unreadable file" else kind, shown(name), f"the file {error.why}")

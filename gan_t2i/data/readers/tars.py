@@ -1,0 +1,216 @@
+"""Tars of img2dataset and WebDataset: members of one key, the name up to its first dot, are one sample: 0001.jpg, 0001.txt, 0001.json.
+
+No member is ever unpacked: the standard library's tarfile tells where each begins, and pictures are read from there when they are decoded.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gan_t2i.data.readers.base import (
+    CAPTION_COLUMNS,
+    IMAGE_SUFFIXES,
+    MAX_CAPTION_FILE,
+    Reading,
+    Source,
+    captions_of_text,
+    captions_of_value,
+    choose_column,
+    is_text,
+    shown,
+    split_of_name,
+    with_two_sides,
+)
+from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
+from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, Refused, Tree, is_unsafe
+from gan_t2i.data.records import BadItems, Record, Stored
+from gan_t2i.errors import UsageError
+
+_LINK = "link in the archive"
+
+
+@dataclass
+class _Sample:
+    """The members of one key, and where they came from."""
+
+    where: str
+    image: Stored | None = None
+    text: bytes | None = None
+    row: dict[str, Any] | None = None
+    split: str | None = None
+    kinds: set[str] = field(default_factory=set)
+    usable: bool = True
+
+
+def find_tars(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+    return [name for name in (tree.names() if named is None else named) if name.lower().endswith(".tar")]
+
+
+def read_tars(source: Source) -> Reading:
+    """Records of the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
+    samples = [sample for name in source.entries for sample in _samples(source, name)]
+    wanted = source.settings.caption_column
+    from_json = wanted is not None or not any(sample.text is not None for sample in samples)
+    reading = Reading(notes=["captions from the texts in the tars"])
+    column = ""
+    if from_json:
+        column = choose_column("the samples' .json", [sample.row for sample in samples if sample.row], wanted)
+        reading.notes = [f'captions from key "{column}" of the .json in the tars']
+    for sample in samples:
+        captions: tuple[str, ...] = ()
+        if not sample.usable:
+            continue
+        if not from_json and sample.text is not None:
+            captions = captions_of_text(sample.text, sample.where, source.settings, source.bad)
+        elif sample.row is not None and from_json:
+            captions = captions_of_value(sample.row.get(column), "the sample", sample.where, source.bad)
+        elif sample.image is not None:
+            source.bad.add("image without caption", sample.where, "the sample has no caption")
+        reading.images += sample.image is not None
+        reading.captions += len(captions)
+        if captions and sample.image is None:
+            source.bad.add("caption without image", sample.where, "the sample has no image")
+        elif captions and sample.image is not None:
+            reading.records.append(Record(sample.image, captions, sample.where, sample.split))
+    return with_two_sides(reading)
+
+
+def _samples(source: Source, name: str) -> list[_Sample]:
+    """The samples of one tar, in the order of their first members. A key with two members of one kind makes the sample unusable."""
+    tree, bad, wanted = source.tree, source.bad, source.settings.caption_column
+    try:
+        path = tree.local(name)
+    except Refused as error:
+        bad.add("missing shard" if error.kind == MISSING else error.kind, shown(name), f"the tar {error.why}")
+        return []
+    samples: dict[str, _Sample] = {}
+    try:
+        with open(path, "rb") as file:
+            for member in _members(file, path.stat().st_size, shown(name), bad):
+                folder, _, base = member.name.rpartition("/")
+                key, dot, extension = base.partition(".")
+                key = f"{folder}/{key}" if folder else key
+                sample = samples.setdefault(key, _Sample(f"{shown(name)}/{shown(key)}", split=split_of_name(name)))
+                suffix = dot + extension.lower()
+                if not _is_taken(sample, member, suffix, bad):
+                    continue
+                if suffix in IMAGE_SUFFIXES:
+                    sample.image = Stored(shown(member.name), partial(read_slice, tree, path, member.offset_data, member.size))
+                else:
+                    file.seek(member.offset_data)  # tarfile finds its place again by itself
+                    _keep_text(sample, file.read(member.size), suffix, wanted, bad)
+    except OSError as error:
+        bad.add("unreadable archive", shown(name), f"the tar cannot be read: {error.strerror}")
+    if wanted is None:
+        for sample in samples.values():
+            sample.row = None if sample.text is not None else sample.row  # not asked for, and many of them take memory
+    return list(samples.values())
+
+
+def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadItems) -> bool:
+    """Whether a member is one to read: a picture or a caption, the first of its kind in the sample, and below the cap."""
+    kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+    if not sample.usable or (kind != "image" and suffix not in (*CAPTION_SUFFIXES, ".json")):
+        return False
+    if kind in sample.kinds:
+        bad.add("duplicate key", sample.where, "the tar has this key twice, so neither is used")
+        sample.usable = False
+        return False
+    sample.kinds.add(kind)
+    cap, what = (MAX_MEMBER, TOO_LARGE) if kind == "image" else (MAX_CAPTION_FILE, "caption too long")
+    if member.size > cap:
+        bad.add(what, sample.where, f"the {kind} has {member.size} bytes, more than {cap}")
+        return False
+    return True
+
+
+def _keep_text(sample: _Sample, content: bytes, suffix: str, wanted: str | None, bad: BadItems) -> None:
+    if suffix == ".json":
+        sample.row = _row(content, wanted, sample.where, bad)
+    elif suffix == CAPTION_SUFFIXES[0] or sample.text is None:
+        sample.text = content
+
+
+def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
+    """What may be a caption of a .json, and the names of its other texts: img2dataset puts addresses and EXIF there."""
+    try:
+        row = json.loads(content.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        bad.add("malformed JSON", where, f"the .json is not JSON: {' '.join(str(error).split())}")
+        return None
+    if not isinstance(row, dict):
+        return None
+    return {key: value if key == wanted or key in CAPTION_COLUMNS else "" for key, value in row.items() if key == wanted or is_text(value)}
+
+
+def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfile.TarInfo]:
+    """The regular files of a tar, all of which lie in it; what is left out goes to `bad`, and a damaged header ends it."""
+    try:
+        # "r:" takes no compression: a member could not be found again in a compressed tar, and it could expand without end.
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the caller closes the file)
+    # Besides its own errors tarfile lets those of the values in a damaged header out.
+    except Exception as error:
+        bad.add("unreadable archive", where, f"the file is no uncompressed tar: {' '.join(str(error).split())}")
+        return
+    last = -1
+    while True:
+        try:
+            member = archive.next()
+        except Exception as error:
+            bad.add("damaged archive", where, f"the tar ends in a damaged member: {' '.join(str(error).split())}")
+            return
+        if member is None:
+            break
+        # A hostile header may claim a negative size, and lead in circles. A sparse member claims what it would expand to.
+        end = member.offset_data + (member.size if member.isreg() and not member.issparse() else 0)
+        if member.offset <= last or member.size < 0 or end > size:
+            bad.add("damaged archive", where, f"the tar ends within {shown(member.name)}")
+            return
+        last = member.offset
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
+        if member.isdir():
+            continue
+        if is_unsafe(member.name):
+            bad.add(OUTSIDE, where, f"{member.name!r} leads out of the archive")
+        elif not member.isreg() or member.issparse():
+            bad.add(_LINK, where, f"{member.name!r} is a link or no regular file")
+        else:
+            yield member
+    # tarfile takes a damaged header, and a file cut off between two members, for the end; a whole tar ends with zeros.
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        bad.add("damaged archive", where, "the tar has a damaged member or was cut off, and nothing behind that is read")
+
+
+def read_slice(tree: Tree, path: Path, offset: int, size: int) -> bytes:
+    """`size` bytes of a file from `offset`; `tree` is held, as it may have lent the file.
+
+    The file is opened each time: a data set may have more shards than a process may open files.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def expand_braces(pattern: str, limit: int = 100_000) -> list[str]:
+    """The names that a pattern such as {0000..0009}.tar or {a,b}.tar stands for; raises `UsageError` where they are more than `limit`."""
+    start = pattern.find("{")
+    end = pattern.find("}", start)
+    if start < 0 or end < 0:
+        return [pattern]
+    low, dots, high = pattern[start + 1 : end].partition("..")
+    if dots and low.isdecimal() and high.isdecimal():
+        width = len(low) if low.startswith("0") else 0
+        if abs(int(high) - int(low)) >= limit:
+            raise UsageError(f"data {pattern} stands for more than {limit} files")
+        choices = [f"{number:0{width}}" for number in range(int(low), int(high) + 1)]
+    else:
+        choices = pattern[start + 1 : end].split(",")
+    rests = expand_braces(pattern[end + 1 :], limit)
+    if len(choices) * len(rests) > limit:
+        raise UsageError(f"data {pattern} stands for more than {limit} files")
+    return [pattern[:start] + choice + rest for choice in choices for rest in rests]

@@ -1,0 +1,42 @@
+"""How pictures and captions are read: the one place that holds these settings' defaults, for the command line, training and Python."""
+
+from typing import Annotated, Literal
+
+from PIL import ImageColor
+from pydantic import Field, field_validator
+
+from gan_t2i.config import StrictConfig
+
+Format = Literal["auto", "imagefolder", "openclip", "stylegan", "coco", "cub", "tars", "parquet", "pairs"]
+
+
+class DataSettings(StrictConfig):
+    """Which pictures and captions of a source, and in which form."""
+
+    format: Format = "auto"
+    """Of the source, or of what a zip holds; auto looks."""
+    caption_column: str | None = None
+    """Column or key of the captions in tables and metadata; None takes text, caption, prompt or title."""
+    caption_lines: Literal["first", "all"] = "all"
+    """Of a text file: every line is a caption of the picture, or the first one alone."""
+    image_root: str | None = None
+    """Folder that the names in a COCO, OpenCLIP or dataset.json file stand for; None takes the file's own."""
+    crop: Literal["center", "fit", "pad"] = "center"
+    """The centre square, the whole picture squeezed into the square, or the whole picture with borders in the background's colour."""
+    background: str = "white"
+    """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
+    on_bad: Literal["skip", "error"] = "skip"
+    """Whether unusable items are counted and left out, or stop the run."""
+    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the captions kept from training, where the data set does not say itself."""
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, background: str) -> str:
+        try:
+            opaque = len(ImageColor.getrgb(background)) == 3
+        except ValueError:
+            opaque = False
+        if not opaque:
+            raise ValueError(f"{background!r} is not a colour such as white or #ffeecc")
+        return background

@@ -1,0 +1,260 @@
+"""Tables beside and around pictures: metadata in parquet and in split folders, parquet with pictures, OpenCLIP's CSV, COCO, dataset.json."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gan_t2i.data.packing import pack
+from gan_t2i.data.readers import parquet as parquet_reader
+from gan_t2i.data.readers import read, tables
+from gan_t2i.data.settings import DataSettings
+from gan_t2i.errors import GanT2IError, UsageError
+
+
+def png(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures a.png, b.png and sub/c.png; outside.png stands beside the folder."""
+    root = tmp_path / "data"
+    (root / "sub").mkdir(parents=True)
+    for name in ("data/a.png", "data/b.png", "data/sub/c.png", "outside.png"):
+        (tmp_path / name).write_bytes(png())
+    return root
+
+
+def captions(reading: Any) -> list[tuple[str, ...]]:
+    return [record.captions for record in reading.records]
+
+
+# imagefolder
+
+
+def test_metadata_parquet_keeps_what_json_can_hold(folder):
+    pyarrow = pytest.importorskip("pyarrow")
+    from datetime import UTC, datetime
+
+    from pyarrow import parquet
+
+    table = {
+        "file_name": ["a.png", "../outside.png", None],
+        "prompt": ["apple", "x", "y"],
+        "size": [3, 4, 5],
+        "scene": [{"n": 1}] * 3,
+        "when": [datetime(2020, 1, 1, tzinfo=UTC)] * 3,
+        "thumb": [b"x"] * 3,
+    }
+    parquet.write_table(pyarrow.table(table), folder / "metadata.parquet")
+    reading = read(folder)
+    assert captions(reading) == [("apple",)]
+    assert reading.records[0].extra == {"size": 3, "scene": {"n": 1}}
+    assert [(item.kind, item.where) for item in reading.bad] == [
+        ("path outside the folder", "metadata.parquet:2"),
+        ("row without file_name", "metadata.parquet:3"),
+    ]
+    pack(folder, folder.parent / "packed", 16, progress=False)
+
+
+def test_metadata_in_folders_called_train_and_test_gives_the_sides(tmp_path):
+    for side in ("train", "test"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(png())
+        (tmp_path / side / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": side}))
+    assert sorted((record.captions[0], record.split) for record in read(tmp_path).records) == [("test", "heldout"), ("train", "train")]
+    (tmp_path / "test" / "metadata.jsonl").write_text('{"file_name": "../train/a.png", "text": "x"}')
+    reading = read(tmp_path)
+    assert [record.split for record in reading.records] == [None]
+    assert [item.kind for item in reading.bad] == ["path outside the folder"]
+
+
+# Parquet with the pictures in it
+
+
+def write_parquet(path: Path, table: dict[str, list[Any]], **options: Any) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(table), path, **options)
+    return path
+
+
+def test_rows_of_several_groups_are_read_in_order_and_faults_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_reader, "MAX_MEMBER", 5000)
+    table = {
+        "key": ["0", "1", "2", "2", "4", "5", "6"],
+        "status": ["success", "failed", "success", "success", "success", None, "success"],
+        "jpg": [png("red"), None, png("blue"), png(), None, b"no picture", b"x" * 5001],
+        "caption": ["red", "gone", "blue", "again", "empty cell", "no picture", "too large"],
+    }
+    dataset = pack(write_parquet(tmp_path / "a.parquet", table, row_group_size=2), tmp_path / "packed", 16, progress=False)
+    assert dataset.captions == ["red", "blue"]
+    assert dataset.images[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert "archive member over the cap: 5001 bytes" in dataset.report.first_bad[4][1]
+    assert dataset.report.bad == {"unreadable image": 3, "missing image": 1, "duplicate key": 1}
+    assert dataset.report.notes == ['captions from column "caption", pictures from column "jpg" of the parquet files']
+
+
+def test_a_parquet_file_without_a_known_caption_column_names_the_others(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", {"image": [png()], "alt": ["x"], "url": ["u"], "key": ["0"]})
+    with pytest.raises(UsageError, match=r"caption_column must be one of: alt, url; a.parquet has none of text, caption"):
+        read(path)
+    assert captions(read(path, DataSettings(caption_column="alt"))) == [("x",)]
+
+
+def test_a_path_in_place_of_the_bytes_is_not_followed(folder):
+    table = {"image": [{"bytes": png("blue"), "path": None}, {"bytes": None, "path": str(folder / "a.png")}], "text": ["blue", "red"]}
+    source = write_parquet(folder.parent / "a.parquet", table)
+    dataset = pack(source, folder.parent / "packed", 16, progress=False)
+    assert dataset.captions == ["blue"]
+    assert "the cell holds no bytes" in dataset.report.first_bad[0][1]
+
+
+def test_the_names_of_parquet_files_tell_the_split(tmp_path):
+    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+        write_parquet(tmp_path / f"{name}.parquet", {"image": [png()], "text": [name]})
+    assert [record.split for record in read(tmp_path).records] == ["train", "heldout"]
+
+
+def test_a_parquet_file_without_pictures_or_damaged(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", {"url": ["u"], "text": ["x"]})
+    with pytest.raises(GanT2IError, match=r"a.parquet has no column of pictures; its columns are: url, text"):
+        read(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(GanT2IError, match=r"a.parquet is no readable parquet file"):
+        read(path)
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(GanT2IError, match=r"needs pyarrow: pip install gan_t2i\[data\]") as error:
+        read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+# OpenCLIP
+
+
+def test_openclip_rows_become_captions_and_paths_stay_inside(folder):
+    rows = ["filepath\ttitle", "a.png\tan apple", f"{folder}/b.png\tx", "../outside.png\tx", "http://h/b.png\tx", "gone.png\tx", "a.png\tred"]
+    (folder / "list.csv").write_text("\n".join([*rows, "b.png\t "]), encoding="utf-8")
+    reading = read(folder / "list.csv")
+    assert captions(reading) == [("an apple", "red")]
+    assert [item.kind for item in reading.bad] == ["path outside the folder"] * 3 + ["missing image", "empty caption"]
+    assert captions(read(folder)) == captions(reading)
+
+
+def test_the_image_root_may_be_another_folder(folder, tmp_path):
+    (tmp_path / "list.tsv").write_text("filepath\ttitle\na.png\tapple\n", encoding="utf-8")
+    with pytest.raises(GanT2IError, match="no usable pair"):
+        read(tmp_path / "list.tsv")
+    assert captions(read(tmp_path / "list.tsv", DataSettings(image_root=str(folder)))) == [("apple",)]
+    with pytest.raises(UsageError, match="image_root nowhere is no folder"):
+        read(tmp_path / "list.tsv", DataSettings(image_root="nowhere"))
+
+
+# COCO and dataset.json
+
+
+def write_coco(path: Path, images: Any, annotations: Any) -> Path:
+    path.write_text(json.dumps({"images": images, "annotations": annotations}), encoding="utf-8")
+    return path
+
+
+def test_coco_captions_join_their_images_under_the_root(folder, tmp_path):
+    images = [{"id": 7, "file_name": "sub/c.png"}, {"id": 3, "file_name": "a.png"}, {"id": 4, "file_name": "b.png"}]
+    images += [{"id": 5, "file_name": "../outside.png"}, {"id": 6}, {"id": 8, "file_name": "a.png"}, "nonsense"]
+    annotations = [{"image_id": 3, "caption": "one"}, {"image_id": 7, "caption": " c\nat "}, {"image_id": 3, "caption": "two"}]
+    annotations += [{"image_id": 99, "caption": "lost"}, {"caption": "lost"}, {"image_id": [], "caption": "x"}]
+    path = write_coco(tmp_path / "captions_val2017.json", images, annotations)
+    reading = read(path, DataSettings(image_root=str(folder)))
+    assert captions(reading) == [("c at",), ("one", "two")]
+    kinds = sorted(item.kind for item in reading.bad)
+    assert kinds == [
+        "caption without image",
+        "duplicate file_name",
+        "image without caption",
+        "malformed JSON",
+        "malformed JSON",
+        "path outside the folder",
+        "row without file_name",
+        "row without file_name",
+    ]
+
+
+def test_a_coco_folder_gives_the_sides(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for side in ("train2017", "val2017"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(png())
+        path = tmp_path / "annotations" / f"captions_{side}.json"
+        write_coco(path, [{"id": 1, "file_name": "a.png"}], [{"image_id": 1, "caption": side}])
+    assert [(record.captions[0], record.split) for record in read(tmp_path).records] == [("train2017", "train"), ("val2017", "heldout")]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "must be a JSON object, not list"),
+        ("{}", "needs the lists images and annotations"),
+        ('{"images": {}, "annotations": []}', "needs the lists"),
+    ],
+)
+def test_what_is_no_coco_file_is_refused(tmp_path, content, why):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(GanT2IError, match=why):
+        read(tmp_path / "a.json")
+
+
+def test_a_json_file_past_the_cap_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_TABLE", 10)
+    with pytest.raises(GanT2IError, match=r"a.json has more than 10 bytes"):
+        read(write_coco(tmp_path / "a.json", [], []))
+
+
+def test_labels_of_dataset_json_are_captions_and_numbers_are_not(folder):
+    labels = [["a.png", "apple"], ["b.png", 3], ["sub/c.png", ["c", "cat"]], ["../outside.png", "x"], ["a.png", "again"], "nonsense"]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
+    reading = read(folder)
+    assert captions(reading) == [("apple",), ("c", "cat")]
+    assert [item.kind for item in reading.bad] == [
+        "image without caption",
+        "path outside the folder",
+        "duplicate file_name",
+        "row without file_name",
+    ]
+    (folder / "dataset.json").write_text('{"labels": null}', encoding="utf-8")
+    with pytest.raises(GanT2IError, match="labels must be a list"):
+        read(folder)
+
+
+# Which format
+
+
+def test_a_named_format_is_taken_or_refused(folder):
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "from metadata"}', encoding="utf-8")
+    (folder / "a.txt").write_text("from text", encoding="utf-8")
+    assert captions(read(folder)) == [("from metadata",)]
+    assert captions(read(folder, DataSettings(format="pairs"))) == [("from text",)]
+    with pytest.raises(UsageError, match=r"is no coco: it has no captions_\*.json"):
+        read(folder, DataSettings(format="coco"))
+    with pytest.raises(UsageError, match="config key format = 'word': input should be 'auto', 'imagefolder', 'openclip'"):
+        DataSettings.parse({"format": "word"})
+
+
+def test_caption_files_and_lines(folder):
+    (folder / "a.caption").write_text("first\nsecond", encoding="utf-8")
+    (folder / "b.caption").write_text("from caption", encoding="utf-8")
+    (folder / "b.txt").write_text("from txt\n", encoding="utf-8")
+    assert captions(read(folder)) == [("first", "second"), ("from txt",)]
+    assert captions(read(folder, DataSettings(caption_lines="first"))) == [("first",), ("from txt",)]

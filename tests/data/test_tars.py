@@ -1,0 +1,213 @@
+"""Tars: keys, captions, shards by pattern, and what hostile or damaged ones do not achieve."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gan_t2i.data.packing import pack
+from gan_t2i.data.readers import read, tars
+from gan_t2i.data.readers.tars import expand_braces
+from gan_t2i.data.records import BadItems
+from gan_t2i.data.settings import DataSettings
+from gan_t2i.errors import GanT2IError, UsageError
+
+
+def png(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+GOOD = [("0.png", png()), ("0.txt", b"an apple")]
+
+
+def make_tar(path: Path, *members: tuple[str | tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in (*GOOD, *members):
+            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            if member.isreg():
+                member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.linkname = target
+    return member, b""
+
+
+@pytest.mark.parametrize(
+    ("members", "kinds"),
+    [
+        ([("../1.png", png()), ("../1.txt", b"x")], ["path outside the folder"] * 2),
+        ([("/1.png", png()), ("/1.txt", b"x")], ["path outside the folder"] * 2),
+        ([special("1.png", tarfile.SYMTYPE, "/etc/passwd"), ("1.txt", b"x")], ["link in the archive", "caption without image"]),
+        ([special("1.png", tarfile.LNKTYPE, "0.png"), ("1.txt", b"x")], ["link in the archive", "caption without image"]),
+        ([special("1.png", tarfile.FIFOTYPE), ("1.txt", b"x")], ["link in the archive", "caption without image"]),
+        ([special("1.png", tarfile.CHRTYPE), ("1.txt", b"x")], ["link in the archive", "caption without image"]),
+        ([("1.png", png())], ["image without caption"]),
+        ([("1.txt", b"x")], ["caption without image"]),
+        ([("1.png", png()), ("1.txt", b" \n")], ["empty caption"]),
+        ([("1.png", png()), ("1.txt", b"caf\xe9")], ["caption not UTF-8"]),
+        ([("1.png", png()), ("1.txt", b"x" * 100_000)], ["caption too long"]),
+        ([("1.png", png()), ("1.txt", b"x\n" * 600_000)], ["caption too long", "image without caption"]),
+        ([("1.png", png()), ("1.jpg", png()), ("1.txt", b"x")], ["duplicate key"]),
+        ([("1.png", png()), ("1.txt", b"x"), ("2.cls", b"0"), ("1.txt", b"y")], ["duplicate key"]),
+        ([("1.png", png()), ("1.txt", b"x"), ("1.txt", b"y"), ("1.txt", b"z")], ["duplicate key"]),
+        ([("1.png", png()), ("1.json", b"{"), ("1.txt", b"x" * 3000)], ["malformed JSON", "caption too long"]),
+    ],
+)
+def test_a_bad_sample_is_counted_or_refused(tmp_path, members, kinds):
+    path = make_tar(tmp_path / "a.tar", *members)
+    reading = read(path)
+    assert [record.captions for record in reading.records] == [("an apple",)]
+    assert [item.kind for item in reading.bad] == kinds
+    with pytest.raises(GanT2IError):
+        read(path, DataSettings(on_bad="error"))
+
+
+def test_a_sparse_member_that_expands_is_left_out(tmp_path):
+    # The sparse form of PAX: 512 bytes that stand for a terabyte.
+    member = tarfile.TarInfo("1.png")
+    member.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.map": "0,16"}
+    reading = read(make_tar(tmp_path / "a.tar", (member, b"x" * 16)))
+    assert [item.kind for item in reading.bad] == ["link in the archive"]
+
+
+def test_an_image_over_the_cap_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "MAX_MEMBER", 1000)
+    reading = read(make_tar(tmp_path / "a.tar", ("1.png", b"x" * 1001), ("1.txt", b"big")))
+    assert [item.kind for item in reading.bad] == ["archive member over the cap", "caption without image"]
+
+
+def test_a_tar_cut_off_between_two_members_is_counted(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ("1.png", png()), ("1.txt", b"x"))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"1.png\0")])
+    reading = read(path)
+    assert [record.captions for record in reading.records] == [("an apple",)]
+    assert [item.kind for item in reading.bad] == ["damaged archive"]
+
+
+def test_a_truncated_tar_gives_what_is_whole(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ("1.txt", b"a bee"), ("1.png", b"x" * 5000))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"x" * 600) + 700])
+    reading = read(path)
+    assert [record.captions for record in reading.records] == [("an apple",)]
+    assert reading.bad[0].kind == "damaged archive"
+    assert "the tar ends within 1.png" in reading.bad[0].why
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"77777777777\0", b"nonsense\0\0\0\0"])
+def test_a_hostile_size_ends_the_tar(tmp_path, size):
+    path = make_tar(tmp_path / "a.tar", ("1.png", png()), ("1.txt", b"x"))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"1.png\0")
+    header = content[start : start + 512]
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[start : start + 512] = header
+    path.write_bytes(content)
+    reading = read(path)
+    assert [record.captions for record in reading.records] == [("an apple",)]
+    assert [item.kind for item in reading.bad] == ["damaged archive"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b\x08" + b"\0" * 600])
+def test_what_is_no_tar_is_counted(tmp_path, content):
+    make_tar(tmp_path / "a.tar")
+    (tmp_path / "b.tar").write_bytes(content)
+    reading = read(tmp_path)
+    assert len(reading.records) == 1
+    assert [(item.kind, item.where) for item in reading.bad] == [("unreadable archive", "b.tar")]
+
+
+def test_the_caption_is_the_text_or_a_key_of_the_json(tmp_path):
+    members = [("1.png", png("blue")), ("1.json", b'{"caption": "from json", "alt": "other"}'), ("1.txt", b"first\nsecond")]
+    path = make_tar(tmp_path / "a.tar", *members)
+    assert read(path).records[1].captions == ("first", "second")
+    assert read(path, DataSettings(caption_lines="first")).records[1].captions == ("first",)
+    reading = read(path, DataSettings(caption_column="alt"))
+    assert [record.captions for record in reading.records] == [("other",)]
+    assert reading.notes == ['captions from key "alt" of the .json in the tars']
+
+
+def test_members_of_a_key_need_not_stand_together(tmp_path):
+    reading = read(make_tar(tmp_path / "a.tar", ("1.png", png()), ("2.png", png()), ("2.txt", b"two"), ("1.txt", b"one")))
+    assert reading.bad == []
+    assert [record.captions for record in reading.records] == [("an apple",), ("one",), ("two",)]
+
+
+def test_a_json_without_a_caption_names_its_texts(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in (("0.png", png()), ("0.json", b'{"url": "u", "size": 3, "alt": ["x"]}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UsageError, match=r"caption_column must be one of: url, alt; the samples' .json has none of text, caption"):
+        read(tmp_path / "a.tar")
+    assert read(tmp_path / "a.tar", DataSettings(caption_column="alt")).records[0].captions == ("x",)
+
+
+def test_of_a_json_only_what_may_be_a_caption_stays_in_memory():
+    content = b'{"caption": "c", "exif": "much", "size": 3, "prompt": ["p"]}'
+    assert tars._row(content, None, "a", BadItems()) == {"caption": "c", "exif": "", "prompt": ["p"]}
+    assert tars._row(content, "exif", "a", BadItems())["exif"] == "much"
+
+
+def test_extensions_after_the_first_dot_are_other_pictures(tmp_path):
+    reading = read(make_tar(tmp_path / "a.tar", ("d/1.png", png()), ("d/1.mask.png", png()), ("d/1.txt", b"x")))
+    assert reading.bad == []
+    assert reading.records[1].where == "a.tar/d/1"
+
+
+def test_shards_tell_the_split_where_they_tell_two(tmp_path):
+    make_tar(tmp_path / "train-0000.tar")
+    assert [record.split for record in read(tmp_path).records] == [None]
+    make_tar(tmp_path / "val-0000.tar")
+    assert [record.split for record in read(tmp_path).records] == ["train", "heldout"]
+
+
+def test_a_missing_shard_is_counted_and_a_pattern_of_none_is_refused(tmp_path):
+    make_tar(tmp_path / "set-00.tar")
+    reading = read(tmp_path / "set-{00..02}.tar")
+    assert [(item.kind, item.where) for item in reading.bad] == [("missing shard", "set-01.tar"), ("missing shard", "set-02.tar")]
+    for pattern in ("nowhere/{0..3}.tar", "../{0..3}/../x.tar", "set-{0..999999}.tar"):
+        with pytest.raises(UsageError):
+            read(tmp_path / pattern)
+
+
+@pytest.mark.parametrize("source", ["pipe:cat a.tar", "https://example.org/{0..3}.tar", "s3://bucket/{0..3}.tar"])
+def test_nothing_is_fetched_and_no_shell_runs(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="does not exist"):
+        read(source)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{08..11}.tar", ["08.tar", "09.tar", "10.tar", "11.tar"]),
+        ("{8..10}.tar", ["8.tar", "9.tar", "10.tar"]),
+        ("{a,b}-{0..1}.tar", ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]),
+        ("{a.tar", ["{a.tar"]),
+    ],
+)
+def test_braces_stand_for_what_a_shell_makes_of_them(pattern, names):
+    assert expand_braces(pattern) == names
+
+
+def test_a_picture_in_a_tar_is_judged_like_a_file(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ("1.png", png()[:45]), ("1.txt", b"cut"), ("2.jpg", png()), ("2.txt", b"mislabelled"))
+    dataset = pack(path, tmp_path / "packed", 16, progress=False)
+    assert dataset.captions == ["an apple", "mislabelled"]
+    assert dataset.report.bad == {"unreadable image": 1}
+    assert dataset.report.first_bad[0][0] == "a.tar/1 (1.png)"
