@@ -69,9 +69,10 @@ class SnapshotInfo:
 _INFO = pydantic.TypeAdapter(SnapshotInfo)
 
 
-def save_snapshot(path: Path, generator: nn.Module, info: SnapshotInfo) -> None:
-    """Write the weights of `generator` and `info` to `path`, whole or not at all."""
-    write_tensors(path, dict(generator.state_dict()), {"type": "snapshot", **asdict(info)})
+def save_snapshot(path: Path, generator: nn.Module, info: SnapshotInfo, dtype: torch.dtype = torch.float32) -> None:
+    """Write the weights of `generator`, rounded to `dtype`, and `info` to `path`, whole or not at all."""
+    weights = {name: tensor.to(dtype) for name, tensor in generator.state_dict().items()}
+    write_tensors(path, weights, {"type": "snapshot", **asdict(info)})
 
 
 def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
@@ -83,7 +84,8 @@ def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
         reason = " ".join(str(error).split())
         raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {reason}") from error
     tensors, _ = read_tensors(path)
-    load_weights(generator, tensors, str(path))
+    # a snapshot may be stored at half its size; its network works in float32 either way
+    load_weights(generator, {name: x.float() if x.dtype == torch.bfloat16 else x for name, x in tensors.items()}, str(path))
     generator.eval().requires_grad_(False)
     return generator, info
 

@@ -14,6 +14,9 @@ from gan_t2i.files import slug
 RUNS = Path("runs")
 """Where runs are looked for and put, unless told."""
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "shapes32.safetensors"
+"""The model that comes with the package: configs/shapes32.yaml on the built-in shapes."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -84,17 +87,22 @@ def run_of(snapshot: Path) -> RunFolder | None:
 
 
 def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
-    """The snapshot file that `name` means: a snapshot, a run folder (its newest), or ``latest`` (the newest run in `outdir` with one)."""
-    if name == "latest":
+    """The snapshot file that `name` means: a snapshot, a run folder (its newest), ``latest`` (the newest run in `outdir` with one),
+    ``pretrained`` (the package's own), or ``auto`` (the latest, and without any the pretrained)."""
+    if name == "pretrained":
+        return PRETRAINED
+    if name in ("auto", "latest"):
         for run in reversed(list_runs(outdir)):
             if snapshots := run.snapshots():
                 return snapshots[-1]
+        if name == "auto":
+            return PRETRAINED
         raise UsageError(f"there is no run with a snapshot in {outdir}/: train one first, e.g. gan-t2i train --config configs/quickstart.yaml")
     path = Path(name)
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UsageError(f"no such run or snapshot: {name}; name a run folder, a snapshot file, or latest")
+        raise UsageError(f"no such run or snapshot: {name}; name a run folder, a snapshot file, latest or pretrained")
     snapshots = RunFolder(path).snapshots()
     if not snapshots:
         raise UsageError(f"run {name} has no snapshot yet; the first is written after report.snapshot_kimg, or when training is stopped")

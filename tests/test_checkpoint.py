@@ -87,6 +87,19 @@ def test_what_is_loaded_draws_the_same_and_is_not_trained_on(snapshot, generator
     assert torch.equal(loaded(z, text, 0.5), generator.eval()(z, text, 0.5))
 
 
+def test_half_precision_halves_the_file_and_draws_almost_the_same(tmp_path, snapshot, generator):
+    _, info = load_snapshot(snapshot)
+    small = tmp_path / "small.safetensors"
+    save_snapshot(small, generator, info, torch.bfloat16)
+    weights = sum(tensor.numel() for tensor in generator.state_dict().values())
+    assert snapshot.stat().st_size - small.stat().st_size == pytest.approx(2 * weights, abs=200)  # beside the names and shapes
+    loaded, read = load_snapshot(small)
+    assert read == info
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, generator.state_dict()[name].bfloat16().float()), name
+
+
 def test_a_snapshot_holds_the_generator_alone_and_says_so_in_json(snapshot, generator):
     with safetensors.safe_open(snapshot, framework="pt") as file:
         assert set(file.keys()) == set(generator.state_dict())

@@ -1,7 +1,7 @@
 import pytest
 
 from gan_t2i.errors import UsageError
-from gan_t2i.runs import RunFolder, list_runs, new_run, resolve_snapshot, run_of
+from gan_t2i.runs import PRETRAINED, RunFolder, list_runs, new_run, resolve_snapshot, run_of
 
 
 def add_snapshot(run, nimg):
@@ -64,6 +64,14 @@ def test_latest_is_the_newest_snapshot_of_the_newest_run_that_has_one(tmp_path):
     assert resolve_snapshot("latest", tmp_path) == newest
     assert resolve_snapshot(str(first.path)) == first.snapshot(99_000)
     assert resolve_snapshot(str(second.snapshot(2_000))) == second.snapshot(2_000)
+
+
+def test_without_a_run_the_pretrained_model_stands_in(tmp_path):
+    run = new_run(tmp_path, "empty")
+    assert resolve_snapshot("auto", tmp_path) == resolve_snapshot("pretrained", tmp_path) == PRETRAINED
+    snapshot = add_snapshot(run, 1000)
+    assert resolve_snapshot("auto", tmp_path) == snapshot
+    assert resolve_snapshot("pretrained", tmp_path) == PRETRAINED
 
 
 def test_what_cannot_be_resolved_is_told_in_one_sentence(tmp_path):

@@ -20,7 +20,7 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 
 
 @click.command("sample")
-@click.argument("model", metavar="RUN_OR_SNAPSHOT", default="latest")
+@click.argument("model", metavar="RUN_OR_SNAPSHOT", default="auto")
 @click.option("-p", "--prompt", "prompts", multiple=True, help="What to draw; may be repeated.")
 @click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="File with a prompt a line; - for standard input.")
 @click.option("--seeds", callback=parse_seeds, default="0", show_default=True, help="One picture a prompt for each: 3, 0-3 or 1,5,7-9.")
@@ -44,7 +44,8 @@ def command(
 ) -> None:
     """Draw prompts with a trained model.
 
-    RUN_OR_SNAPSHOT is a run folder, a snapshot file, or latest: the newest run in runs/. The paths of the pictures are printed.
+    RUN_OR_SNAPSHOT is a run folder, a snapshot file, latest (the newest run in runs/) or pretrained (the small model that comes with
+    gan_t2i and draws simple shapes). Unless told: the latest, and where there is none the pretrained. The paths of the pictures are printed.
     """
     wanted = [*prompts, *read_prompts(prompt_file)]
     if not wanted:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -163,6 +164,36 @@ def captions(scene: Scene) -> list[str]:
                 result.append(f"{_noun(thing, size)} {place} of a {scene.background} background")
                 result.append(f"{place}, {_noun(thing, size)} on {scene.background}")
     return list(dict.fromkeys(result))
+
+
+@functools.cache
+def known_words() -> frozenset[str]:
+    """Every word that a caption can hold, in small letters."""
+    words = vocabulary()
+    colours = list(words.colours)
+
+    def thing(shape: str, colour: str = colours[0], size: str = "", position: str | None = None) -> Thing:
+        return Thing(shape, colour, size, position, 0.5, 0.5, 0.2)
+
+    first = thing(words.shapes[0])
+    scenes = [Scene("single", background, (first,)) for background in words.backgrounds]
+    scenes += [Scene("single", scenes[0].background, (thing(shape, colour),)) for shape in words.shapes for colour in colours]
+    scenes += [Scene("single", scenes[0].background, (thing(words.shapes[0], size=size),)) for size in words.sizes]
+    scenes += [Scene("position", scenes[0].background, (thing(words.shapes[0], position=place),)) for place in words.positions]
+    scenes += [Scene("count", scenes[0].background, (thing(shape),) * n) for shape in words.shapes for n in words.counts.values()]
+    scenes += [Scene("relation", scenes[0].background, (first, first), relation) for relation in words.relations]
+    scenes.append(Scene("two", scenes[0].background, (first, first)))
+    return frozenset(word for scene in scenes for caption in captions(scene) for word in split_words(caption))
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that no caption holds, in small letters."""
+    return [word for word in split_words(prompt) if word not in known_words()]
+
+
+def split_words(caption: str) -> list[str]:
+    """The words of a caption in small letters, without punctuation."""
+    return re.findall(r"\w+", caption.lower())
 
 
 def _subjects(scene: Scene) -> list[str]:

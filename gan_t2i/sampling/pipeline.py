@@ -12,11 +12,12 @@ from gan_t2i.config import read_yaml
 from gan_t2i.errors import UsageError
 from gan_t2i.models.base import Generator
 from gan_t2i.pictures import to_pictures
-from gan_t2i.runs import resolve_snapshot, run_of
+from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
 from gan_t2i.runtime import generator_for, pick_device
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
 Notify = Callable[[str], None]
+UnknownWords = Callable[[str], Sequence[str]]
 
 
 def warn(message: str) -> None:
@@ -31,18 +32,23 @@ class Text2Image:
         generator: in evaluation mode, on the device to draw on.
         encoder: the frozen text encoder that the generator was trained with.
         info: what the snapshot says of itself.
+        unknown_words: which words of a prompt it has never been trained with, where that is known; they are drawn with a note.
     """
 
-    def __init__(self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo) -> None:
+    def __init__(
+        self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo, unknown_words: Callable[[str], Sequence[str]] | None = None
+    ) -> None:
         self.generator = generator
         self.encoder = encoder
         self.info = info
+        self.unknown_words = unknown_words
 
     @classmethod
     def load(
-        cls, path: str | Path = "latest", *, text_encoder: str | None = None, device: str = "auto", notify: Notify = lambda message: None
+        cls, path: str | Path = "auto", *, text_encoder: str | None = None, device: str = "auto", notify: Notify = lambda message: None
     ) -> "Text2Image":
-        """Load a snapshot, a run folder's newest one, or ``latest``, the newest run's in ./runs.
+        """Load a snapshot, a run folder's newest one, ``latest``, the newest run's in ./runs, or ``pretrained``, the one that comes with
+        gan_t2i; ``auto`` is the latest, and where there is none the pretrained one.
 
         `text_encoder` says where the encoder's weights are, a folder or a name on the hub; by default they are looked for where the
         training found them. `notify` is told which snapshot and encoder were taken. Raises `GanT2IError` with one sentence where something
@@ -50,12 +56,19 @@ class Text2Image:
         """
         snapshot = resolve_snapshot(str(path))
         generator, info = load_snapshot(snapshot)
-        notify(f"model: {snapshot} ({info.generator.name}, {info.resolution} px, {info.nimg:,} images, data {info.data_name})")
+        pretrained = snapshot == PRETRAINED
+        name = f"the pretrained {snapshot.stem}" if pretrained else snapshot
+        notify(f"model: {name} ({info.generator.name}, {info.resolution} px, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
         model = text_encoder or _folder_of_run(snapshot)
         params = {**built.params, "model": model} if model else built.params
         encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash, notify=notify)
-        return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info)
+        unknown_words: UnknownWords | None = None
+        if pretrained:  # imported here, because no other model needs anything of the data
+            from gan_t2i.data import shapes_grammar
+
+            unknown_words = shapes_grammar.unknown_words
+        return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info, unknown_words)
 
     @torch.no_grad()
     def generate(
@@ -85,6 +98,10 @@ class Text2Image:
                 raise UsageError(f"prompt {number} is empty: say what to draw")
             if prompt.encode(errors="ignore").decode() != prompt:  # lone surrogates: bytes of a shell that are no text
                 raise UsageError(f"prompt {number} is not UTF-8 text: {prompt!r}")
+        if self.unknown_words is not None:
+            for prompt in prompts:
+                if unknown := self.unknown_words(prompt):
+                    notify(f"prompt {prompt[:40]!r}: this model has never seen {', '.join(map(repr, unknown))}; it knows simple shapes alone")
         for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
             if length > self.encoder.max_tokens:
                 notify(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
@@ -97,6 +114,9 @@ def _folder_of_run(snapshot: Path) -> str | None:
     return model if model and Path(model).is_dir() else None
 
 
-def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "latest", truncation_psi: float = 1.0) -> Image.Image:
-    """One picture of `prompt` by the newest run in ./runs, or by `model`. To draw many, load a `Text2Image` once."""
+def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "auto", truncation_psi: float = 1.0) -> Image.Image:
+    """One picture of `prompt` by `model`: unless told the newest run in ./runs, and without one the pretrained model.
+
+    To draw many, load a `Text2Image` once.
+    """
     return Text2Image.load(model).generate(prompt, seeds=seed, truncation_psi=truncation_psi)[0]

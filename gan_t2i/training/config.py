@@ -75,6 +75,8 @@ class ReportConfig(StrictConfig):
     grid_kimg: Positive = 8.0
     snapshot_kimg: Positive = 16.0
     """A snapshot and the state to continue from."""
+    snapshot_precision: Literal["float32", "bf16"] = "float32"
+    """Of the weights in a snapshot; bf16 halves its file. The state keeps every bit."""
     grid_prompts: Count = 8
     """Prompts in the grid: half from training captions, half held out."""
     grid_seeds: Count = 4

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+import torch
+
 from gan_t2i.checkpoint import save_snapshot
 from gan_t2i.distributed import is_first, world_size
 from gan_t2i.errors import GanT2IError
@@ -113,5 +115,6 @@ def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int)
 
 def save(session: Session, folder: RunFolder, nimg: int) -> None:
     """Write a snapshot, then the state: a state on disk always has its snapshot."""
-    save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
+    dtype = torch.bfloat16 if session.config.report.snapshot_precision == "bf16" else torch.float32
+    save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg), dtype)
     save_state(folder.state, session.networks, nimg, session.seen)

@@ -159,7 +159,11 @@ def test_what_is_no_snapshot(trained: RunFolder, here: Path, assert_refused: Cal
     prompt = ["-p", "red"] if name == "sample" else []
     snapshot = trained.snapshot(40)
     assert_refused(
-        2, "no such run or snapshot: runs/00007-gone; name a run folder, a snapshot file, or latest", name, "runs/00007-gone", *prompt
+        2,
+        "no such run or snapshot: runs/00007-gone; name a run folder, a snapshot file, latest or pretrained",
+        name,
+        "runs/00007-gone",
+        *prompt,
     )
     assert_refused(2, "there is no run with a snapshot in runs/: train one first", name, "latest", *prompt)
     (here / "00000-empty").mkdir()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gan_t2i.data.shapes import TASKS, Scene, Thing, captions, composition, draw_scene, make_shapes, sample_scene, split_of, vocabulary
+from gan_t2i.data.shapes_grammar import known_words, split_words
 from gan_t2i.errors import UsageError
 
 SCENES = [sample_scene(random.Random(f"test {index}")) for index in range(3000)]
@@ -189,3 +190,9 @@ def test_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         make_shapes(tmp_path, count=2, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_known_words_are_those_of_every_caption() -> None:
+    used = {word for scene in SCENES for caption in captions(scene) for word in split_words(caption)}
+    assert used == known_words()
+    assert split_words("A red heart, on light-blue!") == ["a", "red", "heart", "on", "light", "blue"]
