@@ -1,16 +1,31 @@
-"""Captions that are wrong of a picture in a single respect, of other pictures of the training data.
+"""Captions of other pictures of the training data that are hard to tell from a picture's own: wrong in a single respect, or near in meaning.
 
 A random caption of another picture gives itself away by its colour or its count, and a discriminator never has to look at the shape; a
 caption that is right but for one thing makes everything matter.
 """
 
 import random
+import time
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.data.shapes_grammar import Scene, composition
 from gan_t2i.errors import GanT2IError
+from gan_t2i.runtime import generator_for
+
+# A negative is one of so many nearest captions: few enough to be hard, enough that a paraphrase among them does little harm.
+NEAREST = 16
+# Beyond so many captions the nearest are sought in a sample of them, or the time would grow with their square.
+CANDIDATES = 50_000
+# A row of the table has room for a picture's own captions, which are its nearest, up to this many.
+MOST_OWN = 48
+CHUNK_ELEMENTS = 2**24  # similarities at a time: 64 MB
+LONG_SECONDS = 5.0
 
 
 class OneChange:
@@ -22,7 +37,7 @@ class OneChange:
 
     def __init__(self, dataset: PackedDataset) -> None:
         if not all("scene" in dataset.extras[item] for item in dataset.train):
-            raise GanT2IError("loss.negatives one_change needs data with scenes, such as the built-in shapes; allowed here: random")
+            raise GanT2IError("loss.negatives one_change needs data with scenes, such as the built-in shapes; allowed here: random, nearest")
         self._captions = dataset.caption_ids
         self._scenes = {item: Scene.from_json(dataset.extras[item]["scene"]) for item in dataset.train.tolist()}
         self._truths = {item: truth(scene) for item, scene in self._scenes.items()}
@@ -41,6 +56,62 @@ class OneChange:
                 if self._truths[other] != self._truths[item]:
                     return rng.choice(self._captions[other])
         return None
+
+
+class Nearest:
+    """For any data, training captions that the text encoder places next to the one that is shown. Paraphrases may be among them.
+
+    Args:
+        dataset: pictures and captions.
+        vectors: caption ids -> the encoder's pooled vectors [n, E] float32.
+        seed: of the sample of candidates, where there are more captions than `CANDIDATES`.
+        notify: told how long it takes to find the nearest captions of all, where that is more than `LONG_SECONDS`.
+    """
+
+    def __init__(self, dataset: PackedDataset, vectors: Callable[[Sequence[int]], Tensor], seed: int, notify: Callable[[str], None]) -> None:
+        owned = [dataset.caption_ids[item] for item in dataset.train.tolist()]
+        trained = sorted({caption for ids in owned for caption in ids})
+        self._owned = dataset.caption_ids
+        self._texts = {caption: plain(dataset.captions[caption]) for caption in trained}
+        # of captions that say the same a single one is a candidate, so that a picture's own take as many places as it has texts
+        candidates = list({self._texts[caption]: caption for caption in reversed(trained)}.values())[::-1]
+        if len(candidates) > CANDIDATES:
+            drawn = torch.randperm(len(candidates), generator=generator_for(seed, "nearest"))[:CANDIDATES]
+            candidates = [candidates[place] for place in drawn.sort().values.tolist()]
+        width = NEAREST + min(max(map(len, owned)), MOST_OWN)
+        self._rows = {caption: row for row, caption in enumerate(trained)}
+        self._table = nearest_table(trained, candidates, vectors, width, notify)
+
+    def draw(self, item: int, shown: int, rng: random.Random) -> int | None:
+        """One of the `NEAREST` captions next to the caption `shown`, none of which the picture `item` has; None where all are its own."""
+        own = {self._texts[caption] for caption in self._owned[item]}
+        near = [caption for caption in self._table[self._rows[shown]].tolist() if self._texts[caption] not in own][:NEAREST]
+        return rng.choice(near) if near else None
+
+
+def plain(text: str) -> str:
+    """A caption without what does not change its meaning: case, and how many blanks."""
+    return " ".join(text.casefold().split())
+
+
+def nearest_table(
+    queries: Sequence[int], candidates: Sequence[int], vectors: Callable[[Sequence[int]], Tensor], width: int, notify: Callable[[str], None]
+) -> Tensor:
+    """For each of the captions `queries`, the `width` of `candidates` with the largest cosine, nearest first: int32 [Q, width or fewer]."""
+    ids = torch.tensor(candidates, dtype=torch.int32)
+    towards = F.normalize(vectors(candidates).float(), dim=1).T  # [E, candidates]
+    size = max(1, CHUNK_ELEMENTS // len(candidates))
+    table = torch.empty(len(queries), min(width, len(candidates)), dtype=torch.int32)
+    begun = time.perf_counter()
+    for start in range(0, len(queries), size):
+        # the length of a query does not change which are its nearest
+        similarity = vectors(queries[start : start + size]).float() @ towards
+        table[start : start + size] = ids[similarity.topk(table.shape[1], dim=1).indices]
+        if start == 0:
+            seconds = (time.perf_counter() - begun) * len(queries) / min(size, len(queries))
+            if seconds > LONG_SECONDS:
+                notify(f"finding the nearest captions of {len(queries):,} takes about {seconds:.0f} seconds")
+    return table
 
 
 def truth(scene: Scene) -> Hashable:

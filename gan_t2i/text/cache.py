@@ -100,6 +100,13 @@ class TextCache:
             pooled[i] = shard.pooled[row]
         return TextBatch(tokens, mask, pooled)
 
+    def pooled(self, ids: Sequence[int]) -> Tensor:
+        """The pooled vectors alone of the captions `ids`: [N, E] float32, copied."""
+        result = torch.empty(len(ids), self.width)
+        for i, (shard, row) in enumerate(self._places[i] for i in ids):
+            result[i] = shard.pooled[row]
+        return result
+
 
 def cache_key(encoder: SentenceEncoder) -> str:
     """The name of the cache folder: whatever changes an embedding changes it."""

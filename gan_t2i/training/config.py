@@ -31,8 +31,9 @@ class LossConfig(StrictConfig):
     """Weight of the term that tells D a real picture with another item's caption is wrong."""
     generator_match_weight: NotNegative = 0.0
     """Weight of the term that asks G for pictures that D gives to their own caption rather than to the negatives."""
-    negatives: tuple[Literal["random", "one_change"], ...] = ("random",)
-    """Those other captions, one a picture for each mention: any other's, or one that is wrong in a single respect (data with scenes)."""
+    negatives: tuple[Literal["random", "one_change", "nearest"], ...] = ("random",)
+    """Those other captions, one a picture for each mention: any other's, one that is wrong in a single respect (data with scenes), or one
+    of those that the text encoder places nearest to the picture's own."""
 
 
 class PenaltyConfig(StrictConfig):

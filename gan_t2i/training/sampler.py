@@ -2,16 +2,17 @@
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gan_t2i.data.negatives import OneChange
+from gan_t2i.data.negatives import Nearest, OneChange
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.runtime import generator_for
+from gan_t2i.text.encoder import silent
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,29 @@ class Sampler:
     Args:
         dataset: packed pictures and captions.
         seed: of the run.
-        negatives: the kinds of captions to hold a picture against, "random" or "one_change", one for each mention.
+        negatives: the kinds of captions to hold a picture against, "random", "one_change" or "nearest", one for each mention.
+        vectors: caption ids -> the encoder's pooled vectors [n, E], for "nearest".
+        notify: told what takes long.
     """
 
-    def __init__(self, dataset: PackedDataset, seed: int, negatives: Sequence[str] = ("random",)) -> None:
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        seed: int,
+        negatives: Sequence[str] = ("random",),
+        *,
+        vectors: Callable[[Sequence[int]], Tensor] | None = None,
+        notify: Callable[[str], None] = silent,
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.negatives = negatives
         self._one_change = OneChange(dataset) if "one_change" in negatives else None
+        self._nearest = None
+        if "nearest" in negatives:
+            if vectors is None:
+                raise ValueError("nearest negatives need the vectors of the captions")
+            self._nearest = Nearest(dataset, vectors, seed, notify)
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
@@ -63,6 +79,10 @@ class Sampler:
         before = [ids[-1], *ids[:-1]]
         if kind == "random":
             return before
-        assert self._one_change is not None
-        found = [self._one_change.draw(item, rng) for item in items]
+        if kind == "nearest":
+            assert self._nearest is not None
+            found = [self._nearest.draw(item, shown, rng) for item, shown in zip(items, ids, strict=True)]
+        else:
+            assert self._one_change is not None
+            found = [self._one_change.draw(item, rng) for item in items]
         return [other if drawn is None else drawn for drawn, other in zip(found, before, strict=True)]

@@ -1,11 +1,19 @@
-"""A negative is wrong in one respect, as the scenes know it and not as the words look."""
+"""A negative is wrong in one respect, as the scenes know it and not as the words look; or it is near, as the vectors know it."""
 
+import itertools
 import random
 from collections import Counter
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from gan_t2i.data.negatives import OneChange, truth
+from gan_t2i.data import negatives as negatives_module
+from gan_t2i.data.negatives import Nearest, OneChange, truth
 from gan_t2i.data.packing import PackedDataset, pack
 from gan_t2i.data.shapes import Scene, make_shapes
 
@@ -94,3 +102,94 @@ def test_the_same_draws_give_the_same_negatives(dataset: PackedDataset) -> None:
     items = dataset.train[:200].tolist()
     first, again = ([each.draw(item, rng) for item in items] for each, rng in zip(negatives, (random.Random(5), random.Random(5)), strict=True))
     assert first == again
+
+
+class Captioned:
+    """Pictures with captions and made-up vectors: the captions of a picture lie close together, whatever their length."""
+
+    def __init__(self, captions: Sequence[Sequence[str]], heldout: int = 0) -> None:
+        texts = sorted({text for of_picture in captions for text in of_picture})
+        ids = [tuple(texts.index(text) for text in of_picture) for of_picture in captions]
+        pictures = np.arange(len(captions))
+        self.dataset: Any = SimpleNamespace(captions=texts, caption_ids=ids, train=pictures[heldout:], heldout=pictures[:heldout])
+        draws = torch.Generator().manual_seed(0)
+        self.vectors = torch.randn(len(texts), 4, generator=draws)
+        for of_picture in ids:
+            self.vectors[list(of_picture)] = self.vectors[of_picture[0]] + 1e-3 * torch.randn(len(of_picture), 4, generator=draws)
+        self.vectors *= torch.rand(len(texts), 1, generator=draws) * 10 + 0.1
+
+    def take(self, ids: Sequence[int]) -> Tensor:
+        return self.vectors[list(ids)]
+
+    def nearest(self, seed: int = 0, notify: Callable[[str], None] = lambda message: None) -> Nearest:
+        return Nearest(self.dataset, self.take, seed, notify)
+
+    def drawn(self, negatives: Nearest, item: int, shown: int, count: int = 500) -> set[int | None]:
+        rng = random.Random(0)
+        return {negatives.draw(item, shown, rng) for _ in range(count)}
+
+
+@pytest.fixture
+def captioned() -> Captioned:
+    """Ten of the 40 pictures are held out; they have five captions each, of which two neighbours share one."""
+    return Captioned([[f"{picture} seen {way} ways" for way in range(4)] + [f"pair {picture // 2}"] for picture in range(40)], heldout=10)
+
+
+def test_the_sixteen_nearest_of_other_training_pictures_are_drawn(captioned: Captioned) -> None:
+    dataset, negatives = captioned.dataset, captioned.nearest()
+    trained = {caption for item in dataset.train for caption in dataset.caption_ids[item]}
+    for item in (10, 25, 39):
+        for shown in dataset.caption_ids[item]:
+            others = sorted(trained - set(dataset.caption_ids[item]))
+            cosine = torch.cosine_similarity(captioned.vectors[others], captioned.vectors[shown], dim=1)
+            assert captioned.drawn(negatives, item, shown) == {others[place] for place in cosine.topk(16).indices.tolist()}
+
+
+def test_the_table_is_the_same_in_chunks(captioned: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = captioned.nearest()
+    asked: list[int] = []
+    monkeypatch.setattr(negatives_module, "CHUNK_ELEMENTS", 1000)
+    take = captioned.take
+    monkeypatch.setattr(captioned, "take", lambda ids: asked.append(len(ids)) or take(ids))
+    chunked = captioned.nearest()
+    assert max(asked[1:]) * asked[0] <= 1000  # the candidates come first
+    for item, shown in ((10, 0), (20, 3), (39, 4)):
+        caption = captioned.dataset.caption_ids[item][shown]
+        assert captioned.drawn(chunked, item, caption) == captioned.drawn(whole, item, caption)
+
+
+def test_a_caption_that_says_the_same_in_other_letters_is_no_negative() -> None:
+    captioned = Captioned([["a red heart"], ["A red  Heart"], ["a blue heart"], ["a red star"], ["a green star"]])
+    ids = {text: place for place, text in enumerate(captioned.dataset.captions)}
+    expected = {ids[text] for text in ("a blue heart", "a red star", "a green star")}
+    negatives = captioned.nearest()
+    assert captioned.drawn(negatives, 0, ids["a red heart"]) == expected
+    assert captioned.drawn(negatives, 1, ids["A red  Heart"]) == expected
+
+
+def test_there_is_none_where_all_captions_are_the_pictures_own() -> None:
+    captioned = Captioned([["one", "two"], ["one"]])
+    assert captioned.drawn(captioned.nearest(), 0, 0, 5) == {None}
+
+
+def test_many_captions_are_held_against_a_sample_that_follows_the_seed(captioned: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negatives_module, "CANDIDATES", 12)
+
+    def every(seed: int) -> set[int | None]:
+        negatives, own = captioned.nearest(seed), captioned.dataset.caption_ids
+        return set().union(*(captioned.drawn(negatives, item, own[item][0], 100) for item in captioned.dataset.train.tolist()))
+
+    assert len(every(0)) == 12
+    assert every(0) == every(0)
+    assert every(0) != every(1)
+
+
+def test_a_long_search_says_how_long(captioned: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    captioned.nearest(notify=told.append)
+    assert told == []
+    monkeypatch.setattr(negatives_module, "CHUNK_ELEMENTS", 1)  # a caption at a time
+    clock = itertools.count(step=2)
+    monkeypatch.setattr(negatives_module.time, "perf_counter", lambda: next(clock))
+    captioned.nearest(notify=told.append)
+    assert told == ["finding the nearest captions of 135 takes about 270 seconds"]

@@ -15,6 +15,7 @@ E, MAX_TOKENS = 24, 8
 CHEAP = {"channel_max": 16, "w_width": 32, "z_width": 8, "text_head": {"width": 32, "layers": 1, "heads": 2}}
 # Options of single networks that deserve the whole treatment too.
 OPTIONS = {
+    ("generator", "adaptive"): [{"kernels": 2, "self_attention_resolutions": []}, {"word_resolutions": [4]}],
     ("generator", "style"): [{"second_order": True}, {"self_attention_resolutions": [4, 8], "word_resolutions": [4]}, {"mapping_layers": 1}],
 }
 
@@ -86,7 +87,7 @@ def assert_reached(text: TextBatch) -> None:
 
 
 def test_something_is_registered():
-    assert "style" in registry.names("generator")
+    assert {"adaptive", "style"} <= set(registry.names("generator"))
     assert "resnet" in registry.names("discriminator")
 
 
@@ -253,7 +254,8 @@ def test_the_trunk_knows_no_text_so_that_features_serve_any_caption(case, make_t
     assert ((own - other).abs() > 1e-4).all()
 
 
-def test_attention_where_the_generator_has_no_resolution_is_refused():
+@pytest.mark.parametrize("name", ["adaptive", "style"])
+def test_attention_where_the_generator_has_no_resolution_is_refused(name):
     for key in ("word_resolutions", "self_attention_resolutions"):
         with pytest.raises(UsageError, match=r"attention at \[64\] px"):
-            registry.build("generator", "style", {key: [8, 64]}, resolution=32, text_width=16, max_tokens=8)
+            registry.build("generator", name, {key: [8, 64]}, resolution=32, text_width=16, max_tokens=8)

@@ -56,6 +56,18 @@ def test_gather_takes_any_order_and_pads_to_the_longest(tiny, captions):
     assert cache.gather([2]).tokens.abs().sum() > 0
 
 
+def test_pooled_vectors_come_alone_too(tiny, captions, monkeypatch):
+    monkeypatch.setattr(cache_module, "SHARD_CAPTIONS", 3)
+    monkeypatch.setattr(cache_module, "BATCH_SIZE", 2)
+    cache = build(tiny, captions)
+    assert len(shards()) > 1
+    pooled = cache.pooled([4, 0, 4])
+    assert torch.equal(pooled, cache.gather([4, 0, 4]).pooled)
+    assert not torch.equal(pooled[0], pooled[1])
+    pooled.zero_()  # the caller's own
+    assert cache.pooled([4]).abs().sum() > 0
+
+
 def test_only_new_captions_are_encoded(tiny, captions, encoded):
     build(tiny, captions[:3])
     assert sorted(encoded) == sorted(captions[:3])

@@ -106,3 +106,23 @@ def test_negatives_of_several_kinds_stand_beside_each_other(tmp_path: Path) -> N
     assert not torch.equal(hard.negatives, both.batch(64, 64).negatives[:, 1:])
     trained = {caption for item in dataset.train for caption in dataset.caption_ids[item]}
     assert set(batch.negatives.flatten().tolist()) <= trained
+
+
+def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Callable[..., Session]) -> None:
+    session = make_session(loss={"negatives": ["random", "nearest"]})
+    captions = session.dataset.caption_ids
+    batch = session.sampler.batch(0, 400)
+    assert batch.negatives.shape == (400, 2)
+    assert batch.wrong[:, 1].all()
+    trained = {caption for item in session.dataset.train for caption in captions[item]}
+    for item, shown, negative in zip(items_of(session, batch.images), batch.captions.tolist(), batch.negatives[:, 1].tolist(), strict=True):
+        others = sorted(trained - set(captions[item]))
+        assert len(others) == 18
+        similarity = torch.cosine_similarity(session.cache.gather(others).pooled, session.cache.gather([shown]).pooled)
+        nearest = [others[place] for place in similarity.argsort(descending=True)[:16].tolist()]
+        assert negative in nearest
+    assert torch.equal(batch.negatives[:, :1], Sampler(session.dataset, 0).batch(0, 400).negatives)
+    again = make_session(loss={"negatives": ["random", "nearest"]}).sampler
+    assert torch.equal(again.batch(0, 400).negatives, batch.negatives)
+    assert not torch.equal(again.batch(400, 400).negatives, batch.negatives)
+    assert all(value.isfinite() for value in session.run_step(0).values())

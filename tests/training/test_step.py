@@ -212,6 +212,18 @@ def test_every_choice_trains(make_session: MakeSession, loss: str, penalty: str,
         assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in network.parameters())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", registry.names("generator"))
+def test_every_generator_trains(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], name: str, precision: str) -> None:
+    session = make_session(generator={**small_config()["generator"], "name": name}, precision=precision)
+    before = {key: p.detach().clone() for key, p in session.networks.G.named_parameters()}
+    for nimg in (0, 4):
+        metrics = session.run_step(nimg)
+        assert all(value.isfinite() for value in metrics.values())
+    assert {key for key, p in session.networks.G.named_parameters() if torch.equal(p, before[key])} == set()
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in session.networks.G.parameters())
+
+
 def test_a_penalty_without_gamma_changes_no_gradient(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for penalty in ({"r1_gamma": 0, "r2_gamma": 0, "interval": 1}, {"interval": 10}):

@@ -1,6 +1,7 @@
 """Generator `style`: StyleGAN2's synthesis (arXiv 1912.04958) told by the words through cross-attention, with StyleGAN-T's mapping
 (arXiv 2301.09515). N batch, L tokens, E encoder width, Z latent width, W style width, C channels, R resolution."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -19,6 +20,14 @@ from gan_t2i.registry import register
 from gan_t2i.text.batch import TextBatch
 
 MapResolution = Literal[4, 8, 16, 32, 64, 128, 256, 512]
+
+
+def map_resolutions(resolution: int, attended: Iterable[int]) -> list[int]:
+    """4, 8, ... `resolution`; one of `attended` that is not among them raises `UsageError`."""
+    resolutions = [2**k for k in range(2, resolution.bit_length())]
+    if wrong := {*attended} - {*resolutions}:
+        raise UsageError(f"generator.params: attention at {sorted(wrong)} px, but the resolutions of this network are {resolutions}")
+    return resolutions
 
 
 class SynthesisBlock(nn.Module):
@@ -91,10 +100,7 @@ class StyleGenerator(Generator):
         self.constant = nn.Parameter(torch.randn(1, first, 4, 4))
         self.blocks = nn.ModuleList()
         inputs = first
-        resolutions = [2**k for k in range(2, resolution.bit_length())]  # 4, 8, ... R
-        if wrong := {*config.word_resolutions, *config.self_attention_resolutions} - {*resolutions}:
-            raise UsageError(f"generator.params: attention at {sorted(wrong)} px, but the resolutions of this network are {resolutions}")
-        for r in resolutions:
+        for r in map_resolutions(resolution, [*config.word_resolutions, *config.self_attention_resolutions]):
             outputs = channels_at(r, config.channel_base, config.channel_max)
             self.blocks.append(
                 SynthesisBlock(
