@@ -178,5 +178,6 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "background": "black",
         "caption_column": "x",
         "on_bad": "error",
+        "redact": False,
         "holdout_fraction": 0.02,
     }
