@@ -5,6 +5,7 @@ Legend: N pictures.
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ def near_groups(hashes: Hashes, colours: Colours) -> list[list[int]]:
     return groups_of([_root(parent, index) for index in range(len(parent))])
 
 
-def groups_of(labels: list[int] | list[bytes]) -> list[list[int]]:
+def groups_of(labels: Sequence[int | bytes]) -> list[list[int]]:
     """Groups of two or more indices with the same label, the largest first."""
     members: defaultdict[int | bytes, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
