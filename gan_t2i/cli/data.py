@@ -110,7 +110,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:
-        _write_text(html_file, page(inspection, DataSettings.parse(settings), recommendation.to_yaml()))
+        write_text(html_file, page(inspection, DataSettings.parse(settings), recommendation.to_yaml()))
         _to_stderr(f"written: {html_file}")
 
 
@@ -118,7 +118,8 @@ def _to_stderr(message: str) -> None:
     click.echo(message, err=True)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write the text; raises `UsageError` where `path` cannot be written."""
     from gan_t2i.errors import UsageError
     from gan_t2i.files import atomic_file
 

@@ -96,6 +96,7 @@ class PackedDataset:
                 tuple(self.captions[number] for number in ids),
                 f"{IMAGES}:{index}",
                 HELDOUT if index in heldout else TRAIN,
+                self.extras[index],
             )
             for index, ids in enumerate(self.caption_ids)
         ]
