@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from gan_t2i.cli.options import given, picture_options, reading_options
+from gan_t2i.cli.options import given, picture_options
 
 EXAMPLES = 3
 
@@ -57,8 +56,9 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
+@click.option("--redact", is_flag=True, default=None, help="Take e-mail and web addresses, phone numbers and handles out of the captions.")
 @picture_options
-def pack(source: str, out: Path, resolution: int, **chosen: str | None) -> None:
+def pack(source: str, out: Path, resolution: int, redact: bool | None, **chosen: str | None) -> None:
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
@@ -69,7 +69,7 @@ def pack(source: str, out: Path, resolution: int, **chosen: str | None) -> None:
     from gan_t2i.data.settings import DataSettings
 
     packing.check_resolution(resolution)  # before a built-in set is made
-    settings = DataSettings.parse(given(**chosen))
+    settings = DataSettings.parse(given(redact=redact, **chosen))
     dataset = packing.pack(resolve_source(source, resolution, click.echo), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
@@ -80,37 +80,54 @@ def pack(source: str, out: Path, resolution: int, **chosen: str | None) -> None:
 
 @command.command("inspect")
 @click.argument("source")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@reading_options
-def inspect(source: str, as_json: bool, **chosen: str | None) -> None:
-    """Count the usable pairs of SOURCE and what is wrong with the others, without decoding pictures.
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="Write everything here; - prints it."
+)
+@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with examples here.")
+@click.option("--limit", type=click.IntRange(1), help="Look at only so many pictures, spread over the data.  [default: all]")
+@picture_options
+def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: int | None, **chosen: str | None) -> None:
+    """Look at all pictures and captions of SOURCE before training on them.
 
-    SOURCE is whatever can be packed, or a packed folder.
+    SOURCE is whatever can be packed, or a packed folder. Shown are counts, sizes, captions, duplicates, empty and tiny pictures, what
+    cannot be used and why, personal data, and the config to train with.
     """
-    import dataclasses
-
-    report, captions = _read_report(source, given(**chosen))
-    examples = _spread(captions)
-    if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(report), "examples": examples}, indent=2, ensure_ascii=False))
-        return
-    click.echo(report)
-    _show_captions(captions)
-
-
-def _read_report(source: str, chosen: dict[str, object]) -> tuple[Any, list[str]]:
-    """The `DataReport` of what stands at `source`, and captions to show."""
-    from gan_t2i.data.packing import PackedDataset, is_packed
-    from gan_t2i.data.readers import read
-    from gan_t2i.data.records import DataReport
+    from gan_t2i.cli.evaluate import write_json
+    from gan_t2i.data.inspection_page import page
     from gan_t2i.data.settings import DataSettings
+    from gan_t2i.runtime import pick_device
+    from gan_t2i.training.recommend import Machine, inspect_and_recommend
 
-    settings = DataSettings.parse(chosen)
-    if is_packed(Path(source)):
-        dataset = PackedDataset.open(Path(source))
-        return dataset.report, dataset.captions
-    reading = read(source, settings)
-    return DataReport.of(reading.records, reading.bad, reading.notes), [record.captions[0] for record in reading.records]
+    settings = given(**chosen)
+    inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit, notify=_to_stderr)
+    values = {**inspection.to_json(), "recommended": {"preset": recommendation.preset, "config": recommendation.values()}}
+    if json_file == Path("-"):
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        click.echo(inspection)
+        _show_captions([record.captions[0] for record in inspection.examples])
+        click.echo(f"it would be trained with configs/{recommendation.preset}.yaml, as `gan-t2i doctor --data {source} --write FILE` writes it")
+        if json_file is not None:
+            write_json(json_file, values)
+    if html_file is not None:
+        write_text(html_file, page(inspection, DataSettings.parse(settings), recommendation.to_yaml()))
+        _to_stderr(f"written: {html_file}")
+
+
+def _to_stderr(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text; raises `UsageError` where `path` cannot be written."""
+    from gan_t2i.errors import UsageError
+    from gan_t2i.files import atomic_file
+
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _show_made(out: Path, size: str) -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Measure how well a model obeys its prompts.",
     "data": "Make, check and pack caption data sets.",
     "bench": "Measure how fast configs train and draw here.",
+    "doctor": "Say what works here, and what to train data with.",
     "info": "Show what a run or a snapshot holds, or which models are registered.",
 }
 

@@ -19,18 +19,9 @@ _DECODING = (
 )
 
 
-def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of `DataSettings` that decide on records."""
-    return _add(_READING, function)
-
-
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds those options and the ones that decide on pixels."""
-    return _add(_READING + _DECODING, function)
-
-
-def _add(options: tuple[Callable[..., Any], ...], function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(options):
+    """Adds the options of `DataSettings` that decide on records and on pixels."""
+    for option in reversed(_READING + _DECODING):
         function = option(function)
     return function
 

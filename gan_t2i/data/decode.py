@@ -3,7 +3,9 @@
 Legend: R resolution in pixels.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +47,18 @@ class BadImageError(GanT2IError):
 def load_image(source: Path | Stored, resolution: int, settings: DataSettings | None = None) -> Pixels:
     """The picture as RGB uint8 [3, R, R], upright, cropped and over the background as `settings` say; raises `BadImageError`."""
     settings = settings or DataSettings()
+    with open_image(source) as image:
+        return _to_pixels(image, resolution, settings)
+
+
+@contextlib.contextmanager
+def open_image(source: Path | Stored) -> Iterator[Image.Image]:
+    """The picture, of an allowed size, not yet decoded; whatever fails inside raises `BadImageError`."""
     try:
         file = io.BytesIO(source.read()) if isinstance(source, Stored) else source
         with Image.open(file, formats=IMAGE_FORMATS) as image:
             _check_size(image.size)
-            return _to_pixels(image, resolution, settings)
+            yield image
     except BadImageError:
         raise
     except Image.DecompressionBombError as error:

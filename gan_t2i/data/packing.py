@@ -5,6 +5,7 @@ Legend: N pictures, B batch, R resolution in pixels. A packed folder holds ``ima
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import sys
@@ -13,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ from gan_t2i.data import stopped
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading
-from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record, Stored
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.files import atomic_folder, cache_dir
@@ -37,6 +39,7 @@ FORMAT_VERSION = 1
 IMAGES = "images.u8"
 META = "meta.json"
 Indices = npt.NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 class PackedDataset:
@@ -84,6 +87,25 @@ class PackedDataset:
         fault = f"{IMAGES} has {size} bytes, not {expected}"
         raise GanT2IError(f"packed data {folder} is damaged: {fault}; remove the folder and pack again")
 
+    def records(self) -> list[Record]:
+        """The pictures as a reader yields them, encoded when they are read."""
+        heldout = set(self.heldout.tolist())
+        return [
+            Record(
+                Stored(f"picture {index}", partial(self._encoded, index)),
+                tuple(self.captions[number] for number in ids),
+                f"{IMAGES}:{index}",
+                HELDOUT if index in heldout else TRAIN,
+                self.extras[index],
+            )
+            for index, ids in enumerate(self.caption_ids)
+        ]
+
+    def _encoded(self, index: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(self._pixels[index].transpose(1, 2, 0))).save(file, "BMP")
+        return file.getvalue()
+
     def gather(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
         """The pictures at `indices` [B] as a new uint8 tensor [B, 3, R, R]."""
         # Imported here, so that the commands that only pack or list data start at once.
@@ -120,7 +142,7 @@ def pack(
             digest = hashlib.sha256()
             images = folder / IMAGES
             so_far = stopped.take(destination, images, _key(source, resolution, settings), 3 * resolution**2)
-            decoded = _decode_all(reading.records[so_far.done :], resolution, settings, workers or _cores())
+            decoded = _decode_all(reading.records[so_far.done :], resolution, settings, workers or cores())
             try:
                 records = _write_images(images, reading.records, decoded, bad, digest, so_far, progress)
             except KeyboardInterrupt:
@@ -213,7 +235,8 @@ def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
     return result
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The cores that this process may use."""
     # A container or a scheduler may lend fewer cores than the machine has.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
@@ -225,10 +248,15 @@ def _decode_all(
     records: Sequence[Record], resolution: int, settings: DataSettings, workers: int
 ) -> Generator[Pixels | BadImageError, None, None]:
     """The picture or the fault of each record, in order."""
+    return in_threads(records, lambda record: load_image(record.image, resolution, settings), workers)
 
-    def attempt(record: Record) -> Pixels | BadImageError:
+
+def in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:
+    """What `work` gives for each record, or the `BadImageError` that it raises, in order; few results wait in memory."""
+
+    def attempt(record: Record) -> Result | BadImageError:
         try:
-            return load_image(record.image, resolution, settings)
+            return work(record)
         except BadImageError as error:
             return error
 
@@ -256,14 +284,14 @@ def _write_images(
         while block := file.read(1 << 20):
             digest.update(block)
     for index, (kind, why) in progress.faults.items():
-        bad.add(kind, _place(records[index]), why)
+        bad.add(kind, place_of(records[index]), why)
     bar = tqdm(records[progress.done :], "packing", len(records), unit="img", initial=progress.done, disable=not show_progress)
     # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
     with warnings.catch_warnings(), open(path, "ab") as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")
         for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=progress.done):
             if isinstance(result, BadImageError):
-                bad.add(result.kind, _place(record), str(result))
+                bad.add(result.kind, place_of(record), str(result))
                 progress.faults[index] = (result.kind, str(result))
             else:
                 file.write(result.data)
@@ -272,7 +300,7 @@ def _write_images(
     return [record for index, record in enumerate(records) if index not in progress.faults]
 
 
-def _place(record: Record) -> str:
+def place_of(record: Record) -> str:
     """Where the picture's fault is: the metadata's line with the file, or the file."""
     name = record.image.name.encode("utf-8", "backslashreplace").decode()
     return f"{record.where} ({name})"

@@ -27,6 +27,8 @@ class DataSettings(StrictConfig):
     """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
     on_bad: Literal["skip", "error"] = "skip"
     """Whether unusable items are counted and left out, or stop the run."""
+    redact: bool = False
+    """Take e-mail and web addresses, phone numbers and handles out of the captions."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the captions kept from training, where the data set does not say itself."""
 

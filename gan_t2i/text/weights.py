@@ -76,6 +76,12 @@ def resolve(model: str, revision: str | None, notify: Notify) -> Weights:
     return found
 
 
+def find_local() -> Weights | None:
+    """The default model where this machine has it: the installed package or the hub's cache; no network is asked. Raises GanT2IError where
+    the package holds other weights."""
+    return _from_package() or _from_cache(DEFAULT_MODEL, DEFAULT_REVISION)
+
+
 def complaint(folder: Path) -> str | None:
     """Why sentence-transformers cannot or must not load `folder`, as half a sentence; None where it can."""
     try:
@@ -174,22 +180,30 @@ def _from_package() -> Weights | None:
 
 
 def _from_hub(model: str, revision: str | None, notify: Notify) -> Weights:
-    from huggingface_hub import snapshot_download
-
     with quiet():
-        try:
-            folder = Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=NEEDED_FILES))
-        except (OSError, ValueError):
-            folder = None
-        # An interrupted download leaves a folder without its weights: go and fetch the rest.
-        cached = folder is not None and complaint(folder) is None
-        if folder is None or not cached:
-            folder = _download(model, revision, notify)
+        cached = _from_cache(model, revision)
+        if cached is not None:
+            return cached
+        folder = _download(model, revision, notify)
     fault = complaint(folder)
     if fault is not None:
         raise GanT2IError(f"the text encoder {model} on the hub {fault}")
+    return _of_hub(folder, model, "the hub")
+
+
+def _from_cache(model: str, revision: str | None) -> Weights | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=NEEDED_FILES))
+    except (OSError, ValueError):
+        return None
+    # An interrupted download leaves a folder without its weights: the rest has to be fetched.
+    return _of_hub(folder, model, "the hub's local cache") if complaint(folder) is None else None
+
+
+def _of_hub(folder: Path, model: str, place: str) -> Weights:
     commit = folder.name  # snapshots/<commit>
-    place = "the hub's local cache" if cached else "the hub"
     return Weights(folder, model, commit, hash_weights(folder), f"{model} at revision {commit} from {place}")
 
 

@@ -1,15 +1,27 @@
-"""``train --dry-run``: what would be trained, on what, in which memory and time. Nothing is written to a run folder."""
+"""``train --dry-run`` and ``doctor``: what would be trained, on what, in which memory and time. Nothing is written to a run folder."""
 
+import contextlib
+import json
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from gan_t2i.arithmetic import FlopCounter, convolution_rate
+from gan_t2i.data.decode import load_image
+from gan_t2i.data.packing import pack
+from gan_t2i.data.records import TRAIN, Record
+from gan_t2i.data.settings import DataSettings
 from gan_t2i.distributed import world_size
+from gan_t2i.errors import GanT2IError
 from gan_t2i.pictures import from_uint8
-from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.config import DataConfig, TrainConfig
 from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import Session, prepare
 
@@ -34,7 +46,7 @@ def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
             *generator_rows,
             f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
             *discriminator_rows,
-            measure(session),
+            str(measure(session)),
             "dry run: nothing was trained or written to a run folder",
         ]
     )
@@ -75,25 +87,99 @@ def _shape(output: object) -> str:
     return ", ".join(_shape(value) for value in vars(output).values() if isinstance(value, Tensor))
 
 
-def measure(session: Session) -> str:
+@dataclass(frozen=True)
+class Estimate:
+    """What a few real steps tell of a whole run; `str` gives the lines to show."""
+
+    where: str  # processes and device
+    steps: int
+    batch: int
+    kimg: float
+    rate: float  # pictures a second
+    peak_gib: float
+    gflop: float  # a picture
+    limit: float  # GFLOP/s that the machine reaches in convolutions
+
+    @property
+    def minutes(self) -> float:
+        """Of the whole run."""
+        return self.kimg * 1000 / self.rate / 60
+
+    def __str__(self) -> str:
+        return (
+            f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
+            f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak\n"
+            f"arithmetic: {self.gflop:.2f} GFLOP a picture, {self.rate * self.gflop:.0f} GFLOP/s, "
+            f"{self.rate * self.gflop / self.limit:.0%} of this machine's {self.limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the "
+            f"same precision"
+        )
+
+
+def measure(session: Session) -> Estimate:
     """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps."""
     config = session.config
     interval = config.penalty.interval
     with FlopCounter() as counter:
         for number in range(interval):  # one of them has the penalty
             session.run_step(number * config.batch)
-    gflop = counter.total * world_size() / (interval * config.batch) / 1e9
     steps = interval * max(1, TIMED_STEPS // interval)
     start = time.perf_counter()
     for number in range(steps):
         metrics = session.run_step(number * config.batch)
     [value.item() for value in metrics.values()]  # waits for the device
     rate = steps * config.batch / (time.perf_counter() - start)
-    limit = convolution_rate(session.device, config.precision) * world_size()
     many = f"{world_size()} processes, each " if world_size() > 1 else ""
-    return (
-        f"estimate on {many}{session.device}, from {steps} steps of {config.batch} pictures: {rate:.0f} img/s, "
-        f"{config.kimg * 1000 / rate / 60:.0f} minutes for {config.kimg:g} kimg, {peak_memory_gib(session.device):.1f} GiB at the peak\n"
-        f"arithmetic: {gflop:.2f} GFLOP a picture, {rate * gflop:.0f} GFLOP/s, "
-        f"{rate * gflop / limit:.0%} of this machine's {limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
+    return Estimate(
+        where=f"{many}{session.device}",
+        steps=steps,
+        batch=config.batch,
+        kimg=config.kimg,
+        rate=rate,
+        peak_gib=peak_memory_gib(session.device),
+        gflop=counter.total * world_size() / (interval * config.batch) / 1e9,
+        limit=convolution_rate(session.device, config.precision) * world_size(),
     )
+
+
+def measure_on(config: TrainConfig, records: Sequence[Record]) -> Estimate:
+    """`measure` with only these few pictures, which are shown again and again: what a step takes does not depend on how many there are.
+
+    Nothing is left on disk. Raises `GanT2IError` where the config does not fit into memory, or the encoder's weights cannot be had.
+    """
+    with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder, _cache_in(Path(folder) / "cache"):
+        packed = _pack_few(records, Path(folder), config)
+        data = DataConfig(source=str(packed), holdout_fraction=0.0)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
+        try:
+            return measure(prepare(config.model_copy(update={"data": data}), notify=lambda message: None))
+        except torch.OutOfMemoryError as error:
+            raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
+
+
+def _pack_few(records: Sequence[Record], folder: Path, config: TrainConfig) -> Path:
+    """Pack the pictures of `records` below `folder`, all of them for training."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    with (pictures / "metadata.jsonl").open("w", encoding="utf-8") as file:
+        for number, record in enumerate(records):
+            pixels = load_image(record.image, config.resolution, config.data)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(pictures / f"{number}.png")
+            # A caption of its own: the matching term refuses data in which all are the same, as these few may be.
+            own = {"file_name": f"{number}.png", "text": [*record.captions, f"picture {number}"], "split": TRAIN}
+            file.write(json.dumps({**record.extra, **own}) + "\n")
+    return pack(pictures, folder / "packed", config.resolution, DataSettings(caption_column="text"), progress=False).folder
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    """What would stay in the cache goes to `folder`."""
+    before = os.environ.get("GAN_T2I_CACHE")
+    os.environ["GAN_T2I_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GAN_T2I_CACHE"]
+        else:
+            os.environ["GAN_T2I_CACHE"] = before

@@ -96,14 +96,37 @@ def test_inspect_tells_of_bad_items(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     rows = [{"file_name": "a.png", "label": "a black square"}, *({"file_name": f"{index}.png", "label": "gone"} for index in range(7))]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    result = run("inspect", tmp_path, "--caption-column", "label", "--json")
+    result = run("inspect", tmp_path, "--caption-column", "label", "--json", "-")
     assert result.exit_code == 0, result.output
-    report = json.loads(result.output)
+    report = json.loads(result.stdout)
     assert report["pairs"] == 1
     assert report["bad"] == {"missing image": 7}
-    assert len(report["first_bad"]) == 5
-    assert report["examples"] == ["a black square"]
-    assert "missing image 7" in run("inspect", tmp_path, "--caption-column", "label").output
+    assert len(report["first_bad"]["missing image"]) == 5
+    assert report["examples"] == [{"where": "metadata.jsonl:1", "captions": ["a black square"]}]
+    assert report["pictures"]["near_empty"]["count"] == 1
+    assert TrainConfig.parse(report["recommended"]["config"]).data.caption_column == "label"
+    assert "missing image: 7" in run("inspect", tmp_path, "--caption-column", "label").output
+
+
+def test_inspect_writes_files_beside_what_it_prints(shapes: Path, tmp_path: Path) -> None:
+    result = run("inspect", shapes, "--json", tmp_path / "report.json", "--html", tmp_path / "report.html")
+    assert result.exit_code == 0, result.output
+    assert "words that flips would falsify: " in result.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["pairs"] == 30
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert "written: " in result.stderr
+    (tmp_path / "file").write_text("")
+    refused = run("inspect", shapes, "--html", tmp_path / "file/report.html")
+    assert refused.exit_code == 2
+    assert "cannot write" in refused.stderr
+
+
+def test_pack_redacts(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a square by a@example.org")
+    result = run("pack", tmp_path, tmp_path / "packed", "--resolution", 16, "--redact")
+    assert "redacted in captions: 1 email" in result.output
+    assert PackedDataset.open(tmp_path / "packed").captions == ["a square by"]
 
 
 def test_inspect_refuses_what_is_not_there(tmp_path: Path) -> None:
@@ -178,5 +201,6 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "background": "black",
         "caption_column": "x",
         "on_bad": "error",
+        "redact": False,
         "holdout_fraction": 0.02,
     }

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gan_t2i.data import personal
 from gan_t2i.data.readers import hub
 from gan_t2i.data.readers.base import Reader, Reading, Source
 from gan_t2i.data.readers.coco import find_coco, find_stylegan, read_coco, read_stylegan
@@ -58,6 +59,8 @@ def read(source: Any, settings: DataSettings | None = None) -> Reading:
         reading = hub.read_hub(source, settings, bad)
     else:
         reading = _read_path(Path(source), settings, bad)
+    if settings.redact:
+        personal.redact_reading(reading, bad)
     reading.bad = bad.items
     if not reading.records:
         raise GanT2IError(_nothing_usable(source, reading))

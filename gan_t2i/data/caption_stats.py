@@ -1,0 +1,91 @@
+"""What the captions of a data set are like: lengths, words, what flips would falsify, personal data."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from gan_t2i.data.personal import find_personal
+from gan_t2i.data.records import Record
+
+FIRST = 5  # items that are named of each kind
+_WORDS_SHOWN = 20
+_CHUNK = 4096  # captions that are tokenised at once
+
+
+def words_of(caption: str) -> list[str]:
+    """The words in lower case, each Chinese sign for itself."""
+    return re.findall(r"[\u4e00-\u9fff]|[^\W\d_\u4e00-\u9fff]+", caption.lower())
+
+
+_COMMON = frozenset(words_of("a an and are as at be by for from has he her his in is it its of on or she that the their this to was were with"))
+# A mirrored picture makes these false; other than English, only words that mean nothing else there.
+DIRECTIONS = frozenset(
+    words_of(
+        "left right leftmost rightmost leftward leftwards rightward rightwards lefthand righthand clockwise counterclockwise anticlockwise "
+        "rechts gauche droite izquierda derecha sinistra destra 左 右"
+    )
+)
+COLOURS = frozenset(
+    words_of(
+        "black white grey gray red orange yellow green blue purple violet pink brown cyan magenta turquoise beige gold golden silver dark "
+        "bright pale colourful colorful monochrome"
+    )
+)
+
+
+@dataclass(frozen=True)
+class CaptionStats:
+    """Counts over the captions of the usable pictures; a caption of two pictures counts twice, but for `distinct` and the lengths."""
+
+    distinct: int
+    per_picture: dict[str, float]  # least, mean, most
+    tokens: dict[str, int]  # of the distinct captions: median, p95, longest; special tokens included
+    window: int  # tokens at which the encoder cuts
+    cut: int  # distinct captions that are longer
+    counted_by: str
+    words: dict[str, int]  # the most frequent ones, without the commonest of English
+    directions: dict[str, int]  # words that a flip would falsify
+    direction_share: float  # of the captions
+    colour_share: float  # of the captions, those that name colours
+    personal: dict[str, int]  # kind -> found
+    first_personal: list[tuple[str, str]] = field(default_factory=list)  # (where, kinds), never the data themselves
+
+
+def describe_captions(
+    records: Sequence[Record], count_tokens: Callable[[Sequence[str]], list[int]], window: int, counted_by: str
+) -> CaptionStats:
+    """Statistics of the captions of `records`, at least one; `count_tokens` gives the lengths of captions in tokens."""
+    words: Counter[str] = Counter()
+    personal: Counter[str] = Counter()
+    first_personal: list[tuple[str, str]] = []
+    with_direction = with_colour = total = 0
+    for record in records:
+        kinds: Counter[str] = Counter()
+        for caption in record.captions:
+            found = words_of(caption)
+            words.update(found)
+            with_direction += not DIRECTIONS.isdisjoint(found)
+            with_colour += not COLOURS.isdisjoint(found)
+            kinds += find_personal(caption)
+            total += 1
+        if kinds and len(first_personal) < FIRST:
+            first_personal.append((record.where, ", ".join(kinds)))
+        personal += kinds
+    distinct = list(dict.fromkeys(caption for record in records for caption in record.captions))
+    lengths = sorted(length for start in range(0, len(distinct), _CHUNK) for length in count_tokens(distinct[start : start + _CHUNK]))
+    each = [len(record.captions) for record in records]
+    return CaptionStats(
+        distinct=len(distinct),
+        per_picture={"least": min(each), "mean": round(total / len(each), 2), "most": max(each)},
+        tokens={"median": lengths[len(lengths) // 2], "p95": lengths[(len(lengths) - 1) * 95 // 100], "longest": lengths[-1]},
+        window=window,
+        cut=sum(length > window for length in lengths),
+        counted_by=counted_by,
+        words=dict(Counter({word: n for word, n in words.items() if word not in _COMMON}).most_common(_WORDS_SHOWN)),
+        directions={word: n for word, n in words.most_common() if word in DIRECTIONS},
+        direction_share=with_direction / total,
+        colour_share=with_colour / total,
+        personal=dict(personal.most_common()),
+        first_personal=first_personal,
+    )

@@ -1,0 +1,132 @@
+"""``gan-t2i doctor``: it tells what is missing, fails only where training cannot work, and writes configs that training takes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from gan_t2i.cli.doctor import with_local_encoder
+from gan_t2i.cli.main import command
+from gan_t2i.config import read_yaml
+from gan_t2i.files import cache_dir
+from gan_t2i.text import weights
+from gan_t2i.training import estimate, machine, recommend
+from gan_t2i.training.config import TrainConfig
+
+
+def doctor(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["doctor", *map(str, arguments)])
+
+
+@pytest.fixture
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "find_local", lambda: None)
+
+
+def test_every_check_has_a_line() -> None:
+    result = doctor()
+    assert result.exit_code == 0, result.output
+    states = dict(line.split()[1::-1] for line in result.output.splitlines() if line.startswith(("ok ", "missing ")))
+    assert set(states) >= {"versions", "device", "arithmetic", "bfloat16", "threads", "disk", "text", "TensorBoard", "optional", "emoji"}
+    assert states["arithmetic"] == states["versions"] == "ok"
+    assert "cannot be found out" not in result.output
+    assert "training works here" in result.output
+
+
+def test_it_answers_before_any_network_is_loaded() -> None:
+    program = "import sys; from gan_t2i.cli.main import command; command(['doctor'], standalone_mode=False); print(sorted(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "training works here" in shown
+    for slow in ("'sentence_transformers'", "'datasets'", "'tensorboard'", "'torchvision'"):
+        assert slow not in shown
+
+
+@pytest.mark.usefixtures("no_encoder")
+def test_what_is_missing_is_said_with_the_command_that_gets_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    version_of = machine.version_of
+    monkeypatch.setattr(machine, "version_of", lambda package: None if package == "datasets" else version_of(package))
+    monkeypatch.setattr("gan_t2i.data.emoji_font._font_folders", lambda: [tmp_path])
+    result = doctor()
+    assert result.exit_code == 0
+    lines = {line.split()[1]: line for line in result.output.splitlines() if line.startswith("missing")}
+    assert 'pip install "gan-t2i[offline]"' in lines["text"]
+    assert 'datasets (for hf:owner/name): pip install "gan-t2i[data]"' in lines["optional"]
+    assert "fonts-noto-color-emoji" in lines["emoji"]
+
+
+def test_a_check_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> machine.Check:
+        raise RuntimeError("the driver\nis ill")
+
+    monkeypatch.setattr(machine, "_device", broken)
+    result = doctor()
+    assert result.exit_code == 0
+    assert "cannot be found out: the driver is ill" in result.output
+
+
+@pytest.mark.parametrize("fault", ["package", "arithmetic"])
+def test_the_exit_code_is_one_where_training_cannot_work(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise RuntimeError("no kernel image")
+
+    if fault == "package":
+        version_of = machine.version_of
+        monkeypatch.setattr(machine, "version_of", lambda package: None if package == "torchvision" else version_of(package))
+    else:
+        monkeypatch.setattr(machine, "_penalty_step", broken)
+    result = doctor("--data", "nowhere")
+    assert result.exit_code == 1
+    assert f"training cannot work here: {'versions' if fault == 'package' else fault}" in result.output
+    assert ("pip install torchvision" if fault == "package" else "no kernel image") in result.output
+
+
+@pytest.mark.usefixtures("no_encoder")
+def test_it_writes_a_config_that_train_takes(
+    pictures: Path, small_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "convolution_rate", lambda device, precision: 100.0)  # seconds of arithmetic, tested elsewhere
+    small = {key: small_config()[key] for key in ("generator", "discriminator")}
+    monkeypatch.setattr(recommend, "ON_CPU", (replace(recommend.ON_CPU[0], networks=small),))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(small_config(batch=6)))
+    before = sorted(cache_dir().rglob("*"))
+    result = doctor("--config", tmp_path / "mine.yaml", "--write", tmp_path / "new.yaml", "--caption-column", "text")
+    assert result.exit_code == 0, result.output
+    assert sorted(cache_dir().rglob("*")) == before
+    assert "12 usable pairs with 24 captions (2 pairs held out)" in result.output
+    assert "steps of 6 pictures" in result.output  # the named config
+    assert f"next: gan-t2i train --config {tmp_path / 'new.yaml'}" in result.output
+    config = TrainConfig.parse(read_yaml(tmp_path / "new.yaml"))
+    assert (config.resolution, config.data.source, config.data.caption_column) == (16, str(pictures), "text")
+    text = (tmp_path / "new.yaml").read_text()
+    assert "(measured here)" in text
+    assert text.startswith("# gan-t2i train --config")
+    taken: list[TrainConfig] = []
+    monkeypatch.setattr(estimate, "dry_run_report", lambda config, notify: taken.append(config))
+    assert CliRunner().invoke(command, ["train", "--config", str(tmp_path / "new.yaml"), "--dry-run"]).exit_code == 0
+    assert taken == [config]
+
+
+def test_it_refuses_before_it_measures(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.yaml").write_text("kimg: 1\nbacth: 2\n")
+    assert "--write needs --data or --config" in doctor("--write", tmp_path / "new.yaml").output
+    again = doctor("--data", pictures, "--write", tmp_path / "there.yaml")
+    assert (again.exit_code, "name a new file" in again.output) == (2, True)
+    wrong = doctor("--config", tmp_path / "there.yaml")
+    assert wrong.exit_code == 2
+    assert "did you mean batch?" in wrong.output
+    assert doctor("--data", tmp_path / "missing").exit_code == 2
+
+
+def test_an_encoder_that_is_not_here_is_not_downloaded_to_measure() -> None:
+    config = TrainConfig()
+    config = TrainConfig.parse(config.model_dump())
+    assert with_local_encoder(config, True) is config
+    assert with_local_encoder(config, False).text_encoder.name == "tiny"
+    own = TrainConfig.parse({"text_encoder": {"params": {"model": "folder"}}})
+    assert with_local_encoder(own, False) is own

@@ -1,0 +1,41 @@
+"""Measuring a config on a few pictures: with whatever they are, and without a trace."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gan_t2i.data.readers import read
+from gan_t2i.errors import GanT2IError
+from gan_t2i.training import estimate
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.estimate import measure_on
+
+
+def test_pictures_with_one_caption_can_be_measured(
+    small_config: Callable[..., dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "convolution_rate", lambda device, precision: 100.0)  # seconds of arithmetic, tested elsewhere
+    records = [replace(record, captions=("the same",), split=None) for record in read(pictures).records[:3]]
+    before = os.environ["GAN_T2I_CACHE"]
+    found = measure_on(TrainConfig.parse(small_config(kimg=6)), records)
+    assert os.environ["GAN_T2I_CACHE"] == before
+    assert found.batch == 4
+    assert found.steps == estimate.TIMED_STEPS
+    assert found.minutes == pytest.approx(100 / found.rate)
+    assert f"{found.rate:.0f} img/s" in str(found)
+
+
+def test_what_does_not_fit_into_memory_is_one_sentence(
+    small_config: Callable[..., dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(session: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(estimate, "measure", full)
+    with pytest.raises(GanT2IError, match="4 pictures at once do not fit into memory: raise accumulation"):
+        measure_on(TrainConfig.parse(small_config()), read(pictures).records[:2])
