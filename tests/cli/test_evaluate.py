@@ -29,10 +29,10 @@ def test_a_run(run: RunFolder) -> None:
     assert header == ["task", "score", "chance", "n"]
     assert [line[0] for line in lines] == list(SUITE_TASKS)
     assert all(line[3] == "4" and 0 <= float(line[1]) <= 1 for line in lines)
-    values = json.loads((run.path / "evaluation" / "shapes-000000040.json").read_text())
+    values = json.loads((run.path / "evaluation" / "shapes-000000040-limit2-seeds2.json").read_text())
     assert (values["nimg"], values["resolution"], values["seeds"]) == (40, 16, 2)
     assert values["snapshot"] == str(run.snapshot(40))
-    with Image.open(run.path / "evaluation" / "shapes-000000040.png") as sheet:
+    with Image.open(run.path / "evaluation" / "shapes-000000040-limit2-seeds2.png") as sheet:
         assert sheet.width > 800
     events = EventAccumulator(str(run.path)).Reload()
     for task, line in zip(SUITE_TASKS, lines, strict=True):
