@@ -129,7 +129,7 @@ def train_matcher(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         matcher = Matcher(config, resolution=resolution, text_width=pooled.shape[1])
-    matcher = matcher.to(device, memory_format=torch.channels_last)
+    matcher = matcher.to(memory_format=torch.channels_last).to(device)
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batch = min(config.batch, len(train))
     best, best_state, since = math.inf, copy.deepcopy(matcher.state_dict()), 0

@@ -129,7 +129,7 @@ def prepare_judge(
             matcher = Matcher(config, resolution=dataset.resolution, text_width=encoder.width)
             load_weights(matcher, read_tensors(path)[0], str(path))
             notify(f"matcher: trained before, {path}")
-            matcher = matcher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            matcher = matcher.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
             return Judge(matcher, pooled, dataset.captions, validation, heldout)
         except GanT2IError as error:
             notify(f"the matcher is trained again: {error}")
@@ -158,17 +158,19 @@ def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:
     shown = [item for item in train if left[item]]
     return (
         _pairs(dataset, shown, [left[item] for item in shown]),
-        *(_pairs(dataset, items, [captions[item] for item in items]) for items in (_once(validation, captions), _once(heldout, captions))),
+        _once(dataset, validation, captions),
+        _once(dataset, heldout, captions),
     )
 
 
-def _once(items: Sequence[int], captions: Sequence[Sequence[int]]) -> list[int]:
+def _once(dataset: PackedDataset, items: Sequence[int], captions: Sequence[Sequence[int]]) -> Pairs:
     """The first picture of every first caption, in an order that has nothing to do with the data set's."""
     found: dict[int, int] = {}
     for item in items:
         found.setdefault(captions[item][0], item)
     once = list(found.values())
-    return [once[index] for index in torch.randperm(len(once), generator=generator_for("retrieval", "order")).tolist()]
+    order = torch.randperm(len(once), generator=generator_for("retrieval", "order")).tolist()
+    return _pairs(dataset, [once[index] for index in order], [captions[once[index]] for index in order])
 
 
 def _pairs(dataset: PackedDataset, items: Sequence[int], captions: Sequence[Sequence[int]]) -> Pairs:
