@@ -1,18 +1,30 @@
-"""Between tensors and pictures, and sheets of pictures with their captions drawn in."""
+"""Between tensors, pictures and files, and sheets of pictures with their captions drawn in."""
 
 import contextlib
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from gan_t2i import __version__
+from gan_t2i.errors import UsageError
+from gan_t2i.files import atomic_file
 
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
 _LINE = 17
 # Fonts with Chinese, Japanese, Korean and more, as Linux, macOS and Windows name their files.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Arial Unicode.ttf", "msyh.ttc")
+# IPTC's term for pictures made by a trained model, in the XMP field that picture tools read.
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+)
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -61,3 +73,15 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
             enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
             result.paste(enlarged, (x + column * cell, y + height - cell - _GAP // 2))
     return result
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG that says it was drawn by a model, and nothing of its prompt; raises `UsageError` where `path` cannot be written."""
+    info = PngInfo()
+    info.add_text("Software", f"gan_t2i {__version__}")
+    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    try:
+        with atomic_file(path) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=info)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,8 +1,9 @@
 """The benchmark of shapes: a model draws the fixed prompts, every picture is graded, and each task's share of passes stands beside chance."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -10,14 +11,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from gan_t2i.evaluation.results import result_path, write_json
 from gan_t2i.evaluation.shapes_grader import Grade, grade_view
 from gan_t2i.evaluation.shapes_prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
 from gan_t2i.evaluation.shapes_view import View, look
-from gan_t2i.pictures import sheet
+from gan_t2i.pictures import save_png, sheet
+from gan_t2i.runs import RunFolder
 
 Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """Prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
 
+SEEDS = 4  # pictures a prompt, unless told
 _CHUNK = 10  # prompts drawn at a time, for the progress bar
 _OTHERS = 10  # other prompts of the task that each picture is graded against for chance
 _WORST = 4  # prompts of a task among the failures
@@ -52,8 +56,14 @@ class SuiteResult:
     """Everything that a run of the benchmark found; `failures` are the worst prompts of each task, worst first."""
 
     seeds: int
+    limit: int | None
     tasks: dict[SuiteTask, TaskResult]
     failures: tuple[PromptResult, ...]
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """The settings that are not the defaults, which the names of its files tell."""
+        return {} | ({"limit": self.limit} if self.limit else {}) | ({"seeds": self.seeds} if self.seeds != SEEDS else {})
 
     def scalars(self) -> dict[str, float]:
         """What TensorBoard shows."""
@@ -71,6 +81,7 @@ class SuiteResult:
         return {
             "suite": "shapes",
             "seeds": self.seeds,
+            "limit": self.limit,
             "tasks": {task: {"score": result.score, "chance": result.chance, "count": result.count} for task, result in self.tasks.items()},
             "failures": [
                 {"task": failure.task, "asked": failure.prompt.caption, "seed": seed, "seen": grade.seen, "wrong": list(grade.wrong)}
@@ -95,7 +106,7 @@ class SuiteResult:
 
 
 def run_suite(
-    generate: Generate, *, seeds: int = 4, limit: int | None = None, progress: bool = True, prompts: Prompts | None = None
+    generate: Generate, *, seeds: int = SEEDS, limit: int | None = None, progress: bool = True, prompts: Prompts | None = None
 ) -> SuiteResult:
     """Let `generate` draw every prompt with the seeds 0, 1, ... and grade the pictures.
 
@@ -105,7 +116,10 @@ def run_suite(
         raise ValueError(f"seeds = {seeds}, limit = {limit}: at least one seed and two prompts a task")
     tasks: dict[SuiteTask, TaskResult] = {}
     failures: list[PromptResult] = []
-    lists = {task: (prompts or load_prompts())[task][:limit] for task in SUITE_TASKS}
+    whole = prompts or load_prompts()
+    if limit is not None and limit >= max(map(len, whole.values())):
+        limit = None  # all the same, and named like it
+    lists = {task: whole[task][:limit] for task in SUITE_TASKS}
     total = sum(map(len, lists.values())) * seeds
     with tqdm(total=total, desc="shapes", unit="img", disable=None if progress else True) as bar:
         for task, entries in lists.items():
@@ -117,7 +131,33 @@ def run_suite(
             tasks[task], results = _grade_task(task, entries, pictures, seeds)
             failed = [result for result in results if result.score < 1]
             failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.wrong) for grade in result.grades)))[:_WORST]
-    return SuiteResult(seeds, tasks, tuple(failures))
+    return SuiteResult(seeds, limit, tasks, tuple(failures))
+
+
+def write_result(
+    result: SuiteResult,
+    head: Mapping[str, object],
+    run: RunFolder | None,
+    nimg: int,
+    json_file: Path | None = None,
+    sheet_file: Path | None = None,
+) -> list[Path]:
+    """Write scores after `head` and the sheet of failures, where there are any, into the run's evaluation/ or where told; returns the files.
+
+    Without a run, only what is told. Raises `UsageError` where a file cannot be written.
+    """
+    if run is not None:
+        path = result_path(run, "shapes", nimg, result.changed)
+        json_file, sheet_file = json_file or path, sheet_file or path.with_suffix(".png")
+    written = []
+    if json_file is not None:
+        write_json(json_file, {**head, **result.to_json()})
+        written.append(json_file)
+    picture = result.sheet()
+    if sheet_file is not None and picture is not None:
+        save_png(picture, sheet_file)
+        written.append(sheet_file)
+    return written
 
 
 def _grade_task(

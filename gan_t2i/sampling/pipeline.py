@@ -11,9 +11,9 @@ from gan_t2i.checkpoint import SnapshotInfo, load_snapshot
 from gan_t2i.config import read_yaml
 from gan_t2i.errors import UsageError
 from gan_t2i.models.base import Generator
-from gan_t2i.pictures import to_pictures
+from gan_t2i.models.drawing import draw
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
-from gan_t2i.runtime import generator_for, pick_device
+from gan_t2i.runtime import pick_device
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
 Notify = Callable[[str], None]
@@ -22,7 +22,7 @@ UnknownWords = Callable[[str], Sequence[str]]
 
 def warn(message: str) -> None:
     """The `notify` of the Python interface: a warning at the caller's line."""
-    warnings.warn(message, stacklevel=5)  # past _check, generate and the decorator of generate
+    warnings.warn(message, stacklevel=4)  # past _check and generate
 
 
 class Text2Image:
@@ -70,7 +70,6 @@ class Text2Image:
             unknown_words = shapes_grammar.unknown_words
         return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info, unknown_words)
 
-    @torch.no_grad()
     def generate(
         self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0, notify: Notify = warn
     ) -> list[Image.Image]:
@@ -83,14 +82,7 @@ class Text2Image:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         self._check(prompts, notify)
-        device = next(self.generator.parameters()).device
-        latents = [torch.randn(1, self.generator.z_width, generator=generator_for(seed, "z")).to(device) for seed in seeds]
-        pictures: list[Image.Image] = []
-        for prompt in prompts:
-            text = self.encoder.encode([prompt]).to(device)
-            for z in latents:
-                pictures += to_pictures(self.generator(z, text, truncation_psi))
-        return pictures
+        return draw(self.generator, self.encoder, prompts, seeds, truncation_psi)
 
     def _check(self, prompts: Sequence[str], notify: Notify) -> None:
         for number, prompt in enumerate(prompts, 1):

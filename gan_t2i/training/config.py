@@ -83,6 +83,18 @@ class ReportConfig(StrictConfig):
     grid_seeds: Count = 4
 
 
+class EvaluateConfig(StrictConfig):
+    """A benchmark of the averaged G while it trains. Training goes the same way with it as without."""
+
+    suite: Literal["none", "shapes"] = "none"
+    kimg: Positive = 50.0
+    """How often; and once at the end."""
+    limit: Annotated[int, Field(ge=2)] | None = 25
+    """Only the first so many prompts of each task, as `gan-t2i evaluate --limit` takes them; null takes all."""
+    seeds: Count = 1
+    """Pictures a prompt."""
+
+
 class TrainConfig(StrictConfig):
     """A whole run."""
 
@@ -109,6 +121,7 @@ class TrainConfig(StrictConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
     report: ReportConfig = ReportConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @field_validator("text_encoder", "generator", "discriminator", mode="before")
     @classmethod

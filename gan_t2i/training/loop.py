@@ -14,6 +14,7 @@ from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.files import atomic_file
 from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
+from gan_t2i.training.evaluate import evaluate, is_due
 from gan_t2i.training.grid import draw_grid
 from gan_t2i.training.report import Report, SilentReport
 from gan_t2i.training.schedule import crosses, learning_rate_factor
@@ -74,6 +75,9 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
                 if is_first() and saving:
                     save(session, folder, nimg)
                     report.pause(nimg)
+                # after saving, and not when asked to stop, which must be quick: the snapshot can be evaluated at any time
+                if is_first() and is_due(session, nimg, total) and (nimg >= total or not stopping):
+                    evaluate(session, folder, report, nimg)
     finally:
         report.close()
     if nimg < total:

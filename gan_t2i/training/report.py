@@ -75,11 +75,16 @@ class Report:
         }
         for name, value in values.items():
             self.writer.add_scalar(name, value, nimg)
-        with self.folder.stats.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"nimg": nimg, **values}) + "\n")
+        self._append({"nimg": nimg, **values})
         self.bar.set_postfix_str(f"G {values.get('Loss/G/loss', 0):.2f} D {values.get('Loss/D/loss', 0):.2f}", refresh=False)
         self._time, self._nimg = now, nimg
         return values
+
+    def scalars(self, values: Mapping[str, float], nimg: int) -> None:
+        """Write what is measured now and then, in a line of its own."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, nimg)
+        self._append({"nimg": nimg, **values})
 
     def pause(self, nimg: int) -> None:
         """Leave the time since the last tick out of the speed, after work that is no training."""
@@ -97,6 +102,10 @@ class Report:
         """Flush everything."""
         self.bar.close()
         self.writer.close()
+
+    def _append(self, record: Mapping[str, float]) -> None:
+        with self.folder.stats.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
     def _truncate_stats(self, nimg: int) -> None:
         if not self.folder.stats.exists():

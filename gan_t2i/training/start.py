@@ -23,7 +23,7 @@ def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None
     """The run to go on with, None for a new one.
 
     `resume`: ``auto`` takes the newest run in `outdir` with exactly this config, if it is unfinished; ``never`` none; else a run folder,
-    or ``latest``, whose config must agree but for kimg, report and device.
+    or ``latest``, whose config must agree but for kimg, report, evaluate and device.
     """
     if resume == "never":
         return None
@@ -36,9 +36,9 @@ def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None
     if not run.state.is_file():
         raise UsageError(f"--resume {resume}: {run.path} has no state to go on from; name a run folder, latest, auto or never")
     recorded = _config_of(run)
-    free = {"kimg": config.kimg, "report": config.report, "device": config.device}
+    free = {"kimg": config.kimg, "report": config.report, "evaluate": config.evaluate, "device": config.device}
     if recorded is None or recorded.model_copy(update=free) != config:
-        raise UsageError(f"--resume {resume}: its config.yaml differs from this command's in more than kimg, report and device")
+        raise UsageError(f"--resume {resume}: its config.yaml differs from this command's in more than kimg, report, evaluate and device")
     return run
 
 

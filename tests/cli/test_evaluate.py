@@ -29,10 +29,10 @@ def test_a_run(run: RunFolder) -> None:
     assert header == ["task", "score", "chance", "n"]
     assert [line[0] for line in lines] == list(SUITE_TASKS)
     assert all(line[3] == "4" and 0 <= float(line[1]) <= 1 for line in lines)
-    values = json.loads((run.path / "evaluation" / "shapes-000000040.json").read_text())
+    values = json.loads((run.path / "evaluation" / "shapes-000000040-limit2-seeds2.json").read_text())
     assert (values["nimg"], values["resolution"], values["seeds"]) == (40, 16, 2)
     assert values["snapshot"] == str(run.snapshot(40))
-    with Image.open(run.path / "evaluation" / "shapes-000000040.png") as sheet:
+    with Image.open(run.path / "evaluation" / "shapes-000000040-limit2-seeds2.png") as sheet:
         assert sheet.width > 800
     events = EventAccumulator(str(run.path)).Reload()
     for task, line in zip(SUITE_TASKS, lines, strict=True):
@@ -72,3 +72,36 @@ def test_refusals(run: RunFolder, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
     assert [path.name for path in run.path.glob("events.*")] == events
+
+
+def test_retrieval_of_the_run_s_own_data(run: RunFolder, pictures: Path) -> None:
+    result = CliRunner().invoke(command, ["evaluate", str(run.path), "--suite", "retrieval"])
+    assert result.exit_code == 0, result.output
+    header, *lines = (line.split() for line in result.stdout.splitlines())
+    assert header == ["pictures", "R@1", "+-", "chance", "gap", "n"]
+    assert [(line[0], line[5]) for line in lines] == [
+        (f"{kind}_{side}", "2") for side in ("train", "heldout") for kind in ("real", "generated")
+    ]
+    values = json.loads((run.path / "evaluation" / "retrieval-000000040.json").read_text())
+    assert (values["nimg"], values["suite"]) == (40, "retrieval")
+    events = EventAccumulator(str(run.path)).Reload()
+    for name, score in values["scores"].items():
+        for what in ("r1", "gap"):
+            [event] = events.Scalars(f"Metrics/retrieval/{name}_{what}")
+            assert (event.step, event.value) == (40, pytest.approx(score[what]))
+    again = CliRunner().invoke(command, ["evaluate", str(run.path), "--suite", "retrieval", "--data", str(pictures)])
+    assert again.stdout == result.stdout
+    assert "trained before" in again.stderr
+
+
+def test_retrieval_refuses(run: RunFolder, tmp_path: Path) -> None:
+    snapshot = shutil.copy(run.snapshot(40), tmp_path / "model.safetensors")
+    for arguments, said in [
+        ([snapshot, "--suite", "retrieval"], "name them with --data"),
+        ([run.path, "--suite", "retrieval", "--crop", "pad"], "goes with --data"),
+        ([run.path, "--suite", "retrieval", "--sheet", "a.png"], "--sheet goes with --suite shapes"),
+        ([run.path, "--data", "x"], "go with --suite retrieval"),
+    ]:
+        result = CliRunner().invoke(command, ["evaluate", *map(str, arguments)])
+        assert result.exit_code == 2
+        assert said in result.stderr

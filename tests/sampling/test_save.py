@@ -9,7 +9,8 @@ from PIL import Image
 
 from gan_t2i import __version__
 from gan_t2i.errors import UsageError
-from gan_t2i.sampling.save import file_names, save_png
+from gan_t2i.pictures import save_png
+from gan_t2i.sampling.save import file_names
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"

@@ -65,7 +65,7 @@ def test_a_raised_kimg_is_a_new_run_for_auto(start: Start) -> None:
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"batch": 2}, {"optimizer": {"warmup_kimg": 0, "g_lr": 1e-3}}, {"precision": "float32"}])
 def test_another_config_is_refused(start: Start, stopped: RunFolder, changes: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=r"config\.yaml differs .* in more than kimg, report and device"):
+    with pytest.raises(UsageError, match=r"config\.yaml differs .* in more than kimg, report, evaluate and device"):
         start(resume=str(stopped.path), **SHORT, **changes)
     assert nimg_of(stopped) == 4
 
