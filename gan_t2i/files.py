@@ -57,6 +57,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_temporary(folder: Path) -> None:
+    """Remove what `atomic_file` left anywhere in `folder` where it was killed; nobody may be writing there."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def slug(text: str, limit: int = 60) -> str:
     """`text` as a file name: letters and digits of any script, joined by hyphens, at most `limit` characters of 3 bytes."""
     name = re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:limit]

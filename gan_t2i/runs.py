@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gan_t2i.errors import UsageError
 from gan_t2i.files import slug
@@ -36,6 +38,11 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / "state.safetensors"
 
+    @property
+    def good_state(self) -> Path:
+        """The last state before the monitor had doubts, as long as it has them."""
+        return self.path / "good.safetensors"
+
     def grid(self, nimg: int) -> Path:
         return self.path / "grids" / f"grid-{nimg:09d}.png"
 
@@ -58,6 +65,29 @@ class RunFolder:
     def snapshots(self) -> list[Path]:
         """Oldest first."""
         return sorted((self.path / "snapshots").glob("snapshot-*.safetensors"))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of stats.jsonl; one that a crash tore is left out."""
+        if not self.stats.is_file():
+            return []
+        records = []
+        for line in self.stats.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("nimg"), int):
+                    records.append(record)
+        return records
+
+    def thin_out(self, keep: int, metric: str, nimg: int) -> None:
+        """Remove snapshots up to `nimg` until `keep` >= 2 are left: the one whose record has the highest `metric`, and the newest ones."""
+        snapshots = [path for path in self.snapshots() if path.name <= self.snapshot(nimg).name]
+        values = {self.snapshot(record["nimg"]): record[metric] for record in self.records() if isinstance(record.get(metric), int | float)}
+        ranked = [path for path in snapshots if path in values]
+        # of equals the newest: it has learned for longer
+        best = max(ranked, key=lambda path: (values[path], path.name), default=snapshots[-1])
+        newest = [path for path in reversed(snapshots) if path != best][: keep - 1]
+        for path in set(snapshots) - {best, *newest}:
+            path.unlink()
 
 
 def list_runs(outdir: Path) -> list[RunFolder]:

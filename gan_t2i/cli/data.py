@@ -92,9 +92,9 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     SOURCE is whatever can be packed, or a packed folder. Shown are counts, sizes, captions, duplicates, empty and tiny pictures, what
     cannot be used and why, personal data, and the config to train with.
     """
-    from gan_t2i.cli.evaluate import write_json
     from gan_t2i.data.inspection_page import page
     from gan_t2i.data.settings import DataSettings
+    from gan_t2i.evaluation.results import write_json
     from gan_t2i.runtime import pick_device
     from gan_t2i.training.recommend import Machine, inspect_and_recommend
 

@@ -22,6 +22,8 @@ from gan_t2i.cli.options import given, picture_options
     metavar="auto|never|latest|RUN",
     help="auto: go on with the newest unfinished run of the same config.",
 )
+@click.option("--changed-data", is_flag=True, help="Go on even where the data set is not the one that the run began with.")
+@click.option("--keep", type=int, help="Keep that many snapshots, the best and the newest.  [default: all]")
 @click.option("--desc", help="Name for the run folder.  [default: the config's name]")
 @click.option("--dry-run", is_flag=True, help="Report on data, networks, memory and time, and train nothing.")
 @click.pass_context
@@ -35,6 +37,8 @@ def command(
     kimg: float | None,
     seed: int | None,
     resume: str,
+    changed_data: bool,
+    keep: int | None,
     desc: str | None,
     dry_run: bool,
     **reading: str | None,
@@ -52,6 +56,9 @@ def command(
     if isinstance(group, dict):  # where it is no group of keys, `parse` says so
         group |= given(source=data, **reading)
     values |= given(kimg=kimg, seed=seed)
+    report = values.setdefault("report", {})
+    if isinstance(report, dict):
+        report |= given(keep=keep)
     config = TrainConfig.parse(values)
     description = desc or (config_path.stem if config_path else Path(config.data.source).name)
     from gan_t2i.distributed import is_first, process_group
@@ -65,7 +72,7 @@ def command(
             return
         from gan_t2i.training.start import run_training
 
-        folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=say)
+        folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=say, changed_data=changed_data)
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
     say(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')

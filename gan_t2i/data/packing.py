@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import warnings
@@ -77,8 +78,10 @@ class PackedDataset:
         if version != FORMAT_VERSION:
             raise GanT2IError(f"packed data {folder} has format version {version}, not {FORMAT_VERSION}; remove the folder and pack again")
         try:
+            if fault := _fault_in(meta):
+                raise GanT2IError(f"packed data {folder} is damaged: {fault} in {META}; remove the folder and pack again")
             shape = (len(meta["caption_ids"]), 3, meta["resolution"], meta["resolution"])
-            expected = int(np.prod(shape))
+            expected = math.prod(shape)
             if size == expected:
                 images: np.memmap[Any, np.dtype[np.uint8]] = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
                 return cls(folder, images, meta)
@@ -195,6 +198,26 @@ def load_dataset(
         dataset = PackedDataset.open(folder)
     notify(str(dataset.report))
     return dataset
+
+
+def _fault_in(meta: dict[str, Any]) -> str | None:
+    """What of `meta` a training run would stumble over, if anything; raises KeyError where a part is missing."""
+    captions, ids, extras = meta["captions"], meta["caption_ids"], meta["extras"]
+    if not all(isinstance(part, list) for part in (captions, ids, extras, meta[TRAIN], meta[HELDOUT])):
+        return "a part is no list"
+    if type(meta["resolution"]) is not int or meta["resolution"] < 1 or not isinstance(meta["fingerprint"], str):
+        return "the resolution or the fingerprint is none"
+    if not all(isinstance(caption, str) for caption in captions) or len(extras) != len(ids) or not all(isinstance(e, dict) for e in extras):
+        return "a caption or an extra is none"
+    if not all(isinstance(of_one, list) and of_one and _are_indices(of_one, len(captions)) for of_one in ids):
+        return "a picture has no caption"
+    if not _are_indices(meta[TRAIN] + meta[HELDOUT], len(ids)):
+        return "the split names no picture"
+    return None
+
+
+def _are_indices(values: list[Any], count: int) -> bool:
+    return all(type(value) is int and 0 <= value < count for value in values)
 
 
 def check_resolution(resolution: int) -> None:

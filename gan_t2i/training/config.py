@@ -81,6 +81,21 @@ class ReportConfig(StrictConfig):
     grid_prompts: Count = 8
     """Prompts in the grid: half from training captions, half held out."""
     grid_seeds: Count = 4
+    keep: Annotated[int, Field(ge=2)] | None = None
+    """At most this many snapshots stay: the one with the highest Text/match_gap, and the newest; None keeps all."""
+
+
+class MonitorConfig(StrictConfig):
+    """When a run has gone wrong, and what is done then."""
+
+    patience_kimg: Positive = 50.0
+    """For how long D may tell every picture apart, or the drawn pictures be alike, before the run goes back to its last good state."""
+    diversity: NotNegative = 0.1
+    """Drawn pictures are alike when they differ from each other by less than this share of what real ones do; 0 lets them be."""
+    rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often a run may go back; then it stops."""
+    rate_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Both learning rates are multiplied by it each time, and stay so."""
 
 
 class EvaluateConfig(StrictConfig):
@@ -122,6 +137,7 @@ class TrainConfig(StrictConfig):
     ema: EmaConfig = EmaConfig()
     report: ReportConfig = ReportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
     @field_validator("text_encoder", "generator", "discriminator", mode="before")
     @classmethod

@@ -1,14 +1,16 @@
 """The training loop: steps, and what happens between them at fixed numbers of pictures."""
 
 import math
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import torch
 
 from gan_t2i.checkpoint import save_snapshot
-from gan_t2i.distributed import is_first, world_size
+from gan_t2i.distributed import from_first, is_first, world_size
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.files import atomic_file
@@ -16,10 +18,13 @@ from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.evaluate import evaluate, is_due
 from gan_t2i.training.grid import draw_grid
+from gan_t2i.training.monitor import ADVICE, DIVERSITY, Monitor, Wrong, diversity, not_finite
 from gan_t2i.training.report import Report, SilentReport
 from gan_t2i.training.schedule import crosses, learning_rate_factor
 from gan_t2i.training.session import Session
-from gan_t2i.training.state import save_state
+from gan_t2i.training.state import Progress, load_state, read_progress, save_state
+
+MATCH_GAP = "Text/match_gap"  # what decides which snapshot is the best
 
 
 class StopRequest:
@@ -46,14 +51,17 @@ class StopRequest:
             signal.signal(number, self._previous[signal.Signals(number)])
 
 
-def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str], None]) -> int | None:
-    """Train from `nimg` to the configured end; snapshots, state, grids and logs go to `folder`, of which the first process alone writes.
+def train(session: Session, folder: RunFolder, progress: Progress, notify: Callable[[str], None]) -> int | None:
+    """Train from `progress` to the configured end; snapshots, state, grids and logs go to `folder`, of which the first process alone writes.
 
-    Returns the number of the signal that ended it early, or None. Raises `GanT2IError` where the numbers stop being finite; the last
-    good snapshot and state then stay as they are.
+    Where the monitor finds that the run has gone wrong, it goes back to the last good state. Returns the number of the signal that ended it
+    early, or None. Raises `GanT2IError` where it went wrong once too often; the last good snapshot and state then stay as they are.
     """
-    config = session.config
+    config, nimg = session.config, progress.nimg
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
+    monitor = Monitor(config.monitor, progress.doubtful)
+    rollbacks = progress.rollbacks
+    session.step.rate_scale = config.monitor.rate_factor**rollbacks
     report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
     try:
         with StopRequest() as stop:
@@ -69,11 +77,15 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
                 stopping = session.step.exchange.stopping()  # asked once a step: what comes after this line is noticed by the next
                 saving = stopping or nimg >= total or crosses(nimg, config.batch, config.report.snapshot_kimg)
                 if saving or crosses(nimg, config.batch, config.report.stats_kimg):  # numbers are checked before they are saved
-                    write_stats(session, folder, report, nimg)
+                    numbers = write_stats(session, folder, report, nimg)
+                    if (wrong := monitor.look(nimg, numbers)) is not None:
+                        back = roll_back(session, folder, report, Progress(nimg, rollbacks), wrong, notify)
+                        nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.doubtful)
+                        continue
                 if is_first() and (nimg >= total or crosses(nimg, config.batch, config.report.grid_kimg)):
                     draw_samples(session, folder, report, nimg)
                 if is_first() and saving:
-                    save(session, folder, nimg)
+                    save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
                     report.pause(nimg)
                 # after saving, and not when asked to stop, which must be quick: the snapshot can be evaluated at any time
                 if is_first() and is_due(session, nimg, total) and (nimg >= total or not stopping):
@@ -87,25 +99,63 @@ def train(session: Session, folder: RunFolder, nimg: int, notify: Callable[[str]
 
 
 @phase("logging")
-def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
-    """Log the means since the last tick, of all processes, and check that they are finite."""
+def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) -> dict[str, float]:
+    """Log the means since the last tick, of all processes, and return what the monitor looks at; what is not finite is not logged."""
     config = session.config
-    means = report.means()
-    bad = [name for name, value in means.items() if not math.isfinite(value)]
-    if bad:
-        kept = folder.snapshots()
-        raise GanT2IError(
-            f"training stopped at {nimg:,} images: {', '.join(bad)} is not finite; "
-            + (f"the last good snapshot is kept: {kept[-1]}; " if kept else "there is no snapshot yet; ")
-            + "try lower learning rates (optimizer.g_lr, optimizer.d_lr) or more penalty (penalty.r1_gamma, penalty.r2_gamma)"
-        )
-    if not is_first():
-        return
-    factor = learning_rate_factor(nimg, config.optimizer)
-    extra = {"Progress/lr_g": config.optimizer.g_lr * factor, "Progress/lr_d": config.optimizer.d_lr * factor}
-    if (heldout := session.heldout_batch()) is not None:
-        extra["Text/match_gap"] = match_gap(session.networks.D, *heldout)
-    report.tick(nimg, means | extra)
+    numbers = report.means()
+    if not not_finite(numbers):
+        numbers[DIVERSITY] = from_first(diversity(session) if is_first() else math.nan)
+    if is_first() and not not_finite(numbers):
+        factor = learning_rate_factor(nimg, config.optimizer) * session.step.rate_scale
+        extra = {"Progress/lr_g": config.optimizer.g_lr * factor, "Progress/lr_d": config.optimizer.d_lr * factor}
+        if (heldout := session.heldout_batch()) is not None:
+            extra[MATCH_GAP] = match_gap(session.networks.D, *heldout)
+        report.tick(nimg, numbers | extra)
+    return numbers
+
+
+def roll_back(session: Session, folder: RunFolder, report: Report, progress: Progress, wrong: Wrong, notify: Callable[[str], None]) -> Progress:
+    """Put the last good state back, with lower rates from then on, and return where the run stands now.
+
+    Raises `GanT2IError` with what is `wrong` where there is no state yet, or where the run went back as often as it may.
+    """
+    config = session.config.monitor
+    stopped = f"training stopped at {progress.nimg:,} images: {wrong.what}; "
+    path = from_first(_last_good(folder, wrong.doubted) if is_first() else None)
+    if path is None:
+        raise GanT2IError(f"{stopped}there is no snapshot yet; {ADVICE}")
+    if progress.rollbacks >= config.rollbacks:
+        again = f"it went back {progress.rollbacks} times, to ever lower rates; " if progress.rollbacks else ""
+        good = folder.snapshot(read_progress(path).nimg)
+        kept = f"the last good snapshot is kept: {good}; " if good.is_file() else ""  # report.keep may have thinned it out
+        raise GanT2IError(f"{stopped}{again}{kept}{ADVICE}")
+    # What the run must find unchanged was checked when it began.
+    loaded = load_state(path, session.networks, {})
+    nimg, rollbacks = loaded.nimg, progress.rollbacks + 1
+    back = Progress(nimg, rollbacks, {} if wrong.doubted else loaded.doubtful)  # a doubt gets its full patience again
+    session.step.rate_scale = config.rate_factor**rollbacks
+    message = (
+        f"at {progress.nimg:,} images {wrong.what}: going back to {nimg:,} images, with learning rates times {session.step.rate_scale:g} "
+        f"(rollback {rollbacks} of {config.rollbacks})"
+    )
+    notify(message)
+    if is_first():
+        # at once, so that a run that is killed here does not count anew; the snapshot too, which may have been thinned out
+        save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
+        save_state(folder.state, session.networks, back, session.seen)
+        for snapshot in folder.snapshots():
+            if folder.snapshot(nimg).name < snapshot.name <= folder.snapshot(progress.nimg).name:
+                snapshot.unlink()  # of networks that had gone wrong
+    report.rewind(nimg, message)
+    return back
+
+
+def _last_good(folder: RunFolder, doubted: bool) -> Path | None:
+    """The newest state, or where it was `doubted` for long the newest from before, if there is one; None without any."""
+    if not folder.state.is_file():
+        return None
+    before = doubted and read_progress(folder.state).doubtful and folder.good_state.is_file()
+    return folder.good_state if before else folder.state
 
 
 def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
@@ -117,8 +167,16 @@ def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int)
     report.pause(nimg)
 
 
-def save(session: Session, folder: RunFolder, nimg: int) -> None:
-    """Write a snapshot, then the state: a state on disk always has its snapshot."""
+def save(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Write a snapshot, then the state: a state on disk always has its snapshot. The last state before a doubt is kept beside it."""
+    keep, nimg = session.config.report.keep, progress.nimg
     dtype = torch.bfloat16 if session.config.report.snapshot_precision == "bf16" else torch.float32
     save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg), dtype)
-    save_state(folder.state, session.networks, nimg, session.seen)
+    if progress.doubtful and folder.state.is_file() and not read_progress(folder.state).doubtful:
+        with atomic_file(folder.good_state) as temporary:
+            shutil.copyfile(folder.state, temporary)
+    save_state(folder.state, session.networks, progress, session.seen)
+    if not progress.doubtful:
+        folder.good_state.unlink(missing_ok=True)
+    if keep is not None:
+        folder.thin_out(keep, MATCH_GAP, nimg)

@@ -38,14 +38,26 @@ class Report:
     def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
         self.folder = folder
         self.device = device
-        self._truncate_stats(nimg)
-        # Events at nimg + 1 and later come from an attempt that went past its last state; all do where it died before the first.
-        self.writer = SummaryWriter(str(folder.path), purge_step=nimg + 1 if nimg else 0)
+        self.writer = self._open(nimg)
         self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=_bar_interval())
         self._sums: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._time, self._nimg = time.perf_counter(), nimg
         if not nimg:
             self._write_config(config)
+
+    def _open(self, nimg: int) -> SummaryWriter:
+        self._truncate_stats(nimg)
+        # Events at nimg + 1 and later come from an attempt that went past its last state; all do where it died before the first.
+        return SummaryWriter(str(self.folder.path), purge_step=nimg + 1 if nimg else 0)
+
+    def rewind(self, nimg: int, reason: str) -> None:
+        """Forget what was written after `nimg`, to which the run went back for a `reason`."""
+        self.writer.close()
+        self.writer = self._open(nimg)
+        self.writer.add_text("Monitor/rollback", reason, nimg)
+        self.bar.n = nimg
+        self.bar.refresh()
+        self.pause(nimg)
 
     @phase("logging")
     def add(self, metrics: Mapping[str, Tensor], batch: int) -> None:
@@ -110,10 +122,9 @@ class Report:
     def _truncate_stats(self, nimg: int) -> None:
         if not self.folder.stats.exists():
             return
-        lines = self.folder.stats.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["nimg"] <= nimg]
+        kept = [record for record in self.folder.records() if record["nimg"] <= nimg]
         with atomic_file(self.folder.stats) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
     def _write_config(self, config: StrictConfig) -> None:
         self.writer.add_text("config", "    " + config.model_dump_json(indent=2).replace("\n", "\n    "), 0)
@@ -130,6 +141,9 @@ class SilentReport(Report):
         self.bar = tqdm(disable=True)
 
     def pause(self, nimg: int) -> None:
+        pass
+
+    def rewind(self, nimg: int, reason: str) -> None:
         pass
 
     def close(self) -> None:

@@ -9,12 +9,12 @@ import yaml
 from gan_t2i.config import read_yaml
 from gan_t2i.distributed import from_first, is_first, rank
 from gan_t2i.errors import GanT2IError, UsageError
-from gan_t2i.files import atomic_file
+from gan_t2i.files import atomic_file, remove_temporary
 from gan_t2i.runs import RunFolder, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.state import load_state, read_nimg
+from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress
 
 Notify = Callable[[str], None]
 
@@ -42,22 +42,26 @@ def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None
     return run
 
 
-def run_training(config: TrainConfig, outdir: Path, *, resume: str, description: str, notify: Notify) -> tuple[RunFolder, int | None]:
+def run_training(
+    config: TrainConfig, outdir: Path, *, resume: str, description: str, notify: Notify, changed_data: bool = False
+) -> tuple[RunFolder, int | None]:
     """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early.
 
-    Of several processes, the first finds or makes the folder, holds its lock and writes; all read the state.
+    `changed_data`: whether a run may go on with another data set than it began with. Of several processes, the first finds or makes the
+    folder, holds its lock and writes; all read the state.
     """
     found = find_run(config, outdir, resume) if is_first() else None
     session = prepare(config, notify)
     with _claimed(found, outdir, description) as folder:
-        nimg = _continue(session, folder)
+        progress = _continue(session, folder, changed_data)
         if found is not None:
-            notify(f"going on with {folder.path} after {nimg:,} images")
+            notify(f"going on with {folder.path} after {progress.nimg:,} images")
         if is_first():
+            remove_temporary(folder.path)  # the lock is held: whoever wrote them is gone
             with atomic_file(folder.config) as temporary:
                 temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
         notify(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
-        return folder, train(session, folder, nimg, notify)
+        return folder, train(session, folder, progress, notify)
 
 
 @contextlib.contextmanager
@@ -72,12 +76,15 @@ def _claimed(found: RunFolder | None, outdir: Path, description: str) -> Iterato
         yield folder
 
 
-def _continue(session: Session, folder: RunFolder) -> int:
-    """Put the state in `folder`, if there is one, into the networks; returns its nimg, else 0."""
+def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progress:
+    """Put the state in `folder`, if there is one, into the networks; returns where it stands, else the beginning."""
     there = from_first(folder.state.is_file())
     if there and not folder.state.is_file():
         raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
-    return load_state(folder.state, session.networks, session.seen) if there else 0
+    if not there:
+        return Progress()
+    seen = {name: fingerprint for name, fingerprint in session.seen.items() if not (changed_data and name == DATA_SET)}
+    return load_state(folder.state, session.networks, seen)
 
 
 def _config_of(run: RunFolder) -> TrainConfig | None:
@@ -90,4 +97,4 @@ def _config_of(run: RunFolder) -> TrainConfig | None:
 def _is_finished(run: RunFolder, config: TrainConfig) -> bool:
     if not run.state.is_file():
         return False
-    return read_nimg(run.state) >= config.kimg * 1000
+    return read_progress(run.state).nimg >= config.kimg * 1000

@@ -1,6 +1,7 @@
 """The training state on disk: with a snapshot's worth of G_ema it continues a run bit for bit."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,22 @@ from gan_t2i.errors import GanT2IError
 from gan_t2i.training.step import Networks
 
 FORMAT_VERSION = 1
+DATA_SET = "data set"
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
+CHANGED_HINT = ", or go on with the new one with --changed-data"
 
 
-def save_state(path: Path, networks: Networks, nimg: int, seen: Mapping[str, str]) -> None:
-    """Write G, D, G_ema and both optimizers after `nimg` pictures, whole or not at all.
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    nimg: int = 0
+    rollbacks: int = 0  # how often it went back, which decides its learning rates
+    doubtful: dict[str, int] = field(default_factory=dict)  # the numbers that the monitor finds wrong -> since which nimg
+
+
+def save_state(path: Path, networks: Networks, progress: Progress, seen: Mapping[str, str]) -> None:
+    """Write G, D, G_ema, both optimizers and `progress`, whole or not at all.
 
     `seen`: what a run must find unchanged to go on, e.g. {"data set": its fingerprint}.
     """
@@ -27,38 +40,42 @@ def save_state(path: Path, networks: Networks, nimg: int, seen: Mapping[str, str
         for index, moments in getattr(networks, name).state_dict()["state"].items():
             for key, tensor in moments.items():
                 tensors[f"{name}/{index}/{key}"] = tensor
-    metadata = {"type": "training state", "format_version": FORMAT_VERSION, "nimg": nimg, "seen": dict(seen)}
+    metadata = {"type": "training state", "format_version": FORMAT_VERSION, **asdict(progress), "seen": dict(seen)}
     write_tensors(path, tensors, metadata)
 
 
-def read_nimg(path: Path) -> int:
-    """Pictures shown when the state at `path` was written; raises `GanT2IError` where it is none."""
-    return int(_checked(path, read_metadata(path))["nimg"])
+def read_progress(path: Path) -> Progress:
+    """Where the run stood when the state at `path` was written; raises `GanT2IError` where it is none."""
+    return _progress(path, read_metadata(path))
 
 
-def load_state(path: Path, networks: Networks, seen: Mapping[str, str]) -> int:
-    """Put the state at `path` into `networks` and return its nimg; raises `GanT2IError` where it does not fit."""
+def load_state(path: Path, networks: Networks, seen: Mapping[str, str]) -> Progress:
+    """Put the state at `path` into `networks` and return where it stands; raises `GanT2IError` where it does not fit."""
     tensors, metadata = read_tensors(path)
-    _checked(path, metadata)
+    progress = _progress(path, metadata)
     for name, fingerprint in seen.items():
         if metadata["seen"].get(name) != fingerprint:
             raise GanT2IError(
                 f"the {name} is not the one that {path.parent} was trained with (fingerprint {fingerprint[:12]}, "
-                f"not {str(metadata['seen'].get(name))[:12]}): restore it, or start a new run with --resume never"
+                f"not {str(metadata['seen'].get(name))[:12]}): "
+                f"restore it, or start a new run with --resume never" + CHANGED_HINT * (name == DATA_SET)
             )
     for name in ("G", "D", "G_ema"):
         load_weights(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
     for name in ("g_optimizer", "d_optimizer"):
-        _load_optimizer(getattr(networks, name), _below(tensors, name))
-    return int(metadata["nimg"])
+        _load_optimizer(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
+    return progress
 
 
-def _checked(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     if metadata.get("type") != "training state" or metadata.get("format_version") != FORMAT_VERSION:
         raise GanT2IError(f"{path} is no training state of format version {FORMAT_VERSION}; start again with --resume never")
     if type(metadata.get("nimg")) is not int or not isinstance(metadata.get("seen"), dict):
         raise GanT2IError(f"{path} is damaged: its metadata lack nimg or seen; start again with --resume never")
-    return metadata
+    rollbacks, doubtful = metadata.get("rollbacks", 0), metadata.get("doubtful", {})  # states of older versions have neither
+    if type(rollbacks) is not int or not isinstance(doubtful, dict) or not all(type(nimg) is int for nimg in doubtful.values()):
+        raise GanT2IError(f"{path} is damaged: its metadata tell no rollbacks; start again with --resume never")
+    return Progress(metadata["nimg"], rollbacks, doubtful)
 
 
 def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -66,13 +83,26 @@ def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str) -> None:
+    """Adam's moments; raises `GanT2IError` naming the first that has no parameter, another shape, or numbers that are not finite."""
     parameters = optimizer.param_groups[0]["params"]
     moments: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
-        index, name = key.split("/")
+        index, _, name = key.partition("/")
+        shape = _moment_shape(parameters, index, name)
+        if shape is None or tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise GanT2IError(f"{where}: tensor {key} is no moment of its network's parameters; start again with --resume never")
         parameter = parameters[int(index)]
         # Fused Adam walks a parameter and its moments side by side in memory, so all must be laid out alike (channels_last or not).
-        moment = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+        moment = torch.empty_like(parameter).copy_(tensor) if name != "step" else tensor
         moments.setdefault(int(index), {})[name] = moment
+    if any(moment.keys() != MOMENTS for moment in moments.values()):
+        raise GanT2IError(f"{where} lacks moments of a parameter; start again with --resume never")
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moment_shape(parameters: list[Tensor], index: str, name: str) -> torch.Size | None:
+    """The shape that Adam's number of steps or average must have, None for a name that it does not know."""
+    if name not in MOMENTS or not index.isdecimal() or int(index) >= len(parameters):
+        return None
+    return torch.Size() if name == "step" else parameters[int(index)].shape

@@ -76,6 +76,7 @@ class TrainStep:
         self.device = device
         self.loss = LOSSES[config.loss.name]
         self.exchange = Exchange([networks.G, networks.D], device)
+        self.rate_scale = 1.0  # below 1 once the monitor has gone back
 
     def __call__(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> Metrics:
         """A batch of N captions with this process's share of its pictures, a function from ids of captions to their embeddings, and the number
@@ -108,7 +109,7 @@ class TrainStep:
             ("D", networks.D, networks.d_optimizer, config.optimizer.d_lr),
         ):
             metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-            optimizer.param_groups[0]["lr"] = rate * factor
+            optimizer.param_groups[0]["lr"] = rate * factor * self.rate_scale
             with phase(f"{name} optimizer"):
                 optimizer.step()
                 optimizer.zero_grad()
@@ -154,6 +155,7 @@ class TrainStep:
             "Loss/D/loss": d_loss.detach(),
             "Loss/D/mismatch": match_loss.detach(),
             **_scores(real=real, fake=fake_own, mismatched=mismatched),
+            "Loss/signs/real_above_fake": (real - fake_own).detach().sign().mean(),
         }
         total = d_loss + config.loss.match_weight * match_loss
         if with_penalty:

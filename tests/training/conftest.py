@@ -33,9 +33,11 @@ def make_session(small_config: Values) -> Callable[..., Session]:
 def start(small_config: Values, tmp_path: Path) -> Callable[..., tuple[RunFolder, int | None]]:
     """Trains the small config, with top-level keys replaced, under tmp_path/runs unless told."""
 
-    def run(*, outdir: Path = tmp_path / "runs", resume: str = "auto", **changes: Any) -> tuple[RunFolder, int | None]:
+    def run(
+        *, outdir: Path = tmp_path / "runs", resume: str = "auto", changed_data: bool = False, **changes: Any
+    ) -> tuple[RunFolder, int | None]:
         config = TrainConfig.parse(small_config(**changes))
-        return run_training(config, outdir, resume=resume, description="small", notify=lambda message: None)
+        return run_training(config, outdir, resume=resume, description="small", notify=lambda message: None, changed_data=changed_data)
 
     return run
 

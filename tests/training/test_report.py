@@ -79,7 +79,7 @@ def test_config_and_hparams(trained: RunFolder, small_config: Callable[..., Any]
 def test_run_folder(trained: RunFolder, small_config: Callable[..., Any]) -> None:
     files = {path.relative_to(trained.path).as_posix() for path in trained.path.rglob("*") if path.is_file() and "tfevents" not in path.name}
     assert trained.path.name == "00000-small-shapes"
-    assert files == {
+    assert files - {"good.safetensors"} == {  # there where D told the few last pictures apart
         "config.yaml",
         "stats.jsonl",
         "state.safetensors",

@@ -94,6 +94,13 @@ def test_changed_data_is_refused(start: Start, signal_after: Callable[..., None]
     new, _ = start(**changes, resume="never")
     assert new != folder
     assert read_info(new.snapshots()[-1]).data_fingerprint != fingerprint
+    # told to, it goes on with the new pictures, and says so in what it saves
+    copy = tmp_path / "copy" / folder.path.name
+    shutil.copytree(folder.path, copy)
+    told = start(**changes, outdir=copy.parent, changed_data=True)
+    assert told == (RunFolder(copy), None)
+    assert nimg_of(told[0]) == 12
+    assert read_info(told[0].snapshot(12)).data_fingerprint == read_info(new.snapshots()[-1]).data_fingerprint
     # put back, the first run goes on
     shutil.copy(pictures / "red-circle.png", data / "red-circle.png")
     assert start(**changes, resume=str(folder.path)) == (folder, None)

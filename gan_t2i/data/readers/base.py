@@ -119,7 +119,7 @@ def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | No
     """The caption column: the wanted one, or the first of `CAPTION_COLUMNS` that holds text; `aside` are no candidates."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in aside)
     with_text = [key for key in keys if any(is_text(row.get(key)) for row in rows)]
-    allowed = ", ".join(with_text) or "(no column holds text)"
+    allowed = " ".join(", ".join(with_text).split()) or "(no column holds text)"  # a name may have lines
     if wanted is not None:
         if wanted not in keys:
             raise UsageError(f"caption_column must be one of: {allowed}; {name} has no column {wanted}")

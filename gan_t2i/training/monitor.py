@@ -1,0 +1,84 @@
+"""Whether a run goes well, from the numbers of each tick: what is finite, whether D has won, whether G draws the same picture over and over.
+
+A run that goes wrong returns to its last good state with lower learning rates, a few times, and then stops. Everything here is a function
+of the numbers, which are the same in all processes, and of what the state on disk says.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gan_t2i.pictures import from_uint8
+from gan_t2i.runtime import generator_for
+from gan_t2i.training.config import MonitorConfig
+from gan_t2i.training.session import Session
+
+SIGNS = "Loss/signs/real_above_fake"
+DIVERSITY = "Quality/diversity"
+SATURATED = 0.999  # of a mean of signs: 1 but for rounding. Below, D takes a drawn picture for the real one now and then, and G can learn.
+MEANING = {SIGNS: "D tells every drawn picture from a real one", DIVERSITY: "the drawn pictures are all alike"}
+COMPARED = 16  # pictures, real and drawn
+ADVICE = "try lower learning rates (optimizer.g_lr, optimizer.d_lr) or more penalty (penalty.r1_gamma, penalty.r2_gamma)"
+
+
+class Wrong(NamedTuple):
+    """What went wrong, for a sentence, and whether it was long in coming: then the newest state on disk may have it too."""
+
+    what: str
+    doubted: bool
+
+
+class Monitor:
+    """Looks at the numbers of each tick.
+
+    Args:
+        config: what to look for, and for how long to wait.
+        doubtful: what was found wrong up to here, and the nimg since when, as the state on disk has it.
+    """
+
+    def __init__(self, config: MonitorConfig, doubtful: Mapping[str, int] | None = None) -> None:
+        self.config = config
+        self.doubtful = dict(doubtful or {})
+
+    def look(self, nimg: int, numbers: Mapping[str, float]) -> Wrong | None:
+        """What is wrong at `nimg`; None while there is nothing, or not for long enough."""
+        if bad := not_finite(numbers):
+            return Wrong(f"{', '.join(bad)} is not finite", doubted=False)
+        signs, diversity = numbers.get(SIGNS), numbers.get(DIVERSITY)
+        doubts = {
+            SIGNS: signs is not None and signs >= SATURATED,
+            DIVERSITY: diversity is not None and diversity < self.config.diversity,
+        }
+        self.doubtful = {name: self.doubtful.get(name, nimg) for name, there in doubts.items() if there}
+        for name, since in self.doubtful.items():
+            if nimg - since >= self.config.patience_kimg * 1000:
+                what = f"{MEANING[name]}: {name} is {numbers[name]:.3g}, and has been as bad since {since:,} images"
+                return Wrong(what, doubted=True)
+        return None
+
+
+def not_finite(numbers: Mapping[str, float]) -> list[str]:
+    """The names of the numbers that are infinite or none."""
+    return [name for name, value in numbers.items() if not math.isfinite(value)]
+
+
+@torch.no_grad()
+def diversity(session: Session) -> float:
+    """How much the pictures that G's average draws for some training captions differ from each other, as a share of what the real ones do.
+
+    The same captions and z at every tick, so that the numbers of a run compare.
+    """
+    batch = session.sampler.batch(0, COMPARED)
+    G = session.networks.G_ema
+    z = torch.randn(COMPARED, G.z_width, generator=generator_for(session.config.seed, "diversity")).to(session.device)
+    drawn = G(z, session.cache.gather(batch.captions).to(session.device))
+    return mean_distance(drawn) / max(mean_distance(from_uint8(batch.images)), 1e-6)
+
+
+def mean_distance(pictures: Tensor) -> float:
+    """Mean over all pairs of the root of the mean squared difference of two pictures; [N, 3, R, R], N >= 2."""
+    flat = pictures.flatten(1).float().cpu()
+    return (torch.pdist(flat).mean() / flat.shape[1] ** 0.5).item()
