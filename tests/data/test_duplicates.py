@@ -78,6 +78,9 @@ def test_twenty_thousand_pictures_on_white_are_not_compared_all_with_all(monkeyp
     hashes = np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, (6, 20_000), dtype=np.uint64))
     near_groups(hashes, rng.integers(0, 256, (20_000, 48), dtype=np.uint8))
     assert 0 < compared < 70 * 16 * 20_000 / 2
+    compared = 0
+    near_groups(np.zeros(1000, dtype=np.uint64), rng.integers(0, 256, (1000, 48), dtype=np.uint8))  # one hash, and all colours
+    assert 0 < compared <= 70 * 16 * 1000
 
 
 def test_groups() -> None:

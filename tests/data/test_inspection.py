@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def test_json_is_plain_and_complete(messy: Path) -> None:
 
 
 def test_the_page_is_one_file_without_scripts(messy: Path) -> None:
-    html = page(look(messy), DataSettings(), "resolution: 64 # <b>")
+    found = replace(look(messy), faults={"<i>kind": [("<u>.png", "no picture")]})
+    html = page(found, DataSettings(), "resolution: 64 # <b>")
+    assert not re.search("<[iu]>", html)
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
     assert "# &lt;b&gt;" in html
