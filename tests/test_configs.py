@@ -32,6 +32,17 @@ def test_config_says_how_to_run_it_and_builds(path: Path) -> None:
             assert build(kind, spec.name, spec.params, **interface).resolution == config.resolution
 
 
+ABLATIONS = sorted((Path(__file__).parents[1] / "configs" / "ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_is_a_row_of_the_table(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith(f"# gan-t2i train --config configs/ablations/{path.name}\n")
+    config = TrainConfig.parse(read_yaml(path))
+    assert config.kimg == 80  # all alike
+    assert f"[{path.stem}](configs/ablations/{path.name})" in (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 def test_base256_takes_a_step(tmp_path: Path) -> None:
     for name in ("red", "green", "blue"):
         Image.new("RGB", (256, 256), name).save(tmp_path / f"{name}.png")
