@@ -46,6 +46,7 @@ def process_group(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _gone_is_an_error():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    _wait_for_all()  # one that is refused at once, and leaves, would else be missed by others that are still joining
     yield
     _wait_for_all()  # torchrun ends all processes once one has left with an error, or by a signal, and rank 0 may still be saving
     dist.destroy_process_group()

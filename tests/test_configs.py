@@ -16,7 +16,7 @@ TINY = {"name": "tiny", "params": {"width": 32, "layers": 1, "heads": 2, "max_to
 
 
 def test_configs_are_found() -> None:
-    assert {path.stem for path in CONFIGS} >= {"quickstart", "shapes64", "emoji64", "base64", "base256", "base512"}
+    assert {path.stem for path in CONFIGS} >= {"quickstart", "shapes32", "shapes64", "emoji64", "base64", "base256", "base512"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
