@@ -37,6 +37,7 @@ class _Cells:
         self._group: tuple[int, list[Any]] = (-1, [])
 
     def read(self, group: int, row: int) -> bytes:
+        """The bytes of one cell; raises `ValueError` where it holds none, or too many."""
         with self._lock:
             if self._group[0] != group:
                 column = self._file.read_row_group(group, columns=[self._column]).column(0)

@@ -27,6 +27,7 @@ def table_bytes(tree: Tree, name: str) -> bytes:
 
 
 def jsonl_rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
+    """The objects of a JSON-lines file with their places; lines that are none are counted in `bad`."""
     label = PurePosixPath(name).name
     for number, line in enumerate(table_bytes(tree, name).split(b"\n"), start=1):
         where = f"{label}:{number}"
@@ -45,6 +46,7 @@ def jsonl_rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
 
 
 def csv_rows(tree: Tree, name: str, bad: BadItems, delimiter: str = ",") -> Iterator[Row]:
+    """The rows of a CSV file with their places; lines that are none are counted in `bad`."""
     label = PurePosixPath(name).name
     text = table_bytes(tree, name).decode("utf-8", "surrogateescape")
     # newline="" leaves the line ends that a quoted value holds; str.splitlines would also cut at form feeds and the like.
