@@ -77,7 +77,10 @@ def counts() -> Iterator[Counter[str]]:
 
 @pytest.fixture
 def throw(counts: Counter[str], request: pytest.FixtureRequest) -> Callable[..., int]:
-    """Reads `count` mutations of each seed and returns how many were refused, which must be some; fails on any other error than the project's, on a reason of several lines, and on a slow one."""
+    """Reads `count` mutations of each seed and returns how many were refused, which must be some.
+
+    Fails on any other error than the project's, on a reason of several lines, and on a slow one.
+    """
 
     def run(kind: str, count: int, seeds: list[bytes], reader: Read) -> int:
         rng = random.Random(f"fuzz {kind}")
