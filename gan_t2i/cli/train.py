@@ -22,6 +22,7 @@ from gan_t2i.cli.options import given, picture_options
     metavar="auto|never|latest|RUN",
     help="auto: go on with the newest unfinished run of the same config.",
 )
+@click.option("--init", metavar="RUN", help="Begin with the weights of that run where they fit; smaller pictures grow.")
 @click.option("--changed-data", is_flag=True, help="Go on even where the data set is not the one that the run began with.")
 @click.option("--keep", type=int, help="Keep that many snapshots, the best and the newest.  [default: all]")
 @click.option("--desc", help="Name for the run folder.  [default: the config's name]")
@@ -37,6 +38,7 @@ def command(
     kimg: float | None,
     seed: int | None,
     resume: str,
+    init: str | None,
     changed_data: bool,
     keep: int | None,
     desc: str | None,
@@ -55,7 +57,7 @@ def command(
     group = values.setdefault("data", {})
     if isinstance(group, dict):  # where it is no group of keys, `parse` says so
         group |= given(source=data, **reading)
-    values |= given(kimg=kimg, seed=seed)
+    values |= given(kimg=kimg, seed=seed, init=init)
     report = values.setdefault("report", {})
     if isinstance(report, dict):
         report |= given(keep=keep)

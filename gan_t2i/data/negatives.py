@@ -8,13 +8,15 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.data.shapes_grammar import Scene, composition
+from gan_t2i.data.shapes import CAPTIONS
+from gan_t2i.data.shapes_grammar import Scene, captions, composition, split_of, vocabulary
 from gan_t2i.errors import GanT2IError
 from gan_t2i.runtime import generator_for
 
@@ -31,6 +33,9 @@ LONG_SECONDS = 5.0
 class OneChange:
     """For pictures with a scene, captions of scenes that differ from it in one respect, or that bind the same words otherwise.
 
+    They are captions of other training pictures. Few data hold the same two objects in another relation, or with their colours exchanged,
+    so such captions are written: `captions`, whose ids follow those of the data set. No held-out composition is among them.
+
     Args:
         dataset: whose extras hold the scenes of its pictures; `GanT2IError` where they do not.
     """
@@ -39,18 +44,37 @@ class OneChange:
         if not all("scene" in dataset.extras[item] for item in dataset.train):
             raise GanT2IError("loss.negatives one_change needs data with scenes, such as the built-in shapes; allowed here: random, nearest")
         self._captions = dataset.caption_ids
+        self._dataset_captions = dataset.captions
         self._scenes = {item: Scene.from_json(dataset.extras[item]["scene"]) for item in dataset.train.tolist()}
         self._truths = {item: truth(scene) for item, scene in self._scenes.items()}
         self._alike: defaultdict[Hashable, list[int]] = defaultdict(list)
         for item, scene in self._scenes.items():
             for key in changes(scene):
                 self._alike[key].append(item)
+        self.captions: list[str] = []
+        self._written: dict[int, list[int]] = {}
+        self._write()
+
+    def _write(self) -> None:
+        ids: dict[str, int] = {caption: number for number, caption in enumerate(self._dataset_captions)}
+        for item, scene in self._scenes.items():
+            rng = random.Random(f"written {item}")
+            texts = [drawn_caption(other, rng) for other in exchanged(scene)]
+            for text in texts:
+                if text not in ids:
+                    ids[text] = len(ids)
+                    self.captions.append(text)
+            if texts:
+                self._written[item] = [ids[text] for text in texts]
 
     def draw(self, item: int, rng: random.Random) -> int | None:
         """The id of such a caption for the picture `item`; None where the data set has none."""
-        keys = changes(self._scenes[item])
+        written = self._written.get(item, [])
+        keys: list[Hashable] = [*changes(self._scenes[item]), *written]
         rng.shuffle(keys)
         for key in keys:
+            if isinstance(key, int):
+                return key
             alike = self._alike[key]
             for other in rng.sample(alike, min(len(alike), 8)):
                 if self._truths[other] != self._truths[item]:
@@ -117,6 +141,22 @@ def nearest_table(
 def truth(scene: Scene) -> Hashable:
     """What the captions of a scene say: equal for two scenes of a task of which the same captions are true."""
     return (scene.task, scene.background, scene.objects[0].size, composition(scene))
+
+
+def exchanged(scene: Scene) -> list[Scene]:
+    """Scenes of the same two objects with their colours exchanged, or in another relation; none that is held out or is true as well."""
+    if scene.task not in ("two", "relation"):
+        return []
+    a, b = scene.objects
+    others = [replace(scene, objects=(replace(a, colour=b.colour), replace(b, colour=a.colour)))]
+    others += [replace(scene, relation=relation) for relation in vocabulary().relations if scene.relation not in (None, relation)]
+    return [other for other in others if truth(other) != truth(scene) and split_of(other) == "train"]
+
+
+def drawn_caption(scene: Scene, rng: random.Random) -> str:
+    """A caption of the scene, the plain one as often as the data set has it, so that the wording does not tell that it was written."""
+    plain_one, *others = captions(scene)
+    return rng.choice([plain_one, *rng.sample(others, CAPTIONS - 1)])
 
 
 def changes(scene: Scene) -> list[Hashable]:

@@ -37,7 +37,7 @@ _GAP = 0.045  # between the boxes of two objects: more than a pixel at 32 px
 _PAIR_RADIUS = 0.17
 _COUNT_RADIUS = {1: 0.20, 2: 0.17, 3: 0.14, 4: 0.12}
 _SAME_SHAPE_SHARE = 0.15  # of pairs of objects, which then differ in colour alone
-_CAPTIONS = 3
+CAPTIONS = 3  # a picture
 _CHUNK = 64
 
 
@@ -90,7 +90,7 @@ def _write_item(folder: Path, index: int, seed: int, size: int, split: Split) ->
     draw_scene(scene, size).save(buffer, "PNG", compress_level=1)
     name = f"images/{index:06d}.png"
     (folder / name).write_bytes(buffer.getvalue())
-    text = [plain, *rng.sample(others, _CAPTIONS - 1)]
+    text = [plain, *rng.sample(others, CAPTIONS - 1)]
     return json.dumps({"file_name": name, "text": text, "split": split, "scene": scene.to_json()}) + "\n"
 
 

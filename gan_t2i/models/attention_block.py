@@ -1,5 +1,6 @@
-"""Attention of a feature map to itself and to the words, on residual paths. N batch, C channels, D width of the words."""
+"""Attention of a feature map to itself and to the words. N batch, C channels, D width of the words, W style width."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.models.text_head import TextCondition
@@ -40,3 +41,18 @@ class WordAttentionBlock(nn.Module):
         """[N, C, H, W] with the words of the same N captions -> [N, C, H, W]."""
         attended = self.attention(self.norm(to_sequence(x)), text.words, text.mask)
         return x + to_map(attended, x).to(x.dtype)
+
+
+class LocalStyleBlock(nn.Module):
+    """w at each place: the picture's, or the coarser block's, and what the place finds in the words."""
+
+    def __init__(self, channels: int, word_width: int, w_width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.to_place = nn.Linear(channels, w_width)
+        self.attention = MultiHeadAttention(w_width, heads, context_width=word_width)
+
+    def forward(self, x: Tensor, w: Tensor, text: TextCondition) -> Tensor:
+        """x [N, C, r, r] and w [N, W] or [N, W, h, h], h <= r -> w [N, W, r, r]."""
+        found = to_map(self.attention(self.to_place(self.norm(to_sequence(x))), text.words, text.mask), x)
+        return found + (w[:, :, None, None] if w.ndim == 2 else F.interpolate(w, size=x.shape[2:]))

@@ -24,16 +24,20 @@ class Style(nn.Module):
         self.factors = linear(w_width, 2 * channels) if second_order else None
 
     def forward(self, w: Tensor) -> Tensor:
-        """w [N, W] -> scales [N, channels]."""
+        """w [N, W], or one at each place [N, W, h, h] -> scales [N, channels] or [N, channels, h, h]."""
+        w = w.movedim(1, -1)
         scale = self.affine(w)
         if self.factors is not None:
-            m1, m2 = self.factors(w).chunk(2, dim=1)
+            m1, m2 = self.factors(w).chunk(2, dim=-1)
             scale = scale + m1 * m2
-        return scale
+        return scale.movedim(-1, 1)
 
 
 class ModulatedConv(nn.Module):
     """Same-size convolution whose input channels are scaled by a style, with demodulation to unit variance, and a bias.
+
+    With a style of its own at each place (spatially adaptive modulation: SPADE, Park et al. 2019, arXiv 1903.07291; SSA-GAN's from text, Liao
+    et al. 2022, arXiv 2104.00567), demodulation goes by their mean power over the picture.
 
     Args:
         inputs, outputs: I, O.
@@ -51,12 +55,14 @@ class ModulatedConv(nn.Module):
         self.demodulate = demodulate
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [N, I, H, W'], w [N, W] -> [N, O, H, W']."""
-        scale = self.style(w)  # [N, I]
-        y = F.conv2d(x * scale[:, :, None, None].to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
+        """x [N, I, H, H], w [N, W] or a map of it [N, W, h, h] with h <= H -> [N, O, H, H]."""
+        scale = self.style(w)
+        scale = scale[:, :, None, None] if scale.ndim == 2 else scale  # [N, I, h, h]
+        everywhere = F.interpolate(scale, size=x.shape[2:]) if 1 < scale.shape[-1] < x.shape[-1] else scale
+        y = F.conv2d(x * everywhere.to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
         if self.demodulate:
             with full_precision(x.device):
-                power = scale.float().square() @ self.weight.square().sum(dim=(2, 3)).T  # [N, O]
+                power = scale.float().square().mean(dim=(2, 3)) @ self.weight.square().sum(dim=(2, 3)).T  # [N, O]
                 demodulation = (power + 1e-8).rsqrt()
             y = y * demodulation[:, :, None, None].to(y.dtype)
         return y + self.bias[:, None, None].to(y.dtype)

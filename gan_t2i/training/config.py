@@ -58,7 +58,9 @@ class OptimizerConfig(StrictConfig):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     warmup_kimg: NotNegative = 1.0
-    """The learning rates rise linearly from zero over this time."""
+    """The learning rates rise linearly from zero over this time, ..."""
+    cooldown_kimg: NotNegative = 0.0
+    """... and fall linearly to zero over this time at the end of the run."""
 
 
 class EmaConfig(StrictConfig):
@@ -115,6 +117,8 @@ class TrainConfig(StrictConfig):
 
     kimg: Positive = 100.0
     """How long to train."""
+    init: str | None = None
+    """A run folder to begin with the weights of, where name and shape agree; one of smaller pictures grows."""
     resolution: int = 32
     """Side of the pictures: a power of two from 16 to 512."""
     batch: Count = 16

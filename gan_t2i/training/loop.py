@@ -106,7 +106,7 @@ def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) 
     if not not_finite(numbers):
         numbers[DIVERSITY] = from_first(diversity(session) if is_first() else math.nan)
     if is_first() and not not_finite(numbers):
-        factor = learning_rate_factor(nimg, config.optimizer) * session.step.rate_scale
+        factor = learning_rate_factor(nimg, config.kimg * 1000, config.optimizer) * session.step.rate_scale
         extra = {"Progress/lr_g": config.optimizer.g_lr * factor, "Progress/lr_d": config.optimizer.d_lr * factor}
         if (heldout := session.heldout_batch()) is not None:
             extra[MATCH_GAP] = match_gap(session.networks.D, *heldout)

@@ -32,6 +32,7 @@ class Sampler:
         dataset: packed pictures and captions.
         seed: of the run.
         negatives: the kinds of captions to hold a picture against, "random", "one_change" or "nearest", one for each mention.
+        one_change: where "one_change" draws from; made here where it is not given.
         vectors: caption ids -> the encoder's pooled vectors [n, E], for "nearest".
         notify: told what takes long.
     """
@@ -42,13 +43,14 @@ class Sampler:
         seed: int,
         negatives: Sequence[str] = ("random",),
         *,
+        one_change: OneChange | None = None,
         vectors: Callable[[Sequence[int]], Tensor] | None = None,
         notify: Callable[[str], None] = silent,
     ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.negatives = negatives
-        self._one_change = OneChange(dataset) if "one_change" in negatives else None
+        self._one_change = one_change or (OneChange(dataset) if "one_change" in negatives else None)
         self._nearest = None
         if "nearest" in negatives:
             if vectors is None:

@@ -3,10 +3,12 @@
 from gan_t2i.training.config import EmaConfig, OptimizerConfig
 
 
-def learning_rate_factor(nimg: int, config: OptimizerConfig) -> float:
-    """What to multiply the learning rates with: a linear rise over the warm-up, then 1."""
-    warmup = config.warmup_kimg * 1000
-    return min(1.0, (nimg + 1) / warmup) if warmup else 1.0
+def learning_rate_factor(nimg: int, total: float, config: OptimizerConfig) -> float:
+    """What to multiply the learning rates with: a linear rise over the warm-up, then 1, then a linear fall to 0 at `total` pictures."""
+    warmup, cooldown = config.warmup_kimg * 1000, config.cooldown_kimg * 1000
+    rise = min(1.0, (nimg + 1) / warmup) if warmup else 1.0
+    fall = min(1.0, max(0.0, total - nimg) / cooldown) if cooldown else 1.0
+    return rise * fall
 
 
 def ema_decay(nimg: int, batch: int, config: EmaConfig) -> float:

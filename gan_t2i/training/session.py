@@ -10,6 +10,7 @@ import torch
 from gan_t2i import registry
 from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
 from gan_t2i.data.builtin import resolve_source
+from gan_t2i.data.negatives import OneChange
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.errors import GanT2IError, UsageError
@@ -124,9 +125,10 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     interface = interface_for(config.text_encoder.name, config.text_encoder.params, [dataset.captions[index] for index in trained])
     if encoder is None:
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface, notify=notify)
-    cache = TextCache.build(encoder, dataset.captions, notify=notify)
+    one_change = OneChange(dataset) if "one_change" in config.loss.negatives else None
+    cache = TextCache.build(encoder, [*dataset.captions, *(one_change.captions if one_change else [])], notify=notify)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         notify("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
-    sampler = Sampler(dataset, config.seed, config.loss.negatives, vectors=cache.pooled, notify=notify)
+    sampler = Sampler(dataset, config.seed, config.loss.negatives, one_change=one_change, vectors=cache.pooled, notify=notify)
     networks = build_networks(config, network_interface(config, encoder), device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)

@@ -103,7 +103,7 @@ class TrainStep:
                 metrics[name] = metrics[name] + value / parts
             self.exchange.end_part(parts)
         self.exchange.finish()
-        factor = learning_rate_factor(nimg, config.optimizer)
+        factor = learning_rate_factor(nimg, config.kimg * 1000, config.optimizer)
         for name, network, optimizer, rate in (
             ("G", networks.G, networks.g_optimizer, config.optimizer.g_lr),
             ("D", networks.D, networks.d_optimizer, config.optimizer.d_lr),

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gan_t2i.data import negatives as negatives_module
-from gan_t2i.data.negatives import Nearest, OneChange, truth
+from gan_t2i.data.negatives import Nearest, OneChange, exchanged, truth
 from gan_t2i.data.packing import PackedDataset, pack
-from gan_t2i.data.shapes import Scene, make_shapes
+from gan_t2i.data.shapes import Scene, captions, make_shapes, split_of
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_one_respect_differs_and_no_caption_is_true(dataset: PackedDataset) -> N
     seen: Counter[tuple[str, int]] = Counter()
     for item in dataset.train.tolist():
         drawn = negatives.draw(item, rng)
-        if drawn is None:
-            seen["none", 0] += 1
+        if drawn is None or drawn >= len(dataset.captions):
+            seen["none" if drawn is None else "written", 0] += 1
             continue
         own, other = scene_of(dataset, item), scene_of(dataset, owner[drawn])
         assert own.task == other.task
@@ -67,9 +67,9 @@ def test_one_respect_differs_and_no_caption_is_true(dataset: PackedDataset) -> N
         assert apart == 1 or (own.task in ("two", "relation") and apart == 2), (own, other)
         seen[own.task, apart] += 1
     assert seen["none", 0] < 0.2 * len(dataset.train)
-    assert {task for task, _ in seen} == {"single", "position", "two", "relation", "count", "none"}
+    assert {task for task, _ in seen} == {"single", "position", "two", "relation", "count", "none", "written"}
     assert seen["two", 2] > 0  # bindings
-    assert all(seen[task, 1] > 100 for task in ("single", "position", "two", "relation", "count"))
+    assert all(seen[task, 1] > 50 for task in ("single", "position", "two", "relation", "count"))
 
 
 def test_every_respect_is_changed(dataset: PackedDataset) -> None:
@@ -94,7 +94,30 @@ def test_held_out_pictures_lend_no_caption(dataset: PackedDataset) -> None:
     negatives = OneChange(dataset)
     trained = {caption for item in dataset.train.tolist() for caption in dataset.caption_ids[item]}
     rng = random.Random(2)
-    assert {negatives.draw(item, rng) for item in dataset.train.tolist()} <= trained | {None}
+    written = set(range(len(dataset.captions), len(dataset.captions) + len(negatives.captions)))
+    assert {negatives.draw(item, rng) for item in dataset.train.tolist()} <= trained | written | {None}
+
+
+def test_written_captions_exchange_colours_or_relations_and_hold_nothing_out(dataset: PackedDataset) -> None:
+    negatives = OneChange(dataset)
+    assert not set(negatives.captions) & set(dataset.captions)
+    kinds: Counter[str] = Counter()
+    allowed = set(dataset.captions)
+    for item in dataset.train.tolist():
+        own = scene_of(dataset, item)
+        for other in exchanged(own):
+            assert truth(other) != truth(own)
+            assert split_of(other) == "train"
+            assert not set(captions(other)) & set(captions(own))
+            assert distance(own, other) <= 2
+            kinds["relation" if other.relation != own.relation else "colours"] += 1
+            allowed |= set(captions(other))
+    assert set(negatives.captions) <= allowed
+    assert min(kinds["relation"], kinds["colours"]) > 500
+    pair = next(item for item in dataset.train.tolist() if scene_of(dataset, item).relation)
+    rng = random.Random(3)
+    drawn = [negatives.draw(pair, rng) for _ in range(100)]
+    assert sum(caption is not None and caption >= len(dataset.captions) for caption in drawn) > 20
 
 
 def test_the_same_draws_give_the_same_negatives(dataset: PackedDataset) -> None:

@@ -10,10 +10,17 @@ from gan_t2i.training.schedule import crosses, ema_decay, learning_rate_factor
 
 def test_warm_up_rises_linearly_to_one() -> None:
     config = OptimizerConfig(warmup_kimg=0.1)
-    assert learning_rate_factor(0, config) == pytest.approx(0.01)
-    assert learning_rate_factor(49, config) == pytest.approx(0.5)
-    assert learning_rate_factor(99, config) == learning_rate_factor(100, config) == learning_rate_factor(10**9, config) == 1
-    assert learning_rate_factor(0, OptimizerConfig(warmup_kimg=0)) == 1
+    assert learning_rate_factor(0, 1e12, config) == pytest.approx(0.01)
+    assert learning_rate_factor(49, 1e12, config) == pytest.approx(0.5)
+    assert learning_rate_factor(99, 1e12, config) == learning_rate_factor(100, 1e12, config) == learning_rate_factor(10**9, 1e12, config) == 1
+    assert learning_rate_factor(0, 1e12, OptimizerConfig(warmup_kimg=0)) == 1
+
+
+def test_cool_down_falls_linearly_to_zero_at_the_end() -> None:
+    config = OptimizerConfig(warmup_kimg=0, cooldown_kimg=0.2)
+    assert learning_rate_factor(0, 1000, config) == learning_rate_factor(800, 1000, config) == 1
+    assert learning_rate_factor(900, 1000, config) == pytest.approx(0.5)
+    assert learning_rate_factor(1000, 1000, config) == learning_rate_factor(1016, 1000, config) == 0
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16, 500])

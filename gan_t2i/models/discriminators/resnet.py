@@ -6,6 +6,7 @@ a mismatched caption costs only the head. N batch, C channels, R resolution, D w
 """
 
 import math
+from collections import OrderedDict
 
 from torch import Tensor, nn
 
@@ -37,13 +38,14 @@ class ResidualBlock(nn.Module):
 
 
 def residual_trunk(resolution: int, channel_base: int, channel_max: int) -> nn.Sequential:
-    """Pictures [N, 3, R, R] -> features [N, C, 8, 8], by a block for each halving."""
+    """Pictures [N, 3, R, R] -> features [N, C, 8, 8], by a block for each halving.
+
+    Blocks are named by what they see, so that a network for larger pictures finds the weights of one for smaller ones.
+    """
     widths = {r: channels_at(r, channel_base, channel_max) for r in (2**k for k in range(3, resolution.bit_length()))}  # 8, ... R
-    trunk = nn.Sequential(conv(3, widths[resolution], 3), nn.LeakyReLU(0.2))
-    for r in reversed(widths):
-        if r > HEAD_RESOLUTION:
-            trunk.append(ResidualBlock(widths[r], widths[r // 2]))
-    return trunk
+    parts: dict[str, nn.Module] = {f"rgb{resolution}": conv(3, widths[resolution], 3), "activation": nn.LeakyReLU(0.2)}
+    parts |= {f"down{r}": ResidualBlock(widths[r], widths[r // 2]) for r in reversed(widths) if r > HEAD_RESOLUTION}
+    return nn.Sequential(OrderedDict(parts))
 
 
 class TextConditionedHead(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
 from gan_t2i.errors import UsageError
-from gan_t2i.models.attention_block import SelfAttentionBlock, WordAttentionBlock
+from gan_t2i.models.attention_block import LocalStyleBlock, SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
 from gan_t2i.models.mapping import MappingNetwork
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
@@ -34,18 +34,30 @@ class SynthesisBlock(nn.Module):
     """One resolution: up by two (but for the first), two modulated convolutions, attention where configured, and its share of RGB."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, w_width: int, word_width: int, up: bool, words: bool, self_attention: bool, second_order: bool
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        w_width: int,
+        word_width: int,
+        up: bool,
+        words: bool,
+        local_styles: bool,
+        self_attention: bool,
+        second_order: bool,
     ) -> None:
         super().__init__()
         self.up = up
         self.conv0 = ModulatedConv(inputs, outputs, 3, w_width=w_width, second_order=second_order)
         self.conv1 = ModulatedConv(outputs, outputs, 3, w_width=w_width, second_order=second_order)
         self.self_attention = SelfAttentionBlock(outputs) if self_attention else None
-        self.word_attention = WordAttentionBlock(outputs, word_width) if words else None
+        self.word_attention = WordAttentionBlock(outputs, word_width) if words and not local_styles else None
+        self.local_style = LocalStyleBlock(outputs, word_width, w_width) if words and local_styles else None
         self.to_rgb = ModulatedConv(outputs, 3, 1, w_width=w_width, demodulate=False)
 
-    def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor]:
-        """x [N, C, r, r], image [N, 3, r, r] or None, w [N, W] -> both at this block's resolution."""
+    def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, C, r, r], image [N, 3, r, r] or None, both at this block's resolution in the result; w [N, W], which the words make a map
+        [N, W, r, r] where styles are local."""
         if self.up:
             x = upsample(x)
         x = activate(self.conv0(x, w))
@@ -53,9 +65,11 @@ class SynthesisBlock(nn.Module):
             x = self.self_attention(x)
         if self.word_attention is not None:
             x = self.word_attention(x, text)
+        if self.local_style is not None:
+            w = self.local_style(x, w, text)
         x = activate(self.conv1(x, w))
         rgb = self.to_rgb(x, w).float()
-        return x, rgb if image is None else upsample(image) + rgb
+        return x, rgb if image is None else upsample(image) + rgb, w
 
 
 @register("generator", "style")
@@ -84,6 +98,8 @@ class StyleGenerator(Generator):
         """... at most this many."""
         word_resolutions: tuple[MapResolution, ...] = (8, 16)
         """Where every place attends to the words."""
+        local_styles: bool = False
+        """What a place finds in the words changes its style, there and at all finer resolutions, instead of being added to its features."""
         self_attention_resolutions: tuple[MapResolution, ...] = ()
         """Where every place attends to every other."""
         second_order: bool = False
@@ -110,6 +126,7 @@ class StyleGenerator(Generator):
                     word_width=config.text_head.width,
                     up=r > 4,
                     words=r in config.word_resolutions,
+                    local_styles=config.local_styles,
                     self_attention=r in config.self_attention_resolutions,
                     second_order=config.second_order,
                 )
@@ -126,6 +143,6 @@ class StyleGenerator(Generator):
         x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last).to(w.dtype)
         image = None
         for block in self.blocks:
-            x, image = block(x, image, w, condition)
+            x, image, w = block(x, image, w, condition)
         assert image is not None  # there are at least three blocks
         return image
