@@ -124,10 +124,13 @@ def _retrieval(
 ) -> dict[str, float]:
     from gan_t2i.data.builtin import resolve_source
     from gan_t2i.data.packing import load_dataset
+    from gan_t2i.errors import UsageError
     from gan_t2i.evaluation.results import result_path, write_json
     from gan_t2i.evaluation.retrieval_suite import LIMIT, SEEDS, prepare_judge, run_retrieval
 
     info = pipeline.info
+    if settings.stream:
+        raise UsageError("the suite retrieval packs its data, and this run streams them: name a set that the cache has room for with --data")
     dataset = load_dataset(resolve_source(settings.source, info.resolution, notify=_notify), info.resolution, settings, notify=_notify)
     if dataset.fingerprint != info.data_fingerprint:
         _notify("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")

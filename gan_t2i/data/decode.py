@@ -85,7 +85,8 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     longest, side = max(image.size), min(image.size)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side) if settings.crop == "center" else (0, 0, width, height)
-    part = to_rgb(image.crop(box), settings.background)
+    image.load()
+    part = to_rgb(image if box == (0, 0, width, height) else image.crop(box), settings.background)
     # After the crop: a PNG's EXIF may stand behind its pixels, and a fault in those must not pass for a fault in it.
     turn = UPRIGHT.get(_orientation(image))
     size = (resolution, resolution)
@@ -115,7 +116,7 @@ def to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode.startswith("I"):
         return _grey16_to_rgb(image, background)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     colours = image.convert("RGBA")
     below = Image.new("RGBA", colours.size, background)
     return Image.alpha_composite(below, colours).convert("RGB")

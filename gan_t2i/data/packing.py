@@ -144,10 +144,10 @@ def pack(
             bad = BadItems(settings.on_bad)
             digest = hashlib.sha256()
             images = folder / IMAGES
-            so_far = stopped.take(destination, images, _key(source, resolution, settings), 3 * resolution**2)
-            decoded = _decode_all(reading.records[so_far.done :], resolution, settings, workers or cores())
+            so_far = stopped.take(destination, images, source_key(source, resolution, settings), 3 * resolution**2)
+            decoded = decode_all(reading.records[so_far.done :], resolution, settings, workers or cores())
             try:
-                records = _write_images(images, reading.records, decoded, bad, digest, so_far, progress)
+                records = write_images(images, reading.records, decoded, bad, digest, so_far, progress)
             except KeyboardInterrupt:
                 stopped.leave(destination, images, so_far)
                 raise
@@ -155,7 +155,7 @@ def pack(
                 first = bad.items[0]
                 message = f"no usable pair in {name}: none of its {len(reading.records)} images can be used"
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
-            meta = _describe(records, bad.items, reading, resolution, settings.holdout_fraction, digest)
+            meta = describe(records, bad.items, reading, resolution, settings.holdout_fraction, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
@@ -183,7 +183,7 @@ def load_dataset(
         source = Path(source)
         if is_packed(source):
             return _open_packed(source, resolution, notify)
-    folder = cache_dir() / "packed" / _key(source, resolution, settings)
+    folder = cache_dir() / "packed" / source_key(source, resolution, settings)
     if is_packed(folder):
         dataset = PackedDataset.open(folder)
         notify(f"data: {name} at {resolution} px, packed before in {folder}\n{dataset.report}")
@@ -239,7 +239,7 @@ def _open_packed(source: Path, resolution: int, notify: Callable[[str], None]) -
     return dataset
 
 
-def _key(source: Any, resolution: int, settings: DataSettings) -> str:
+def source_key(source: Any, resolution: int, settings: DataSettings) -> str:
     """A hash of everything that the packed result depends on; `source` is a path or an object of the library `datasets`."""
     contents = hub.fingerprints(source) if hub.is_dataset(source) else [str(source.resolve()), _stamps(source, settings)]
     chosen = settings.model_dump(mode="json", include=set(DataSettings.model_fields))
@@ -251,7 +251,7 @@ def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
     result = []
     for path in files_of(source, settings):
         try:
-            stat = path.stat()
+            stat = os.stat(path)
         except OSError:  # a broken link, which the reader counts
             continue
         result.append((str(path), stat.st_size, stat.st_mtime_ns))
@@ -267,7 +267,7 @@ def cores() -> int:
 # Pictures
 
 
-def _decode_all(
+def decode_all(
     records: Sequence[Record], resolution: int, settings: DataSettings, workers: int
 ) -> Generator[Pixels | BadImageError, None, None]:
     """The picture or the fault of each record, in order."""
@@ -293,7 +293,7 @@ def in_threads(records: Sequence[Record], work: Callable[[Record], Result], work
             yield from pool.map(attempt, records[start : start + chunk])
 
 
-def _write_images(
+def write_images(
     path: Path,
     records: Sequence[Record],
     decoded: Generator[Pixels | BadImageError, None, None],
@@ -378,7 +378,7 @@ def _held_first_captions(records: Sequence[Record], fraction: float) -> set[str]
     """The first captions whose records without a split are held out."""
     of_split: dict[str, set[str]] = {side: {r.captions[0] for r in records if r.split == side} for side in (TRAIN, HELDOUT)}
     counts = Counter(r.captions[0] for r in records if r.split is None)
-    position = {caption: _position(caption) for caption in counts if caption not in of_split[TRAIN] | of_split[HELDOUT]}
+    position = {caption: position_of(caption) for caption in counts if caption not in of_split[TRAIN] | of_split[HELDOUT]}
     free = sorted(position, key=position.__getitem__)
     chosen = [caption for caption in free if position[caption] < fraction]
     if fraction > 0 and free:
@@ -390,12 +390,12 @@ def _held_first_captions(records: Sequence[Record], fraction: float) -> set[str]
     return of_split[HELDOUT] | set(chosen)
 
 
-def _position(caption: str) -> float:
+def position_of(caption: str) -> float:
     """A number in [0, 1) that is the caption's own, on every machine."""
     return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest()) / 2**64
 
 
-def _describe(
+def describe(
     records: Sequence[Record], bad: Sequence[BadItem], reading: Reading, resolution: int, fraction: float, digest: "hashlib._Hash"
 ) -> dict[str, Any]:
     """What meta.json holds; `digest` has seen the pictures."""

@@ -21,6 +21,10 @@ class DataConfig(DataSettings):
 
     source: str = "shapes"
     """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
+    stream: bool = False
+    """Train on tars where they lie, without packing them: for sets larger than the disk of the cache."""
+    shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
+    """Of a stream, which is shuffled by tars and then within so many pictures that follow each other."""
 
 
 class LossConfig(StrictConfig):
@@ -171,4 +175,6 @@ class TrainConfig(StrictConfig):
             raise ValueError(f"batch {self.batch} must be a multiple of accumulation {self.accumulation}")
         if self.loss.match_weight and self.batch < 2:
             raise ValueError("loss.match_weight needs a batch of at least two pictures, to hold one against the other's caption")
+        if self.data.stream and (others := sorted({*self.loss.negatives} - {"random"})):
+            raise ValueError(f"loss.negatives {others[0]} needs all captions at hand, which data.stream has not; allowed with it: random")
         return self

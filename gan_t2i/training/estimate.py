@@ -32,7 +32,7 @@ TIMED_STEPS = 8
 def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, notify)
-    batch = session.sampler.batch(0, 2)
+    batch = session.first_batch(2)
     images, text = batch.images, session.cache.gather(batch.captions).to(session.device)
     networks = session.networks
     z = torch.randn(2, networks.G.z_width, device=session.device)

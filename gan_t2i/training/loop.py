@@ -67,7 +67,7 @@ def train(session: Session, folder: RunFolder, progress: Progress, notify: Calla
         with StopRequest() as stop:
             session.step.exchange.asked_to_stop = lambda: stop.signal is not None
             if nimg == 0 and is_first():
-                report.real_pictures(session.sampler.batch(0, 32).images, nimg)
+                report.real_pictures(session.first_batch(32).images, nimg)
                 draw_samples(session, folder, report, nimg)
             stopping = False
             while nimg < total and not stopping:

@@ -71,7 +71,7 @@ def diversity(session: Session) -> float:
 
     The same captions and z at every tick, so that the numbers of a run compare.
     """
-    batch = session.sampler.batch(0, COMPARED)
+    batch = session.first_batch(COMPARED)
     G = session.networks.G_ema
     z = torch.randn(COMPARED, G.z_width, generator=generator_for(session.config.seed, "diversity")).to(session.device)
     drawn = G(z, session.cache.gather(batch.captions).to(session.device))

@@ -1,7 +1,8 @@
 """Everything a run needs before its first step: device, data, text, networks. Whatever can be missing is missed here, not later."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.negatives import OneChange
 from gan_t2i.data.packing import PackedDataset, load_dataset
+from gan_t2i.data.streaming import open_stream
 from gan_t2i.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.phases import phase
@@ -21,13 +23,17 @@ from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.sampler import Sampler
+from gan_t2i.training.sampler import Batch, Sampler
 from gan_t2i.training.step import Networks, TrainStep, build_networks
+from gan_t2i.training.stream_sampler import StreamedBatch, StreamSampler
 
 
 @dataclass
 class Session:
-    """The parts of a run, made by `prepare`."""
+    """The parts of a run, made by `prepare`.
+
+    `dataset` and `cache` hold all pictures and captions, or where `sampler` streams them a sample, which everything but training looks at.
+    """
 
     config: TrainConfig
     device: torch.device
@@ -36,7 +42,7 @@ class Session:
     encoder_interface: dict[str, object]
     cache: TextCache
     networks: Networks
-    sampler: Sampler
+    sampler: Sampler | StreamSampler
     step: TrainStep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +57,20 @@ class Session:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
         with phase("data"):
             batch = self.sampler.batch(nimg, self.config.batch, own_rows(self.config.batch))
-        return self.step(batch, self.cache.gather, nimg)
+        # A streamed caption hardly comes again while it could be kept, and encoded with others it has other bits: so nothing of it is kept.
+        encode = partial(self._encode, batch.texts) if isinstance(batch, StreamedBatch) else self.cache.gather
+        return self.step(batch, encode, nimg)
+
+    def _encode(self, texts: Sequence[str], ids: torch.Tensor) -> TextBatch:
+        return self.encoder.encode([texts[index] for index in ids.tolist()])
+
+    @cached_property
+    def _onlooker(self) -> Sampler:
+        return Sampler(self.dataset, self.config.seed)
+
+    def first_batch(self, count: int) -> Batch:
+        """The same training pictures whenever it is asked for, to look at; of a stream, those of its sample."""
+        return self._onlooker.batch(0, count)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
         """Up to `limit` held-out pictures in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""
@@ -118,17 +137,24 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     # one that needs no captions comes first: weights that are missing are missed before the data are touched
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
     source = resolve_source(config.data.source, config.resolution, notify=notify)
-    dataset = load_dataset(source, config.resolution, config.data, notify=notify)
+    stream = open_stream(source, config.resolution, config.data, notify=notify) if config.data.stream else None
+    dataset = stream.sample if stream else load_dataset(source, config.resolution, config.data, notify=notify)
     trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
+    words = stream.captions if stream else [dataset.captions[index] for index in trained]
     if config.loss.match_weight and len(trained) < 2:
         raise GanT2IError("all pictures have the same caption: there is nothing to tell apart; caption them, or set loss.match_weight=0")
-    interface = interface_for(config.text_encoder.name, config.text_encoder.params, [dataset.captions[index] for index in trained])
+    interface = interface_for(config.text_encoder.name, config.text_encoder.params, words)
     if encoder is None:
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface, notify=notify)
     one_change = OneChange(dataset) if "one_change" in config.loss.negatives else None
     cache = TextCache.build(encoder, [*dataset.captions, *(one_change.captions if one_change else [])], notify=notify)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         notify("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
-    sampler = Sampler(dataset, config.seed, config.loss.negatives, one_change=one_change, vectors=cache.pooled, notify=notify)
+    negatives = config.loss.negatives
+    sampler: Sampler | StreamSampler
+    if stream:
+        sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives), notify=notify)
+    else:
+        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, vectors=cache.pooled, notify=notify)
     networks = build_networks(config, network_interface(config, encoder), device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)

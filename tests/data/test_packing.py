@@ -280,15 +280,15 @@ def test_data_are_packed_once_and_again_after_a_change(source, cache):
 
 def test_the_loser_of_a_race_uses_the_winners_folder(source, monkeypatch):
     told = []
-    original = packing._write_images
+    original = packing.write_images
 
     def slow(path, *args):
         # While this process decodes, another one finishes.
-        monkeypatch.setattr(packing, "_write_images", original)
+        monkeypatch.setattr(packing, "write_images", original)
         told.append(load_dataset(source, 16, progress=False).folder)
         return original(path, *args)
 
-    monkeypatch.setattr(packing, "_write_images", slow)
+    monkeypatch.setattr(packing, "write_images", slow)
     dataset = load_dataset(source, 16, progress=False)
     assert [dataset.folder] == told
     assert [path.name for path in dataset.folder.parent.iterdir()] == [dataset.folder.name]
@@ -326,7 +326,7 @@ def test_captions_are_held_out_with_all_their_pictures_and_stay_so_when_data_gro
 
 
 def test_the_hash_of_a_caption_is_the_same_everywhere():
-    assert packing._position("a red circle") == 0.5497942062118344
+    assert packing.position_of("a red circle") == 0.5497942062118344
 
 
 @pytest.mark.parametrize("fraction", [1e-12, 1 - 1e-12])

@@ -126,8 +126,11 @@ def test_two_processes_give_what_one_gives(of_two: list[dict[str, Any]], values:
         assert np.array_equal(first[key], before[key]), key
 
 
-def write_run(values: Values, outdir: Path, stop_at: int | None = None, break_at: int | None = None, die_at: int | None = None) -> Any:
-    """Trains; rank 1 alone gets a signal, a network that is not finite, or killed, before the step after so many pictures.
+def write_run(
+    values: Values, outdir: Path, stop_at: int | None = None, break_at: int | None = None, die_at: int | None = None, once: bool = False
+) -> Any:
+    """Trains; rank 1 alone gets a signal, a network that is not finite (once, or at every rate), or killed, before the step after so many
+    pictures.
 
     Returns the folder, the signal that ended the run, and what this process opened to write below `outdir`."""
     session_module.build_networks = smooth_networks
@@ -144,7 +147,7 @@ def write_run(values: Values, outdir: Path, stop_at: int | None = None, break_at
         if rank() == 1 and nimg == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)  # as torchrun does after a cluster manager
-        if rank() == 1 and nimg == break_at:
+        if rank() == 1 and nimg == break_at and not (once and session.step.rate_scale < 1):
             next(session.networks.D.parameters()).data.fill_(torch.nan)
         if rank() == 1 and nimg == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -213,6 +216,18 @@ def test_a_batch_that_cannot_be_shared_is_refused(values: Callable[..., Values])
     for error in together(take_steps, values(batch=6, accumulation=2)):
         assert isinstance(error, UsageError)
         assert str(error) == "batch 6 must be a multiple of 2 processes times accumulation 2"
+
+
+def test_all_go_back_together(values: Callable[..., Values], tmp_path: Path) -> None:
+    """One process's network breaks once: both return to the last state, with the same lower rates, and end as one."""
+    (folder, first, _), (_, second, written) = together(write_run, values(batch=4), tmp_path, None, 28, None, True)
+    assert (first, second, written) == (None, None, [])
+    tensors, metadata = read_tensors(folder.state)
+    assert (metadata["nimg"], metadata["rollbacks"]) == (40, 1)
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    rates = [record["Progress/lr_g"] for record in folder.records() if "Progress/lr_g" in record]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == rates[0] / 2
 
 
 @pytest.mark.slow

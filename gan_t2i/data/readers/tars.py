@@ -6,7 +6,7 @@ No member is ever unpacked: the standard library's tarfile tells where each begi
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,21 +53,40 @@ def find_tars(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
 def read_tars(source: Source) -> Reading:
     """Records of the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
     samples = [sample for name in source.entries for sample in _samples(source, name)]
+    return with_two_sides(_records(source, samples, _caption_key(source, samples)))
+
+
+def caption_key(source: Source) -> str | None:
+    """Where all shards have their captions, as the first shard with a sample tells: a key of the .json, or None for the texts."""
+    # which of them has a sample that is usable is not looked for: a stream is not read as a whole
+    silent = replace(source, bad=BadItems())
+    samples = next((samples for name in source.entries if (samples := _samples(silent, name))), [])
+    return _caption_key(source, samples)
+
+
+def read_shard(source: Source, name: str, key: str | None) -> Reading:
+    """Like `read_tars` of the tar `name` alone, whose captions stand under `key`; its records have the side that its name tells."""
+    return _records(source, _samples(source, name), key)
+
+
+def _caption_key(source: Source, samples: Sequence[_Sample]) -> str | None:
     wanted = source.settings.caption_column
-    from_json = wanted is not None or not any(sample.text is not None for sample in samples)
-    reading = Reading(notes=["captions from the texts in the tars"])
-    column = ""
-    if from_json:
-        column = choose_column("the samples' .json", [sample.row for sample in samples if sample.row], wanted)
-        reading.notes = [f'captions from key "{column}" of the .json in the tars']
+    if wanted is None and any(sample.text is not None for sample in samples):
+        return None
+    return choose_column("the samples' .json", [sample.row for sample in samples if sample.row], wanted)
+
+
+def _records(source: Source, samples: Sequence[_Sample], key: str | None) -> Reading:
+    note = "captions from the texts in the tars" if key is None else f'captions from key "{key}" of the .json in the tars'
+    reading = Reading(notes=[note])
     for sample in samples:
         captions: tuple[str, ...] = ()
         if not sample.usable:
             continue
-        if not from_json and sample.text is not None:
+        if key is None and sample.text is not None:
             captions = captions_of_text(sample.text, sample.where, source.settings, source.bad)
-        elif sample.row is not None and from_json:
-            captions = captions_of_value(sample.row.get(column), "the sample", sample.where, source.bad)
+        elif key is not None and sample.row is not None:
+            captions = captions_of_value(sample.row.get(key), "the sample", sample.where, source.bad)
         elif sample.image is not None:
             source.bad.add("image without caption", sample.where, "the sample has no caption")
         reading.images += sample.image is not None
@@ -76,7 +95,7 @@ def read_tars(source: Source) -> Reading:
             source.bad.add("caption without image", sample.where, "the sample has no image")
         elif captions and sample.image is not None:
             reading.records.append(Record(sample.image, captions, sample.where, sample.split))
-    return with_two_sides(reading)
+    return reading
 
 
 def _samples(source: Source, name: str) -> list[_Sample]:

@@ -54,6 +54,8 @@ class Tree(Protocol):
 
 def is_unsafe(name: str) -> bool:
     """Whether a name is absolute, a URL, a drive, or has ``..``."""
+    if ":" not in name and ".." not in name and not name.startswith(("/", "\\")):
+        return False  # as nearly every name of a data set, and said ten times as fast
     # The Windows reading of a name knows both slashes, drives and shares.
     parts = PureWindowsPath(name)
     return bool("://" in name or parts.drive or parts.root or ".." in parts.parts)
@@ -63,9 +65,19 @@ def inside(root: Path, name: str) -> Path | None:
     """The file `name` below `root` (which must be resolved), or None where it is unsafe or leads out through a link."""
     if is_unsafe(name):
         return None
-    path = root / name
-    # Path.resolve raises on a loop of links, realpath does not.
-    return path if Path(os.path.realpath(path)).is_relative_to(root) else None
+    path = top = os.fspath(root)
+    for part in name.replace(os.sep, "/").split("/"):
+        path = os.path.join(path, part)
+        # Without links, a name that leads nowhere up stays below; to follow the whole path for each picture takes a tenth of packing.
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            break
+        if is_link:
+            # Path.resolve raises on a loop of links, realpath does not.
+            real = os.path.realpath(os.path.join(top, name))
+            return root / name if Path(real).is_relative_to(root) else None
+    return root / name
 
 
 def files_below(root: Path) -> Iterator[str]:
@@ -73,8 +85,9 @@ def files_below(root: Path) -> Iterator[str]:
     of a training run that stands among the pictures."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(folder, name))]
-        prefix = Path(folder).relative_to(root)
-        yield from ((prefix / name).as_posix() for name in names if not name.startswith("."))
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (prefix + name for name in names if not name.startswith("."))
 
 
 def _is_run(folder: Path) -> bool:
