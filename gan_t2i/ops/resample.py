@@ -22,8 +22,7 @@ def upsample(x: Tensor) -> Tensor:
 
 def downsample(x: Tensor) -> Tensor:
     """[N, C, 2H, 2W] -> [N, C, H, W], low-pass filtered; a constant picture stays constant, up to its edges."""
-    y: Tensor = _Downsample.apply(x)  # type: ignore[no-untyped-call]
-    return y
+    return _Downsample.apply(x)
 
 
 class _Downsample(torch.autograd.Function):
@@ -39,7 +38,7 @@ class _Downsample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, y: Tensor) -> Tensor:
-        return _Adjoint.apply(y)  # type: ignore[no-untyped-call]
+        return _Adjoint.apply(y)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -55,7 +54,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> Tensor:
-        return _Downsample.apply(x)  # type: ignore[no-untyped-call]
+        return _Downsample.apply(x)
 
 
 @functools.lru_cache
