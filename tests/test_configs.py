@@ -1,5 +1,7 @@
 """Every shipped config is valid, says what it is, and builds; the one for a GPU takes a step."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from gan_t2i.config import read_yaml, with_overrides
 from gan_t2i.registry import build
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import prepare
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -43,16 +46,38 @@ def test_an_ablation_is_a_row_of_the_table(path: Path) -> None:
     assert f"[{path.stem}](configs/ablations/{path.name})" in (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def test_base256_takes_a_step(tmp_path: Path) -> None:
+def base256(folder: Path, *changes: str) -> TrainConfig:
+    """The shipped config on three plain pictures below `folder`, with a text encoder that needs no download."""
     for name in ("red", "green", "blue"):
-        Image.new("RGB", (256, 256), name).save(tmp_path / f"{name}.png")
-        (tmp_path / f"{name}.txt").write_text(f"all {name}\n", encoding="utf-8")
+        Image.new("RGB", (256, 256), name).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"all {name}\n", encoding="utf-8")
     values = read_yaml(next(path for path in CONFIGS if path.stem == "base256"))
-    small = [f"data.source={tmp_path}", "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"]
-    values = with_overrides(values, small) | {"text_encoder": TINY}
-    session = prepare(TrainConfig.parse(values), lambda message: None)
+    return TrainConfig.parse(with_overrides(values, [f"data.source={folder}", *changes]) | {"text_encoder": TINY})
+
+
+def test_base256_takes_a_step(tmp_path: Path) -> None:
+    session = prepare(base256(tmp_path, "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"), lambda message: None)
     before = [parameter.clone() for parameter in session.networks.G.parameters()]
     metrics = session.run_step(0)
     assert all(value.isfinite() for value in metrics.values())
     assert "Loss/r1_penalty" in metrics
     assert all(not torch.equal(old, new) for old, new in zip(before, session.networks.G.parameters(), strict=True))
+
+
+def peak_of_a_step(config: TrainConfig) -> float:
+    """GiB that this process has held at most, after a step with penalties."""
+    metrics = prepare(config, lambda message: None).run_step(0)
+    assert "Loss/r1_penalty" in metrics
+    assert all(value.isfinite() for value in metrics.values())
+    return peak_memory_gib(torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_base256_takes_a_step_of_its_own_batch_within_24_gib(tmp_path: Path) -> None:
+    """On a CPU, in 4 parts of 16 pictures, checkpointed; a process of its own, whose peak is not pytest's."""
+    config = base256(tmp_path, "accumulation=4", "checkpointing=true")
+    assert config.batch == 64
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        peak = pool.submit(peak_of_a_step, config).result()
+    print(f"{peak:.1f} GiB at the peak")
+    assert 1 < peak < 24

@@ -1,6 +1,7 @@
 """Resampling by two with the filter [1, 2, 1], as in R3GAN (arXiv 2501.05441). Both directions keep pixel 2i over pixel i."""
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,39 @@ def upsample(x: Tensor) -> Tensor:
 
 def downsample(x: Tensor) -> Tensor:
     """[N, C, 2H, 2W] -> [N, C, H, W], low-pass filtered; a constant picture stays constant, up to its edges."""
-    with full_precision(x.device):  # on CPUs, depthwise convolutions in bfloat16 are ten times slower than in float32
-        padded = F.pad(x.float(), (1, 0, 1, 0), mode="replicate")
-        y = F.conv2d(padded, _kernel(x.device).expand(x.shape[1], 1, 3, 3), stride=2, groups=x.shape[1])
-    return y.to(x.dtype)
+    return _Downsample.apply(x)
+
+
+class _Downsample(torch.autograd.Function):
+    """The linear map and its adjoint are each other's derivatives. Told so, autograd leaves out the gradient of the constant kernel, which a
+    convolution's double backward computes even where nobody asks: most of the time that a penalty spent here."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with full_precision(x.device):  # on CPUs, depthwise convolutions in bfloat16 are ten times slower than in float32
+            padded = F.pad(x.float(), (1, 0, 1, 0), mode="replicate")
+            y = F.conv2d(padded, _kernel(x.device).expand(x.shape[1], 1, 3, 3), stride=2, groups=x.shape[1])
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, y: Tensor) -> Tensor:
+        return _Adjoint.apply(y)
+
+
+class _Adjoint(torch.autograd.Function):
+    """[N, C, H, W] -> [N, C, 2H, 2W]."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        with full_precision(y.device):
+            padded = F.conv_transpose2d(y.float(), _kernel(y.device).expand(y.shape[1], 1, 3, 3), stride=2, groups=y.shape[1])
+        padded[:, :, 1] += padded[:, :, 0]  # what was replicated
+        padded[:, :, :, 1] += padded[:, :, :, 0]
+        return padded[:, :, 1:, 1:].to(y.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> Tensor:
+        return _Downsample.apply(x)
 
 
 @functools.lru_cache

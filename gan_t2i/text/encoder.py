@@ -18,6 +18,7 @@ from gan_t2i.config import StrictConfig
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.text import weights
 from gan_t2i.text.batch import TextBatch
+from gan_t2i.text.bert import Bert
 from gan_t2i.text.weights import Notify
 
 if TYPE_CHECKING:
@@ -35,25 +36,33 @@ class SentenceEncoder:
 
     id, revision, weights_hash (sha256): what a snapshot records. source: one line on where the weights came from. width: E.
     max_tokens: longer captions are cut there, special tokens included. params: the settings with the revision filled in.
-    pipeline_hash: of tokenizer, pooling and normalisation, for the cache. model: the SentenceTransformer itself.
+    model: the SentenceTransformer itself, or a `Bert` that equals it.
     learns_from_captions: whether `interface_for` takes anything from the captions.
     """
 
     learns_from_captions = False
 
     def __init__(
-        self, model: "SentenceTransformer", *, id: str, revision: str | None, weights_hash: str, source: str, params: Mapping[str, Any]
+        self, model: "SentenceTransformer | Bert", *, id: str, revision: str | None, weights_hash: str, source: str, params: Mapping[str, Any]
     ) -> None:
         self.id, self.revision, self.weights_hash, self.source, self.params = id, revision, weights_hash, source, dict(params)
         self.max_tokens: int = params["max_tokens"]
         # Taken before anything is encoded: calls change the tokenizer's padding and truncation.
-        self.pipeline_hash = _pipeline_hash(model)
+        self._pipeline_hash = None if isinstance(model, Bert) else _pipeline_hash(model)
         limit = model.max_seq_length
         if limit is not None and self.max_tokens > limit:
             raise UsageError(f"text_encoder.params.max_tokens = {self.max_tokens}: {id} takes at most {limit} tokens")
         model.max_seq_length = self.max_tokens
         self.model = model.float().eval().requires_grad_(False)
         self.width = self._probe()
+
+    @property
+    def pipeline_hash(self) -> str:
+        """sha256 of tokenizer, pooling and normalisation, for the cache; asked for the first time, it may import the library."""
+        if self._pipeline_hash is None:
+            assert isinstance(self.model, Bert)
+            self._pipeline_hash = _pipeline_hash(load(self.model.folder))
+        return self._pipeline_hash
 
     @classmethod
     def interface_for(cls, params: Mapping[str, Any], captions: Sequence[str]) -> dict[str, Any]:
@@ -88,6 +97,8 @@ class SentenceEncoder:
         """The number of tokens of each caption, uncut, special tokens included. More than max_tokens means that encode cuts it."""
         if not captions:
             return []
+        if isinstance(self.model, Bert):
+            return self.model.count_tokens(captions)
         ids = self.model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
@@ -121,7 +132,7 @@ class PretrainedEncoder(SentenceEncoder):
     def __init__(self, config: Config, *, notify: Notify = silent) -> None:
         found = weights.resolve(config.model, config.revision, notify)
         super().__init__(
-            load(found.folder),
+            Bert.read(found.folder) or load(found.folder),
             id=found.id,
             revision=found.revision,
             weights_hash=found.sha256,

@@ -180,10 +180,10 @@ def _from_package() -> Weights | None:
 
 
 def _from_hub(model: str, revision: str | None, notify: Notify) -> Weights:
+    cached = _from_cache(model, revision)  # not under `quiet`, which imports transformers
+    if cached is not None:
+        return cached
     with quiet():
-        cached = _from_cache(model, revision)
-        if cached is not None:
-            return cached
         folder = _download(model, revision, notify)
     fault = complaint(folder)
     if fault is not None:

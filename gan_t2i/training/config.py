@@ -129,6 +129,8 @@ class TrainConfig(StrictConfig):
     """Pictures a step."""
     accumulation: Count = 1
     """The batch is worked off in this many parts, to save memory."""
+    checkpointing: bool = False
+    """The blocks of both networks keep their inputs alone and are computed again in the backward passes: less memory, more arithmetic."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of every random draw."""
     device: str = "auto"

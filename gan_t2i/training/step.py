@@ -20,6 +20,7 @@ from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
+from gan_t2i.ops.recompute import everything_kept, recompute_blocks
 from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8
 from gan_t2i.runtime import autocast, full_precision
@@ -58,6 +59,9 @@ def build_networks(config: TrainConfig, interface: dict[str, int], device: torch
         return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, betas=betas, fused=device.type != "mps")
 
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    if config.checkpointing:
+        recompute_blocks(G)
+        recompute_blocks(D)
     return Networks(G, D, G_ema, adam(G, config.optimizer.g_lr), adam(D, config.optimizer.d_lr))
 
 
@@ -176,7 +180,8 @@ class TrainStep:
         with full_precision(self.device):
             told = condition.float()[twice]
             if config.name == "gradient":
-                slopes = gradient_penalty(lambda x: D(x, told), pictures)
+                with everything_kept(D):  # the graph of a gradient holds it all anyhow
+                    slopes = gradient_penalty(lambda x: D(x, told), pictures)
             else:
                 noise = draws.noise(count, pictures.shape[-1]).flatten(0, 1).to(self.device)
                 slopes = finite_difference_penalty(lambda x: D(x, told), pictures, noise, config.step)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gan_t2i.ops.resample import downsample, upsample
 
@@ -72,3 +73,25 @@ def test_bfloat16_comes_back_as_bfloat16_rounded_once(resample, layout):
         y = resample(x)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, resample(x.float()).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_downsampling_and_its_derivatives_are_those_of_a_plain_convolution(dtype):
+    """Values bit for bit; gradients to float32 rounding, or to one rounding of bfloat16."""
+
+    def plain(x):
+        taps = torch.tensor([1.0, 2.0, 1.0])
+        kernel = (torch.outer(taps, taps) / 16).expand(x.shape[1], 1, 3, 3)
+        return F.conv2d(F.pad(x.float(), (1, 0, 1, 0), mode="replicate"), kernel, stride=2, groups=x.shape[1]).to(dtype)
+
+    x = draws(2, 5, 8, 6, seed=1).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    upstream = draws(2, 5, 4, 3, seed=2).to(dtype).requires_grad_()
+    found = []
+    for function in (downsample, plain):
+        y = function(x)
+        (first,) = torch.autograd.grad(y, x, upstream, create_graph=True)
+        (second,) = torch.autograd.grad(first.float().square().sum(), upstream)
+        found.append((y, first, second))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].dtype == found[0][2].dtype == dtype
+    torch.testing.assert_close(found[0][1:], found[1][1:])

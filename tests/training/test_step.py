@@ -162,6 +162,38 @@ def test_accumulated_parts_are_the_whole_batch(
     torch.testing.assert_close(parts_metrics, whole_metrics, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("penalty", ["gradient", "finite_difference"])
+@pytest.mark.parametrize("name", registry.names("generator"))
+def test_checkpointing_changes_no_bit(
+    make_session: MakeSession,
+    monkeypatch: pytest.MonkeyPatch,
+    small_config: Callable[..., dict[str, Any]],
+    name: str,
+    penalty: str,
+    precision: str,
+) -> None:
+    """Gradients, metrics and moving buffers of a step without a penalty and of one with it."""
+    changes = {"generator": {**small_config()["generator"], "name": name}, "precision": precision}
+    results = []
+    for checkpointing in (False, True):
+        session = make_session(checkpointing=checkpointing, accumulation=2, penalty={"name": penalty, "interval": 2}, **changes)
+        gradients = record_gradients(session, monkeypatch)
+        calls: list[nn.Module] = []
+        for network in (session.networks.G.blocks[-1], session.networks.D.trunk[-1]):
+            network.conv1.register_forward_hook(lambda layer, inputs, output, calls=calls: calls.append(layer))
+        for nimg in (4, 8):
+            metrics = session.run_step(nimg)
+            results.append((len(calls), {**metrics, **gradients["G"], **gradients["D"], "w_avg": session.networks.G.mapping.w_avg.clone()}))
+            calls.clear()
+            session.networks.g_optimizer.zero_grad()
+            session.networks.d_optimizer.zero_grad()
+    for (calls_plain, plain), (calls_again, again) in zip(results[:2], results[2:], strict=True):
+        assert calls_again > calls_plain
+        assert plain.keys() == again.keys()
+        assert [key for key in plain if not torch.equal(plain[key], again[key])] == []
+
+
 def test_equal_captions_are_no_mismatch(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for match_weight in (1.0, 0.0):

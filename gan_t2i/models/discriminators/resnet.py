@@ -15,6 +15,7 @@ from gan_t2i.models.attention_block import WordAttentionBlock
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.ops.layers import activate, channels_at, conv, linear
+from gan_t2i.ops.recompute import Block
 from gan_t2i.ops.resample import downsample
 from gan_t2i.registry import register
 
@@ -22,7 +23,7 @@ from gan_t2i.registry import register
 HEAD_RESOLUTION = 8
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Two convolutions and half the resolution, beside a 1x1 convolution of the shrunken input."""
 
     def __init__(self, inputs: int, outputs: int) -> None:

@@ -20,12 +20,13 @@ from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.ops.adaptive_conv import AdaptiveConv
 from gan_t2i.ops.layers import activate, channels_at
 from gan_t2i.ops.modulated_conv import ModulatedConv
+from gan_t2i.ops.recompute import Block
 from gan_t2i.ops.resample import upsample
 from gan_t2i.registry import register
 from gan_t2i.text.batch import TextBatch
 
 
-class AdaptiveBlock(nn.Module):
+class AdaptiveBlock(Block):
     """One resolution: up by two (but for the first), two adaptive convolutions, attention where configured, and its share of RGB."""
 
     def __init__(

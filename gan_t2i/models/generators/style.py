@@ -15,6 +15,7 @@ from gan_t2i.models.mapping import MappingNetwork
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.ops.layers import activate, channels_at
 from gan_t2i.ops.modulated_conv import ModulatedConv
+from gan_t2i.ops.recompute import Block
 from gan_t2i.ops.resample import upsample
 from gan_t2i.registry import register
 from gan_t2i.text.batch import TextBatch
@@ -30,7 +31,7 @@ def map_resolutions(resolution: int, attended: Iterable[int]) -> list[int]:
     return resolutions
 
 
-class SynthesisBlock(nn.Module):
+class SynthesisBlock(Block):
     """One resolution: up by two (but for the first), two modulated convolutions, attention where configured, and its share of RGB."""
 
     def __init__(

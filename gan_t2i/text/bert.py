@@ -1,0 +1,123 @@
+"""all-MiniLM-L6-v2 and its like, read without sentence-transformers, whose import takes twice as long as all else that draws a picture.
+
+BERT (Devlin et al. 2019, arXiv 1810.04805, the encoder of Vaswani et al. 2017, arXiv 1706.03762) with the mean of the tokens, normalised, as
+sentence vector. Whatever is not exactly this is left to the library. N captions, L tokens, E width, H heads.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MODULES = ["Transformer", "Pooling", "Normalize"]
+# What must stand in config.json, where it does not go without saying.
+ARCHITECTURE = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+
+
+class Bert(nn.Module):
+    """What `SentenceEncoder` uses of a SentenceTransformer.
+
+    Args:
+        folder: where it was read from.
+        weights: float32, by their names in the file.
+        heads: H.
+        eps: of the normalisations.
+        max_seq_length: most tokens it takes.
+    """
+
+    def __init__(self, folder: Path, weights: dict[str, Tensor], *, heads: int, layers: int, eps: float, max_seq_length: int) -> None:
+        from tokenizers import Tokenizer
+
+        super().__init__()
+        self.folder = folder
+        self.weights = weights
+        self.heads, self.layers, self.eps, self.max_seq_length = heads, layers, eps, max_seq_length
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Bert | None":
+        """The model in a sentence-transformers folder, None where it is another or cannot be read: the library knows why."""
+        try:
+            modules = [(module["type"].split(".")[-1], module["path"]) for module in _json(folder / "modules.json")]
+            config, sentence, pooling = (
+                _json(folder / name) for name in ("config.json", "sentence_bert_config.json", f"{modules[1][1]}/config.json")
+            )
+            modes = {key for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
+            if [name for name, _ in modules] != MODULES or modules[0][1] or modes != {"pooling_mode_mean_tokens"}:
+                return None
+            if {**ARCHITECTURE, **config} != {**config, **ARCHITECTURE} or sentence["do_lower_case"]:
+                return None
+            model = cls(
+                folder,
+                {name: tensor.float() for name, tensor in safetensors.torch.load_file(folder / "model.safetensors").items()},
+                heads=config["num_attention_heads"],
+                layers=config["num_hidden_layers"],
+                eps=config["layer_norm_eps"],
+                max_seq_length=sentence["max_seq_length"],
+            )
+            model(model.preprocess(["a"]))
+        except Exception:  # tokenizers raises nothing narrower
+            return None
+        return model
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """The number of tokens of each caption, uncut, special tokens included."""
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(captions))]
+
+    def preprocess(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """input_ids and attention_mask, [N, L]."""
+        rows = [encoding.ids for encoding in self._cut(captions)]
+        mask = [[1] * len(row) for row in rows]
+        return {"input_ids": _padded(rows), "attention_mask": _padded(mask)}
+
+    def _cut(self, captions: Sequence[str]) -> list[Any]:
+        self._tokenizer.enable_truncation(self.max_seq_length)
+        try:
+            return self._tokenizer.encode_batch(list(captions))
+        finally:
+            self._tokenizer.no_truncation()
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `preprocess` says -> token_embeddings [N, L, E], sentence_embedding [N, E], and the attention_mask again."""
+        ids, mask = features["input_ids"], features["attention_mask"]
+        x = self.weights["embeddings.word_embeddings.weight"][ids] + self.weights["embeddings.token_type_embeddings.weight"][0]
+        x = self._norm(x + self.weights["embeddings.position_embeddings.weight"][: ids.shape[1]], "embeddings.LayerNorm")
+        attended = None if mask.all() else mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+        for number in range(self.layers):
+            layer = f"encoder.layer.{number}"
+            x = self._norm(self._attention(x, attended, f"{layer}.attention") + x, f"{layer}.attention.output.LayerNorm")
+            inner = F.gelu(self._linear(x, f"{layer}.intermediate.dense"))
+            x = self._norm(self._linear(inner, f"{layer}.output.dense") + x, f"{layer}.output.LayerNorm")
+        weight = mask[..., None].to(x.dtype)
+        mean = (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)
+        return {"token_embeddings": x, "sentence_embedding": F.normalize(mean, dim=1), "attention_mask": mask}
+
+    def _attention(self, x: Tensor, mask: Tensor | None, name: str) -> Tensor:
+        query, key, value = (
+            self._linear(x, f"{name}.self.{part}").unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in ("query", "key", "value")
+        )  # [N, H, L, E / H]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self._linear(attended.transpose(1, 2).flatten(2), f"{name}.output.dense")
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.eps)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _padded(rows: list[list[int]]) -> Tensor:
+    """[N, L] with zeros behind the shorter rows."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
