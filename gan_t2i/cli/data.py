@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,7 +59,7 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
 @click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
 @click.option("--redact", is_flag=True, default=None, help="Take e-mail and web addresses, phone numbers and handles out of the captions.")
 @picture_options
-def pack(source: str, out: Path, resolution: int, redact: bool | None, **chosen: str | None) -> None:
+def pack(source: str, out: Path, resolution: int, redact: bool | None, **chosen: Any) -> None:
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
@@ -70,12 +71,12 @@ def pack(source: str, out: Path, resolution: int, redact: bool | None, **chosen:
 
     packing.check_resolution(resolution)  # before a built-in set is made
     settings = DataSettings.parse(given(redact=redact, **chosen))
-    dataset = packing.pack(resolve_source(source, resolution, click.echo), out, resolution, settings)
+    dataset = packing.pack(resolve_source(source, resolution, click.echo, alpha=settings.alpha), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
     click.echo(f"fingerprint {dataset.fingerprint}")
     _show_captions(dataset.captions)
-    click.echo(f"next: gan-t2i train --data {out} --set resolution={resolution}")
+    click.echo(f"next: gan-t2i train --data {out}{' --alpha' * settings.alpha} --set resolution={resolution}")
 
 
 @command.command("inspect")

@@ -25,12 +25,19 @@ class DataSettings(StrictConfig):
     """The centre square, the whole picture squeezed into the square, or the whole picture with borders in the background's colour."""
     background: str = "white"
     """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
+    alpha: bool = False
+    """Keep transparency as a fourth channel and learn to draw it; borders are transparent then, and nothing is put over the background."""
     on_bad: Literal["skip", "error"] = "skip"
     """Whether unusable items are counted and left out, or stop the run."""
     redact: bool = False
     """Take e-mail and web addresses, phone numbers and handles out of the captions."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the captions kept from training, where the data set does not say itself."""
+
+    @property
+    def channels(self) -> int:
+        """Of a picture: 4 with its transparency, else 3."""
+        return 4 if self.alpha else 3
 
     @field_validator("background")
     @classmethod

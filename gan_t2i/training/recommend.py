@@ -140,11 +140,15 @@ def inspect_and_recommend(
     Errors as for `data.inspection.inspect`.
     """
     parsed = DataSettings.parse(settings)
-    path = resolve_source(source, _BUILTIN_SIDE, notify)
+    path = resolve_source(source, _BUILTIN_SIDE, notify, alpha=parsed.alpha)
     window = default_window()
     inspection = inspect(path, parsed, window.count, window.max_tokens, window.counted_by, limit=limit)
-    packed_at = PackedDataset.open(path).resolution if isinstance(path, Path) and is_packed(path) else None
-    return inspection, recommend(Facts.of(inspection, {"source": source, **settings}, packed_at), machine)
+    data, packed_at = {"source": source, **settings}, None
+    if isinstance(path, Path) and is_packed(path):
+        packed = PackedDataset.open(path)
+        packed_at = packed.resolution
+        data |= {"alpha": True} if packed.channels == 4 else {}
+    return inspection, recommend(Facts.of(inspection, data, packed_at), machine)
 
 
 @dataclass(frozen=True)

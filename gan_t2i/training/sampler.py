@@ -19,7 +19,7 @@ from gan_t2i.text.encoder import silent
 class Batch:
     """N pictures (or those of the rows that were asked for), the captions of all N, and K captions of other pictures for each."""
 
-    images: Tensor  # uint8 [n, 3, R, R]
+    images: Tensor  # uint8 [n, C, R, R], as packed
     captions: Tensor  # [N], ids
     negatives: Tensor  # [N, K], ids
     wrong: Tensor  # bool [N, K], False where a negative is one of the picture's own captions after all
@@ -72,7 +72,7 @@ class Sampler:
         columns = [self._column(kind, items, ids, rng) for kind in self.negatives]
         negatives = torch.tensor(columns).T if columns else torch.empty(count, 0, dtype=torch.int64)
         wrong = [[negative not in choices for negative in row] for row, choices in zip(negatives.tolist(), own, strict=True)]
-        return Batch(self.dataset.gather(items[shown]), torch.tensor(ids), negatives, torch.tensor(wrong, dtype=torch.bool))
+        return Batch(self.dataset.gather_packed(items[shown]), torch.tensor(ids), negatives, torch.tensor(wrong, dtype=torch.bool))
 
     def _column(self, kind: str, items: list[int], ids: list[int], rng: random.Random) -> list[int]:
         """A negative of that kind for each picture; where there is none, the caption of the picture before."""

@@ -72,7 +72,7 @@ class Session:
         """What a snapshot after `nimg` pictures says of itself."""
         config, encoder = self.config, self.encoder
         return SnapshotInfo(
-            generator=Built("generator", config.generator.name, config.generator.params, dict(self.interface)),
+            generator=Built("generator", config.generator.name, config.generator.params, {**self.interface, "channels": config.data.channels}),
             encoder=EncoderRecord(
                 Built("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface)),
                 encoder.id,
@@ -92,7 +92,7 @@ def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str, int]:
-    """The run-time arguments of every generator and discriminator."""
+    """The run-time arguments of every generator and discriminator; a generator has `channels` beside them."""
     return {"resolution": config.resolution, "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
@@ -116,7 +116,7 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     # one that needs no captions comes first: weights that are missing are missed before the data are touched
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
-    source = resolve_source(config.data.source, config.resolution, notify=notify)
+    source = resolve_source(config.data.source, config.resolution, notify=notify, alpha=config.data.alpha)
     dataset = load_dataset(source, config.resolution, config.data, notify=notify)
     trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
     if config.loss.match_weight and len(trained) < 2:

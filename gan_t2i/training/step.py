@@ -21,7 +21,7 @@ from gan_t2i.models.base import Discriminator, Generator
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
 from gan_t2i.phases import phase
-from gan_t2i.pictures import from_uint8
+from gan_t2i.pictures import from_uint8, over
 from gan_t2i.runtime import autocast, full_precision
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
@@ -48,7 +48,7 @@ def build_networks(config: TrainConfig, interface: dict[str, int], device: torch
     """Both networks with weights drawn from the run's seed alone, their optimizers, and G's average."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        G = registry.build("generator", config.generator.name, config.generator.params, **interface)
+        G = registry.build("generator", config.generator.name, config.generator.params, **interface, channels=config.data.channels)
         D = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **interface)
     # channels_last is what CPU and GPU convolutions like best in bfloat16: two to four times NCHW's speed in resampling on a CPU
     G, D = (network.to(device, memory_format=torch.channels_last) for network in (G, D))
@@ -121,7 +121,7 @@ class TrainStep:
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
-        images [n, 3, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
+        images [n, C, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
         weights of the pictures in the mismatch term [n]; draws of n rows.
         """
         G, D, config = self.networks.G, self.networks.D, self.config
@@ -131,8 +131,9 @@ class TrainStep:
             fake = G(z, text[own])
         with autocast(self.device, config.precision), phase("D forward"):
             fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
-            real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws.real)
-            fake_augmented = augment(fake_seen, config.augment, draws.fake)
+            # one colour below both, so that it tells nothing of which is which
+            real_augmented = augment(over(from_uint8(images.to(self.device)), draws.background), config.augment, draws.real)
+            fake_augmented = augment(over(fake_seen, draws.background), config.augment, draws.fake)
             conditions = D.text_head(text)
             logits = against(D, D.trunk(real_augmented), conditions, places)
             real, mismatched = logits[:, 0], logits[:, 1:]

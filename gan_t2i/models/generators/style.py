@@ -31,10 +31,20 @@ def map_resolutions(resolution: int, attended: Iterable[int]) -> list[int]:
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: up by two (but for the first), two modulated convolutions, attention where configured, and its share of RGB."""
+    """One resolution: up by two (but for the first), two modulated convolutions, attention where configured, and its share of the picture."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, w_width: int, word_width: int, up: bool, words: bool, self_attention: bool, second_order: bool
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        w_width: int,
+        word_width: int,
+        channels: int,
+        up: bool,
+        words: bool,
+        self_attention: bool,
+        second_order: bool,
     ) -> None:
         super().__init__()
         self.up = up
@@ -42,10 +52,10 @@ class SynthesisBlock(nn.Module):
         self.conv1 = ModulatedConv(outputs, outputs, 3, w_width=w_width, second_order=second_order)
         self.self_attention = SelfAttentionBlock(outputs) if self_attention else None
         self.word_attention = WordAttentionBlock(outputs, word_width) if words else None
-        self.to_rgb = ModulatedConv(outputs, 3, 1, w_width=w_width, demodulate=False)
+        self.to_rgb = ModulatedConv(outputs, channels, 1, w_width=w_width, demodulate=False)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor]:
-        """x [N, C, r, r], image [N, 3, r, r] or None, w [N, W] -> both at this block's resolution."""
+        """x [N, C, r, r], image [N, 3 or 4, r, r] or None, w [N, W] -> both at this block's resolution."""
         if self.up:
             x = upsample(x)
         x = activate(self.conv0(x, w))
@@ -67,6 +77,7 @@ class StyleGenerator(Generator):
         resolution: R, a power of two from 16 to 512.
         text_width: E, width of the frozen encoder.
         max_tokens: most tokens a caption can have.
+        channels: of a picture; 4 with alpha.
     """
 
     class Config(StrictConfig):
@@ -90,7 +101,7 @@ class StyleGenerator(Generator):
         """Second-order styles, s = m1 * m2 + m3."""
         text_head: TextHeadConfig = TextHeadConfig()
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_width = config.z_width
@@ -108,6 +119,7 @@ class StyleGenerator(Generator):
                     outputs,
                     w_width=config.w_width,
                     word_width=config.text_head.width,
+                    channels=channels,
                     up=r > 4,
                     words=r in config.word_resolutions,
                     self_attention=r in config.self_attention_resolutions,
@@ -122,7 +134,7 @@ class StyleGenerator(Generator):
         return self.synthesize(w, condition)
 
     def synthesize(self, w: Tensor, condition: TextCondition) -> Tensor:
-        """w [N, W] and what the text head says -> pictures [N, 3, R, R] float32."""
+        """w [N, W] and what the text head says -> pictures [N, C, R, R] float32."""
         x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last).to(w.dtype)
         image = None
         for block in self.blocks:
