@@ -50,6 +50,15 @@ class PenaltyConfig(StrictConfig):
     """Step of the finite difference; the range of a pixel is 2."""
 
 
+class BlurConfig(StrictConfig):
+    """D sees pictures blurred at first, so that it judges what is where before it judges pixels."""
+
+    sigma: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Standard deviation at the beginning, as a share of the picture's side; 0: pictures are never blurred."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of the run's kimg, over which the blur falls to nothing."""
+
+
 class OptimizerConfig(StrictConfig):
     """Adam (arXiv 1412.6980) for both networks."""
 
@@ -133,6 +142,7 @@ class TrainConfig(StrictConfig):
     loss: LossConfig = LossConfig()
     penalty: PenaltyConfig = PenaltyConfig()
     augment: AugmentConfig = AugmentConfig()
+    blur: BlurConfig = BlurConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
     report: ReportConfig = ReportConfig()

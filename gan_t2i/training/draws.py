@@ -25,6 +25,11 @@ class Draws:
         names = ("z", "real", "fake", "background", "rows")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
+    @property
+    def nimg(self) -> int:
+        """Pictures shown before the step."""
+        return self.key[1]
+
     def noise(self, count: int, resolution: int) -> Tensor:
         """Normal noise [2, count, 3, R, R] for the first rows' real and drawn pictures. Each row has a generator of its own: noise for a whole
         batch, of which a process needs its share alone, would be large."""
