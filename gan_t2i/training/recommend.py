@@ -279,10 +279,18 @@ def _loss(facts: Facts) -> list[Choice]:
 
 
 def _penalty(resolution: int) -> list[Choice]:
+    """The default up to 64 px; above, as many times it as there are more pixels: the same change of a picture is spread over them, so the
+    squared slope falls with their number (the R^2 in the rule of StyleGAN2-ADA, arXiv 2006.06676).
+
+    The batch does not count: that rule divides by it, R3GAN (arXiv 2501.05441) does not, and nothing was measured here.
+    """
     defaults = TrainConfig().penalty
-    tried = "the shipped configs have been run with it at 32 and 64 px"
-    why = tried if resolution <= 64 else f"{tried}, not at {resolution}: raise both where D's loss falls to nothing"
-    return [Choice("penalty", {"r1_gamma": defaults.r1_gamma, "r2_gamma": defaults.r2_gamma}, why)]
+    times = max(1.0, (resolution / 64) ** 2)
+    why = "the shipped configs have been run with it at 32 and 64 px"
+    if times > 1:
+        why = f"{defaults.r1_gamma:g} has been run at 64 px; {times:g} times that, for as many times the pixels, has not: "
+        why += "raise both where D's loss falls to nothing, lower them where pictures stay vague"
+    return [Choice("penalty", {"r1_gamma": defaults.r1_gamma * times, "r2_gamma": defaults.r2_gamma * times}, why)]
 
 
 def _augment(facts: Facts) -> Choice:
