@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -168,6 +168,9 @@ def pack(
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
             if settings.alpha and _is_opaque(images, resolution):
                 reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
+            if len(settings.templates) > 1:
+                records = [replace(record, captions=told_in(settings.templates, record.captions)) for record in records]
+                reading.notes.append(f"every caption in {len(settings.templates)} forms: {', '.join(settings.templates)}")
             meta = _describe(records, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
@@ -358,6 +361,12 @@ def place_of(record: Record) -> str:
 
 
 # Captions and splits
+
+
+def told_in(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
+    """Every caption in every form, none twice; the captions themselves, which are the first form, come first in their order."""
+    forms = (template.replace("{}", caption) for template in templates for caption in captions)
+    return tuple(dict.fromkeys(" ".join(form.split()) for form in forms))
 
 
 class Split(NamedTuple):

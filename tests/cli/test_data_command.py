@@ -203,6 +203,7 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "background": "black",
         "alpha": True,
         "caption_column": "x",
+        "templates": ("{}",),
         "on_bad": "error",
         "redact": False,
         "holdout_fraction": 0.02,
