@@ -21,6 +21,8 @@ class DataConfig(DataSettings):
 
     source: str = "shapes"
     """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
+    balance: str | None = None
+    """Column of the metadata, such as style: pictures of each of its values are shown equally often; None shows every picture equally often."""
 
 
 class LossConfig(StrictConfig):

@@ -127,6 +127,6 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     cache = TextCache.build(encoder, dataset.captions, notify=notify)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         notify("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
-    sampler = Sampler(dataset, config.seed, config.loss.negatives, vectors=cache.pooled, notify=notify)
+    sampler = Sampler(dataset, config.seed, config.loss.negatives, balance=config.data.balance, vectors=cache.pooled, notify=notify)
     networks = build_networks(config, network_interface(config, encoder), device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)
