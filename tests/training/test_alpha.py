@@ -21,6 +21,7 @@ from gan_t2i.pictures import from_uint8, over
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling import Text2Image, generate_image
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.draws import draw
 from gan_t2i.training.session import prepare
 from gan_t2i.training.start import run_training
 
@@ -129,6 +130,14 @@ def test_both_sides_stand_over_the_same_colour_of_their_own(
     assert torch.equal(fake, fake[:, :, :1, :1].expand_as(fake))
     assert len(torch.cat([real[:, :, 0, 0], real_next[:, :, 0, 0]]).unique(dim=0)) == 8
     assert ((real >= -1) & (real <= 1)).all()
+
+
+def test_the_colour_of_a_row_does_not_depend_on_the_part_that_it_is_in(small_config: Callable[..., Any]) -> None:
+    whole = draw(TrainConfig.parse(small_config()), 8, 12)
+    rows = torch.tensor([3, 1])
+    assert torch.equal(whole[rows].background, whole.background[rows])
+    assert ((whole.background >= 0) & (whole.background < 1)).all()
+    assert not torch.equal(whole.background, draw(TrainConfig.parse(small_config(seed=1)), 8, 12).background)
 
 
 def test_a_gradient_reaches_every_channel_of_what_is_drawn() -> None:
