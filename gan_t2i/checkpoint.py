@@ -65,6 +65,11 @@ class SnapshotInfo:
     def resolution(self) -> int:
         return int(self.generator.interface["resolution"])
 
+    @property
+    def draws_alpha(self) -> bool:
+        """Whether pictures have transparency; snapshots from before there was any do not say."""
+        return self.generator.interface.get("channels", 3) == 4
+
 
 _INFO = pydantic.TypeAdapter(SnapshotInfo)
 

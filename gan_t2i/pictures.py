@@ -17,6 +17,8 @@ from gan_t2i.files import atomic_file
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
 _LINE = 17
+_SQUARE = 8  # pixels of the checkerboard below transparent pictures
+GREY = 128  # of 255, below transparent pictures where a plain background is needed: black and white can both be seen on it
 # Fonts with Chinese, Japanese, Korean and more, as Linux, macOS and Windows name their files.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Arial Unicode.ttf", "msyh.ttc")
 # IPTC's term for pictures made by a trained model, in the XMP field that picture tools read.
@@ -28,13 +30,43 @@ _XMP = (
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 in [-1, 1]; channels_last, which the convolutions are fastest with."""
+    """uint8 [N, C, H, W] -> float32 in [-1, 1]; channels_last, which the convolutions are fastest with."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
+def over(images: Tensor, background: Tensor) -> Tensor:
+    """Pictures [N, 4, H, W] with premultiplied colours, all in [-1, 1], over a colour each, [N, 3] in [0, 1] -> [N, 3, H, W].
+
+    Pictures without alpha are returned as they are. Linear in the picture and unclamped: a generator whose alpha or colours leave their range
+    shows it, and gets a gradient back. Within the range it is exact.
+    """
+    if images.shape[1] == 3:
+        return images
+    return images[:, :3] + (1 - images[:, 3:]) * background[:, :, None, None].to(images.device)
+
+
+def opaque_uint8(images: Tensor) -> Tensor:
+    """uint8 pictures [N, 4, H, W] with premultiplied colours over grey, uint8 [N, 3, H, W]; those of 3 channels as they are."""
+    if images.shape[1] == 3:
+        return images
+    return images[:, :3] + ((255 - images[:, 3:]).float() * (GREY / 255)).round().to(torch.uint8)
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """An RGB picture as it is, an RGBA one over the same grey: for measures and networks that know no transparency."""
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (GREY, GREY, GREY)), picture).convert("RGB")
+
+
 def to_pictures(images: Tensor) -> list[Image.Image]:
-    """float [N, 3, H, W] in [-1, 1], clamped -> RGB pictures."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """float [N, C, H, W] in [-1, 1], clamped -> RGB pictures, or from premultiplied colours and alpha RGBA ones."""
+    levels = (images.float().clamp(-1, 1) + 1) * 127.5  # [N, C, H, W], 0 to 255
+    if levels.shape[1] == 4:
+        alpha = levels[:, 3:].round()  # as it will be written, so that colour times alpha is what was drawn
+        colours = (levels[:, :3] * 255 / alpha.clamp(min=1)).clamp(max=255) * (alpha > 0)
+        levels = torch.cat([colours, alpha], dim=1)
+    pixels = levels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in pixels]
 
 
@@ -51,7 +83,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
     """One picture of all rows, each under its caption, laid out in `blocks` columns of rows.
 
     Args:
-        rows: pictures of one caption each; all rows of the same length.
+        rows: pictures of one caption each, RGB or RGBA; all rows of the same length.
         captions: one a row.
         cell: side of a picture in the sheet; small pictures are enlarged by a whole factor where one fits, pixels left visible.
     """
@@ -70,9 +102,18 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
         y = _GAP // 2 + (index // blocks) * height
         draw.multiline_text((x, y), "\n".join(text), fill="black", font=font, spacing=_LINE - _TEXT_SIZE)
         for column, picture in enumerate(row):
-            enlarged = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
-            result.paste(enlarged, (x + column * cell, y + height - cell - _GAP // 2))
+            enlarged = picture.resize((cell, cell), Image.Resampling.NEAREST)
+            if picture.mode == "RGBA":
+                enlarged = Image.alpha_composite(_checkerboard(cell), enlarged)
+            result.paste(enlarged.convert("RGB"), (x + column * cell, y + height - cell - _GAP // 2))
     return result
+
+
+def _checkerboard(side: int) -> Image.Image:
+    """What stands for transparency in editors of pictures: light and lighter squares."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    light = 255 - 51 * ((rows // _SQUARE + columns // _SQUARE) % 2)  # [side, side]
+    return Image.fromarray(light.to(torch.uint8).numpy()).convert("RGBA")
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

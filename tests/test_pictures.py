@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from gan_t2i.pictures import from_uint8, sheet, to_pictures
+from gan_t2i.pictures import from_uint8, opaque, opaque_uint8, over, sheet, to_pictures
 
 
 def solid(colour, side=16):
@@ -32,6 +32,41 @@ def test_what_is_out_of_range_is_clamped_and_not_wrapped():
     assert picture.getpixel((0, 0)) == (0, 255, 128)
     (picture,) = to_pictures(torch.tensor([-1.0, 1.0, 0.5]).reshape(1, 3, 1, 1).bfloat16())
     assert picture.getpixel((0, 0)) == (0, 255, 191)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (48, 128, 192)])
+def test_a_transparent_picture_over_a_colour_is_what_was_drawn_over_it(background):
+    alpha = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    colours = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * alpha  # premultiplied
+    images = torch.cat([colours, alpha], dim=1) * 2 - 1
+    images[:, :, :4] = torch.tensor([0.5, -1.5, 0, -2]).reshape(1, 4, 1, 1)  # out of range: nothing is seen
+    (picture,) = to_pictures(images)
+    assert picture.mode == "RGBA"
+    assert not np.asarray(picture)[:4].any()
+    wanted = over(images.clamp(-1, 1), torch.tensor([background]) / 255)
+    wanted[:, :, :4] = (torch.tensor(background) / 127.5 - 1)[None, :, None, None]
+    below = Image.new("RGBA", picture.size, background)
+    seen = np.asarray(Image.alpha_composite(below, picture).convert("RGB")).astype(int)
+    assert np.abs(seen - np.asarray(to_pictures(wanted)[0])).max() <= 1
+
+
+def test_a_plain_background_is_the_same_for_tensors_and_files():
+    pixels = torch.randint(0, 256, (1, 4, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[:, :3] = torch.minimum(pixels[:, :3], pixels[:, 3:])
+    (picture,) = to_pictures(from_uint8(pixels))
+    difference = np.asarray(opaque(picture)).astype(int) - opaque_uint8(pixels)[0].permute(1, 2, 0).numpy()
+    assert np.abs(difference).max() <= 1
+    assert opaque_uint8(torch.zeros(1, 4, 1, 1, dtype=torch.uint8)).flatten().tolist() == [128] * 3
+    red = solid("red")
+    assert np.array_equal(np.asarray(opaque(red)), np.asarray(red))
+
+
+def test_a_sheet_shows_transparency_as_a_checkerboard():
+    half = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    half.paste((255, 0, 0, 255), (0, 0, 8, 16))
+    pixels = np.asarray(sheet([[half]], [""], cell=16))
+    assert (pixels == (255, 0, 0)).all(axis=2).sum() == 8 * 16
+    assert (pixels == (204, 204, 204)).all(axis=2).sum() == 8 * 8, "one of the two squares below the clear half"
 
 
 def test_rows_and_columns_stay_in_place():

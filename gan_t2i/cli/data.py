@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -57,8 +58,9 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
 @click.option("--redact", is_flag=True, default=None, help="Take e-mail and web addresses, phone numbers and handles out of the captions.")
+@click.option("--template", "templates", multiple=True, help='Further form of every caption, as "an icon of {}"; repeatable.')
 @picture_options
-def pack(source: str, out: Path, resolution: int, redact: bool | None, **chosen: str | None) -> None:
+def pack(source: str, out: Path, resolution: int, redact: bool | None, templates: tuple[str, ...], **chosen: Any) -> None:
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
@@ -69,13 +71,14 @@ def pack(source: str, out: Path, resolution: int, redact: bool | None, **chosen:
     from gan_t2i.data.settings import DataSettings
 
     packing.check_resolution(resolution)  # before a built-in set is made
-    settings = DataSettings.parse(given(redact=redact, **chosen))
-    dataset = packing.pack(resolve_source(source, resolution, click.echo), out, resolution, settings)
+    forms = ["{}", *templates] if templates else None
+    settings = DataSettings.parse(given(redact=redact, templates=forms, **chosen))
+    dataset = packing.pack(resolve_source(source, resolution, click.echo, alpha=settings.alpha), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
     click.echo(f"fingerprint {dataset.fingerprint}")
     _show_captions(dataset.captions)
-    click.echo(f"next: gan-t2i train --data {out} --set resolution={resolution}")
+    click.echo(f"next: gan-t2i train --data {out}{' --alpha' * settings.alpha} --set resolution={resolution}")
 
 
 @command.command("inspect")

@@ -131,7 +131,8 @@ def _retrieval(
     info = pipeline.info
     if settings.stream:
         raise UsageError("the suite retrieval packs its data, and this run streams them: name a set that the cache has room for with --data")
-    dataset = load_dataset(resolve_source(settings.source, info.resolution, notify=_notify), info.resolution, settings, notify=_notify)
+    source = resolve_source(settings.source, info.resolution, notify=_notify, alpha=settings.alpha)
+    dataset = load_dataset(source, info.resolution, settings, notify=_notify)
     if dataset.fingerprint != info.data_fingerprint:
         _notify("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
     device = next(pipeline.generator.parameters()).device

@@ -15,6 +15,7 @@ _READING = (
 )
 _DECODING = (
     click.option("--crop", metavar="center|fit|pad", help="Centre square, squeezed, or whole with borders.  [default: center]"),
+    click.option("--alpha", is_flag=True, default=None, help="Keep transparency, and learn to draw it."),
     click.option("--background", metavar="COLOUR", help="Below transparent pictures and around padded ones.  [default: white]"),
 )
 

@@ -11,16 +11,16 @@ from gan_t2i.files import cache_dir
 BUILTIN = frozenset({"shapes", "emoji"})
 
 
-def resolve_source(data: str, resolution: int, notify: Callable[[str], None] = lambda message: None) -> Path | str:
-    """The folder of the built-in set named `data` for training at `resolution` pixels, made if need be; any other `data` as a path, but
-    for hf:owner/name, which stays a name.
+def resolve_source(data: str, resolution: int, notify: Callable[[str], None] = lambda message: None, *, alpha: bool = False) -> Path | str:
+    """The folder of the built-in set named `data` for training at `resolution` pixels, made if need be, with transparency where it has any and
+    `alpha` asks for it; any other `data` as a path, but for hf:owner/name, which stays a name.
 
     A folder of one's own that is called shapes or emoji is written ./shapes or ./emoji. `notify` is told when a set is made.
     """
     if data == "shapes":
         return _shapes(resolution, notify)
     if data == "emoji":
-        return _emoji(resolution, notify)
+        return _emoji(resolution, notify, "transparent" if alpha else "white")
     return data if data.startswith(hub.PREFIX) else Path(data).expanduser()
 
 
@@ -32,7 +32,7 @@ def _shapes(resolution: int, notify: Callable[[str], None]) -> Path:
     return _made(f"shapes-{size}px-v{shapes.VERSION}", lambda folder: shapes.make_shapes(folder, size=size), notify)
 
 
-def _emoji(resolution: int, notify: Callable[[str], None]) -> Path:
+def _emoji(resolution: int, notify: Callable[[str], None], background: str) -> Path:
     import emoji
 
     from gan_t2i.data import emoji_font
@@ -41,8 +41,8 @@ def _emoji(resolution: int, notify: Callable[[str], None]) -> Path:
     font = emoji_font.find_font()
     # Another font draws other pictures, and another release of the library knows other names.
     origin = hashlib.sha256(font.read_bytes() + emoji.__version__.encode()).hexdigest()[:12]
-    name = f"emoji-{size}px-{origin}-v{emoji_font.VERSION}"
-    return _made(name, lambda folder: emoji_font.make_emoji(folder, font=font, size=size), notify)
+    name = f"emoji-{size}px-{origin}-v{emoji_font.VERSION}{'-transparent' * (background == 'transparent')}"
+    return _made(name, lambda folder: emoji_font.make_emoji(folder, font=font, size=size, background=background), notify)
 
 
 def _made(name: str, make: Callable[[Path], Path], notify: Callable[[str], None]) -> Path:

@@ -1,6 +1,8 @@
-"""A picture, from a file or from bytes, to RGB at the training resolution. Of its metadata only the orientation is looked at.
+"""A picture, from a file or from bytes, to RGB, or RGB and alpha, at the training resolution. Only the orientation of its metadata counts.
 
-Legend: R resolution in pixels.
+With alpha, colours are multiplied by it (premultiplied). A resized picture then is right at its edges, whatever colour hides where nothing is
+seen; a generator that adds up its resolutions is linear in what is seen; and it has nothing to learn for colours that nobody can see.
+Legend: C channels, 3 or 4, R resolution in pixels.
 """
 
 import contextlib
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from gan_t2i.data.records import Stored
 from gan_t2i.data.settings import DataSettings
@@ -33,7 +35,7 @@ UPRIGHT = {
 # JPEG decodes at 1/2 to 1/8 of its size, and everything is box-reduced, as long as this many pixels are left for one of the result.
 REDUCING_GAP = 3
 
-Pixels = npt.NDArray[np.uint8]  # [3, R, R]
+Pixels = npt.NDArray[np.uint8]  # [C, R, R]
 
 
 class BadImageError(GanT2IError):
@@ -45,7 +47,8 @@ class BadImageError(GanT2IError):
 
 
 def load_image(source: Path | Stored, resolution: int, settings: DataSettings | None = None) -> Pixels:
-    """The picture as RGB uint8 [3, R, R], upright, cropped and over the background as `settings` say; raises `BadImageError`."""
+    """The picture as uint8 [C, R, R], upright, cropped and over the background, or premultiplied with its alpha, as `settings` say; raises
+    `BadImageError`."""
     settings = settings or DataSettings()
     with open_image(source) as image:
         return _to_pixels(image, resolution, settings)
@@ -86,7 +89,8 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side) if settings.crop == "center" else (0, 0, width, height)
     image.load()
-    part = to_rgb(image if box == (0, 0, width, height) else image.crop(box), settings.background)
+    part = image if box == (0, 0, width, height) else image.crop(box)
+    part = to_rgba(part).convert("RGBa") if settings.alpha else to_rgb(part, settings.background)
     # After the crop: a PNG's EXIF may stand behind its pixels, and a fault in those must not pass for a fault in it.
     turn = UPRIGHT.get(_orientation(image))
     size = (resolution, resolution)
@@ -96,10 +100,21 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     if turn is not None:
         part = part.transpose(turn)
     if part.size != (resolution, resolution):
-        board = Image.new("RGB", (resolution, resolution), settings.background)
+        board = Image.new(part.mode, (resolution, resolution), 0 if settings.alpha else settings.background)
         board.paste(part, ((resolution - part.width) // 2, (resolution - part.height) // 2))
         part = board
-    return np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))  # [R, R, 3] -> [3, R, R]
+    pixels = np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))  # [R, R, C] -> [C, R, R]
+    if settings.alpha:
+        np.minimum(pixels[:3], pixels[3:], out=pixels[:3])  # Lanczos swings beyond, and no premultiplied colour is above its alpha
+    return pixels
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """What `load_image` gave as a picture of Pillow: RGB, or RGBA with plain colours."""
+    rows = np.ascontiguousarray(pixels.transpose(1, 2, 0))  # [R, R, C]
+    if rows.shape[2] == 3:
+        return Image.fromarray(rows)
+    return Image.frombytes("RGBa", (rows.shape[1], rows.shape[0]), rows.tobytes()).convert("RGBA")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -113,19 +128,21 @@ def _orientation(image: Image.Image) -> int:
 
 def to_rgb(image: Image.Image, background: str) -> Image.Image:
     """Any mode as RGB: 16-bit grey is scaled (Pillow would clip it), and transparency stands over the background."""
-    if image.mode.startswith("I"):
-        return _grey16_to_rgb(image, background)
-    if not image.has_transparency_data:
+    if not image.has_transparency_data and not image.mode.startswith("I"):
         return image if image.mode == "RGB" else image.convert("RGB")
-    colours = image.convert("RGBA")
+    colours = to_rgba(image)
     below = Image.new("RGBA", colours.size, background)
     return Image.alpha_composite(below, colours).convert("RGB")
 
 
-def _grey16_to_rgb(image: Image.Image, background: str) -> Image.Image:
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Any mode as RGBA, 16-bit grey scaled."""
+    return _grey16_to_rgba(image) if image.mode.startswith("I") else image.convert("RGBA")
+
+
+def _grey16_to_rgba(image: Image.Image) -> Image.Image:
     values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-    colours = np.repeat(grey[:, :, None], 3, axis=2)  # [H, W, 3]
     # The one grey that a PNG's tRNS chunk declares transparent.
-    colours[values == image.info.get("transparency", -1)] = ImageColor.getrgb(background)
-    return Image.fromarray(colours)
+    opaque = np.where(values == image.info.get("transparency", -1), np.uint8(0), np.uint8(255))
+    return Image.fromarray(np.stack([grey, grey, grey, opaque], axis=2))  # [H, W, 4]

@@ -45,7 +45,7 @@ def _row(title: str, first: str, rest: Sequence[str]) -> str:
 def _figure(record: Record, settings: DataSettings) -> str:
     captions = html.escape(" / ".join(record.captions[:_SHOWN_CAPTIONS]))
     try:
-        pixels = load_image(record.image, _SIDE, settings)
+        pixels = load_image(record.image, _SIDE, settings.model_copy(update={"alpha": False}))  # a JPEG has none
     except BadImageError as error:  # it has changed since it was looked at
         return f"<figure>{html.escape(str(error))}<figcaption>{captions}</figcaption></figure>"
     file = io.BytesIO()

@@ -1,6 +1,7 @@
 """Captioned pictures at the training resolution, decoded once: raw uint8 that is memory-mapped, and a JSON file with all the rest.
 
-Legend: N pictures, B batch, R resolution in pixels. A packed folder holds ``images.u8`` (uint8 [N, 3, R, R], no header) and ``meta.json``.
+Legend: N pictures, B batch, C channels (3, or 4 with alpha, premultiplied), R resolution in pixels. A packed folder holds ``images.u8`` (uint8
+[N, C, R, R], no header) and ``meta.json``.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -25,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_t2i.data import stopped
-from gan_t2i.data.decode import BadImageError, Pixels, load_image
+from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record, Stored
@@ -48,8 +49,9 @@ class PackedDataset:
 
     def __init__(self, folder: Path, images: "np.memmap[Any, np.dtype[np.uint8]]", meta: dict[str, Any]) -> None:
         self.folder = folder
-        self.images = images  # [N, 3, R, R], read-only
+        self.images = images  # [N, C, R, R], read-only
         self.resolution: int = meta["resolution"]
+        self.channels: int = images.shape[1]
         self.captions: list[str] = meta["captions"]  # each once, in the order of first use
         self.caption_ids: list[tuple[int, ...]] = [tuple(ids) for ids in meta["caption_ids"]]  # one tuple for each picture
         self.train: Indices = np.asarray(meta[TRAIN], dtype=np.int64)  # picture indices
@@ -58,7 +60,7 @@ class PackedDataset:
         self.fingerprint: str = meta["fingerprint"]
         self.report = DataReport(**meta["report"])
         # A plain view: indexing a memmap wraps every result in another one.
-        self._pixels: npt.NDArray[np.uint8] = np.asarray(images)  # [N, 3, R, R]
+        self._pixels: npt.NDArray[np.uint8] = np.asarray(images)  # [N, C, R, R]
 
     def __len__(self) -> int:
         return len(self.caption_ids)
@@ -80,7 +82,7 @@ class PackedDataset:
         try:
             if fault := _fault_in(meta):
                 raise GanT2IError(f"packed data {folder} is damaged: {fault} in {META}; remove the folder and pack again")
-            shape = (len(meta["caption_ids"]), 3, meta["resolution"], meta["resolution"])
+            shape = (len(meta["caption_ids"]), _channels(meta), meta["resolution"], meta["resolution"])
             expected = math.prod(shape)
             if size == expected:
                 images: np.memmap[Any, np.dtype[np.uint8]] = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
@@ -106,11 +108,20 @@ class PackedDataset:
 
     def _encoded(self, index: int) -> bytes:
         file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(self._pixels[index].transpose(1, 2, 0))).save(file, "BMP")
+        to_image(self._pixels[index]).save(file, "PNG" if self.channels == 4 else "BMP", compress_level=1)
         return file.getvalue()
 
     def gather(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
-        """The pictures at `indices` [B] as a new uint8 tensor [B, 3, R, R]."""
+        """The pictures at `indices` [B] as a new uint8 tensor [B, 3, R, R]; transparent ones stand over grey."""
+        packed = self.gather_packed(indices)
+        if self.channels == 3:
+            return packed
+        from gan_t2i.pictures import opaque_uint8
+
+        return opaque_uint8(packed)
+
+    def gather_packed(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
+        """The pictures at `indices` [B] as they are packed: a new uint8 tensor [B, C, R, R]."""
         # Imported here, so that the commands that only pack or list data start at once.
         import torch
 
@@ -144,7 +155,7 @@ def pack(
             bad = BadItems(settings.on_bad)
             digest = hashlib.sha256()
             images = folder / IMAGES
-            so_far = stopped.take(destination, images, source_key(source, resolution, settings), 3 * resolution**2)
+            so_far = stopped.take(destination, images, source_key(source, resolution, settings), settings.channels * resolution**2)
             decoded = decode_all(reading.records[so_far.done :], resolution, settings, workers or cores())
             try:
                 records = write_images(images, reading.records, decoded, bad, digest, so_far, progress)
@@ -155,7 +166,12 @@ def pack(
                 first = bad.items[0]
                 message = f"no usable pair in {name}: none of its {len(reading.records)} images can be used"
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
-            meta = describe(records, bad.items, reading, resolution, settings.holdout_fraction, digest)
+            if settings.alpha and _is_opaque(images, resolution):
+                reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
+            if len(settings.templates) > 1:
+                records = [replace(record, captions=told_in(settings.templates, record.captions)) for record in records]
+                reading.notes.append(f"every caption in {len(settings.templates)} forms: {', '.join(settings.templates)}")
+            meta = describe(records, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
@@ -182,7 +198,7 @@ def load_dataset(
     else:
         source = Path(source)
         if is_packed(source):
-            return _open_packed(source, resolution, notify)
+            return _open_packed(source, resolution, settings, notify)
     folder = cache_dir() / "packed" / source_key(source, resolution, settings)
     if is_packed(folder):
         dataset = PackedDataset.open(folder)
@@ -207,6 +223,8 @@ def _fault_in(meta: dict[str, Any]) -> str | None:
         return "a part is no list"
     if type(meta["resolution"]) is not int or meta["resolution"] < 1 or not isinstance(meta["fingerprint"], str):
         return "the resolution or the fingerprint is none"
+    if _channels(meta) not in (3, 4):
+        return "the channels are neither 3 nor 4"
     if not all(isinstance(caption, str) for caption in captions) or len(extras) != len(ids) or not all(isinstance(e, dict) for e in extras):
         return "a caption or an extra is none"
     if not all(isinstance(of_one, list) and of_one and _are_indices(of_one, len(captions)) for of_one in ids):
@@ -214,6 +232,10 @@ def _fault_in(meta: dict[str, Any]) -> str | None:
     if not _are_indices(meta[TRAIN] + meta[HELDOUT], len(ids)):
         return "the split names no picture"
     return None
+
+
+def _channels(meta: dict[str, Any]) -> Any:
+    return meta.get("channels", 3)  # folders of versions without alpha say nothing
 
 
 def _are_indices(values: list[Any], count: int) -> bool:
@@ -231,10 +253,13 @@ def is_packed(folder: Path) -> bool:
     return (folder / META).is_file() and (folder / IMAGES).is_file()
 
 
-def _open_packed(source: Path, resolution: int, notify: Callable[[str], None]) -> PackedDataset:
+def _open_packed(source: Path, resolution: int, settings: DataSettings, notify: Callable[[str], None]) -> PackedDataset:
     dataset = PackedDataset.open(source)
     if dataset.resolution != resolution:
         raise UsageError(f"resolution must be {dataset.resolution}, at which {source} is packed, not {resolution}")
+    if dataset.channels != settings.channels:
+        with_alpha = dataset.channels == 4
+        raise UsageError(f"data.alpha must be {str(with_alpha).lower()}: {source} is packed {'with' if with_alpha else 'without'} transparency")
     notify(f"data: {source}, packed at {resolution} px\n{dataset.report}")
     return dataset
 
@@ -323,6 +348,12 @@ def write_images(
     return [record for index, record in enumerate(records) if index not in progress.faults]
 
 
+def _is_opaque(path: Path, resolution: int) -> bool:
+    """Whether no pixel of the pictures with alpha at `path` is transparent."""
+    pictures = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 4, resolution, resolution)
+    return all((picture[3] == 255).all() for picture in pictures)
+
+
 def place_of(record: Record) -> str:
     """Where the picture's fault is: the metadata's line with the file, or the file."""
     name = record.image.name.encode("utf-8", "backslashreplace").decode()
@@ -330,6 +361,12 @@ def place_of(record: Record) -> str:
 
 
 # Captions and splits
+
+
+def told_in(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
+    """Every caption in every form, none twice; the captions themselves, which are the first form, come first in their order."""
+    forms = (template.replace("{}", caption) for template in templates for caption in captions)
+    return tuple(dict.fromkeys(" ".join(form.split()) for form in forms))
 
 
 class Split(NamedTuple):
@@ -396,10 +433,10 @@ def position_of(caption: str) -> float:
 
 
 def describe(
-    records: Sequence[Record], bad: Sequence[BadItem], reading: Reading, resolution: int, fraction: float, digest: "hashlib._Hash"
+    records: Sequence[Record], bad: Sequence[BadItem], reading: Reading, resolution: int, settings: DataSettings, digest: "hashlib._Hash"
 ) -> dict[str, Any]:
     """What meta.json holds; `digest` has seen the pictures."""
-    split = split_by_caption(records, fraction)
+    split = split_by_caption(records, settings.holdout_fraction)
     table: dict[str, int] = {}
     ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in split.captions]
     train = [index for index, side in enumerate(split.heldout) if not side]
@@ -416,6 +453,7 @@ def describe(
     return {
         "format_version": FORMAT_VERSION,
         "resolution": resolution,
+        "channels": settings.channels,
         "captions": list(table),
         "caption_ids": ids,
         TRAIN: train,

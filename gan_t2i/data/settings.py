@@ -25,12 +25,28 @@ class DataSettings(StrictConfig):
     """The centre square, the whole picture squeezed into the square, or the whole picture with borders in the background's colour."""
     background: str = "white"
     """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
+    alpha: bool = False
+    """Keep transparency as a fourth channel and learn to draw it; borders are transparent then, and nothing is put over the background."""
+    templates: tuple[str, ...] = ("{}",)
+    """Forms in which every caption is told, one drawn each time its picture is shown; {} stands for the caption, and is the first form."""
     on_bad: Literal["skip", "error"] = "skip"
     """Whether unusable items are counted and left out, or stop the run."""
     redact: bool = False
     """Take e-mail and web addresses, phone numbers and handles out of the captions."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the captions kept from training, where the data set does not say itself."""
+
+    @property
+    def channels(self) -> int:
+        """Of a picture: 4 with its transparency, else 3."""
+        return 4 if self.alpha else 3
+
+    @field_validator("templates")
+    @classmethod
+    def _has_places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if templates[:1] != ("{}",) or any(template.count("{}") != 1 for template in templates):
+            raise ValueError(f'{list(templates)} must begin with the plain "{{}}", and each of them must have one {{}} for the caption')
+        return templates
 
     @field_validator("background")
     @classmethod

@@ -196,7 +196,7 @@ def _look_through(source: Source, resolution: int, folder: Path, progress: bool)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
-    meta = describe(usable, [], reading, resolution, settings.holdout_fraction, digest)
+    meta = describe(usable, [], reading, resolution, settings, digest)
     meta["report"] = asdict(found.report(reading.notes[:1]))
     (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     index = {"names": names, "counts": found.counts, "key": key, "captions": found.captions}

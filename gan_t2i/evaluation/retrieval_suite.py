@@ -32,6 +32,7 @@ from gan_t2i.data.packing import PackedDataset
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
 from gan_t2i.files import cache_dir
+from gan_t2i.pictures import opaque
 from gan_t2i.runtime import generator_for
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
@@ -211,7 +212,7 @@ def run_retrieval(
                 # seeds of its own for every caption, so that no one latent speaks for all
                 pictures = generate([judge.captions[caption]], range(number * seeds, (number + 1) * seeds))
                 for of_seed, picture in zip(drawn, pictures, strict=True):
-                    of_seed.append(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None])
+                    of_seed.append(torch.from_numpy(np.array(opaque(picture))).permute(2, 0, 1)[None])
                 bar.update(seeds)
             scores[f"generated_{name}"] = _mean([score(of_seed) for of_seed in drawn])
     return RetrievalResult(candidates, seeds, limit, scores)

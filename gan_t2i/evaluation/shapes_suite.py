@@ -15,7 +15,7 @@ from gan_t2i.evaluation.results import result_path, write_json
 from gan_t2i.evaluation.shapes_grader import Grade, grade_view
 from gan_t2i.evaluation.shapes_prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
 from gan_t2i.evaluation.shapes_view import View, look
-from gan_t2i.pictures import save_png, sheet
+from gan_t2i.pictures import opaque, save_png, sheet
 from gan_t2i.runs import RunFolder
 
 Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
@@ -165,7 +165,7 @@ def _grade_task(
 ) -> tuple[TaskResult, list[PromptResult]]:
     """Grade the pictures of a task, `seeds` of them for each of its prompts."""
     assert len(pictures) == len(entries) * seeds, (len(pictures), len(entries), seeds)
-    views = [look(np.asarray(picture.convert("RGB"))) for picture in pictures]
+    views = [look(np.asarray(opaque(picture))) for picture in pictures]
     results = []
     for number, entry in enumerate(entries):
         own = slice(number * seeds, (number + 1) * seeds)

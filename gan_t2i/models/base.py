@@ -1,4 +1,4 @@
-"""What training and sampling ask of every registered network. N batch, C channels, R resolution, Z latent width."""
+"""What training and sampling ask of every registered network. N batch, C channels of a picture, R resolution, Z latent width."""
 
 from torch import Tensor, nn
 
@@ -7,13 +7,16 @@ from gan_t2i.text.batch import TextBatch
 
 
 class Generator(nn.Module):
-    """A network registered as "generator"; its constructor takes (config, *, resolution, text_width, max_tokens)."""
+    """A network registered as "generator"; its constructor takes (config, *, resolution, text_width, max_tokens, channels=3).
+
+    `channels` is 4 for pictures with transparency: alpha is the fourth, and colours are multiplied by it.
+    """
 
     resolution: int
     z_width: int
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
-        """z [N, Z] and N encoded captions -> pictures [N, 3, R, R] float32, about [-1, 1].
+        """z [N, Z] and N encoded captions -> pictures [N, C, R, R] float32, about [-1, 1].
 
         `truncation_psi` below 1 trades variety for typicality by shrinking the z path alone; the prompt is left as it is.
         """

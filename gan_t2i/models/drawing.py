@@ -15,7 +15,7 @@ from gan_t2i.text.encoder import SentenceEncoder
 def draw(
     generator: Generator, encoder: SentenceEncoder, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float = 1.0
 ) -> list[Image.Image]:
-    """Every prompt with every seed by a generator in evaluation mode: RGB pictures, prompt by prompt, each with its seeds in order.
+    """Every prompt with every seed by a generator in evaluation mode: RGB or RGBA pictures, prompt by prompt, each with its seeds in order.
 
     A picture depends on its prompt, its seed and `truncation_psi` alone: each is drawn by itself, because kernels round otherwise in
     another batch.

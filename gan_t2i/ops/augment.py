@@ -4,7 +4,7 @@ Everything is indexing and arithmetic, so it has the double backward that gradie
 picture gets its own draw. Images are [N, 3, H, W] in [-1, 1].
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field
@@ -29,6 +29,13 @@ class AugmentConfig(StrictConfig):
     """Largest change added to all channels; the range of an image is 2."""
     saturation: Strength = 0.0
     """Colours are moved from or to grey by a factor in 1 - saturation .. 1 + saturation."""
+    ramp_kimg: Annotated[float, Field(ge=0)] = 0.0
+    """All of these rise linearly from nothing over this time; 0: they are there from the beginning."""
+
+    def times(self, factor: float) -> Self:
+        """The same changes, so much weaker."""
+        names = ("translation", "cutout", "brightness", "saturation")
+        return self.model_copy(update={name: getattr(self, name) * factor for name in names})
 
 
 def draw_changes(n: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:

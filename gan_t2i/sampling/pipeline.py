@@ -58,7 +58,8 @@ class Text2Image:
         generator, info = load_snapshot(snapshot)
         pretrained = snapshot == PRETRAINED
         name = f"the pretrained {snapshot.stem}" if pretrained else snapshot
-        notify(f"model: {name} ({info.generator.name}, {info.resolution} px, {info.nimg:,} images, data {info.data_name})")
+        size = f"{info.resolution} px{' with alpha' * info.draws_alpha}"
+        notify(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
         model = text_encoder or _folder_of_run(snapshot)
         params = {**built.params, "model": model} if model else built.params
@@ -73,7 +74,8 @@ class Text2Image:
     def generate(
         self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0, notify: Notify = warn
     ) -> list[Image.Image]:
-        """Draw every prompt with every seed: RGB pictures, prompt by prompt, each with its seeds in order.
+        """Draw every prompt with every seed: RGB pictures, RGBA where the model draws transparent ones, prompt by prompt, each with its seeds
+        in order.
 
         A picture depends on its prompt, its seed and `truncation_psi` alone: each is drawn by itself, because kernels round otherwise in
         another batch. Below 1, `truncation_psi` trades variety for typicality. An over-long prompt is reported through `notify`.

@@ -25,6 +25,14 @@ class DataConfig(DataSettings):
     """Train on tars where they lie, without packing them: for sets larger than the disk of the cache."""
     shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
     """Of a stream, which is shuffled by tars and then within so many pictures that follow each other."""
+    balance: str | None = None
+    """Column of the metadata, such as style: pictures of each of its values are shown equally often; None shows every picture equally often."""
+
+    @model_validator(mode="after")
+    def _what_a_stream_cannot(self) -> "DataConfig":
+        if self.stream and (self.alpha or self.balance or len(self.templates) > 1):
+            raise ValueError("stream reads tars as they lie, without alpha, balance and templates: leave those out, or the stream")
+        return self
 
 
 class LossConfig(StrictConfig):
@@ -52,6 +60,15 @@ class PenaltyConfig(StrictConfig):
     """Share of the batch that is looked at."""
     step: Positive = 0.01
     """Step of the finite difference; the range of a pixel is 2."""
+
+
+class BlurConfig(StrictConfig):
+    """D sees pictures blurred at first, so that it judges what is where before it judges pixels."""
+
+    sigma: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Standard deviation at the beginning, as a share of the picture's side; 0: pictures are never blurred."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of the run's kimg, over which the blur falls to nothing."""
 
 
 class OptimizerConfig(StrictConfig):
@@ -143,6 +160,7 @@ class TrainConfig(StrictConfig):
     loss: LossConfig = LossConfig()
     penalty: PenaltyConfig = PenaltyConfig()
     augment: AugmentConfig = AugmentConfig()
+    blur: BlurConfig = BlurConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
     report: ReportConfig = ReportConfig()

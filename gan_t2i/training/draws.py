@@ -17,11 +17,18 @@ class Draws:
     z: Tensor  # [n, Z]
     real: Tensor  # [n, 6], how real pictures are augmented
     fake: Tensor  # [n, 6], how drawn ones are
+    background: Tensor  # [n, 3] in [0, 1), the colour below a row's real and drawn picture where they are transparent
     rows: Tensor  # [n], places in the whole batch
     key: tuple[int, int]  # (seed, nimg)
 
     def __getitem__(self, rows: Tensor) -> "Draws":
-        return replace(self, z=self.z[rows], real=self.real[rows], fake=self.fake[rows], rows=self.rows[rows])
+        names = ("z", "real", "fake", "background", "rows")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    @property
+    def nimg(self) -> int:
+        """Pictures shown before the step."""
+        return self.key[1]
 
     def noise(self, count: int, resolution: int) -> Tensor:
         """Normal noise [2, count, 3, R, R] for the first rows' real and drawn pictures. Each row has a generator of its own: noise for a whole
@@ -38,6 +45,7 @@ def draw(config: TrainConfig, z_width: int, nimg: int) -> Draws:
         z=torch.randn(config.batch, z_width, generator=generator),
         real=draw_changes(config.batch, config.augment, generator),
         fake=draw_changes(config.batch, config.augment, generator),
+        background=torch.rand(config.batch, 3, generator=generator_for(config.seed, "background", nimg)),
         rows=torch.arange(config.batch),
         key=(config.seed, nimg),
     )

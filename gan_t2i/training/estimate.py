@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from gan_t2i.arithmetic import FlopCounter, convolution_rate
-from gan_t2i.data.decode import load_image
+from gan_t2i.data.decode import load_image, to_image
 from gan_t2i.data.packing import pack
 from gan_t2i.data.records import TRAIN, Record
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.distributed import world_size
 from gan_t2i.errors import GanT2IError
-from gan_t2i.pictures import from_uint8
+from gan_t2i.pictures import from_uint8, opaque_uint8
 from gan_t2i.training.config import DataConfig, TrainConfig
 from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import Session, prepare
@@ -33,7 +32,7 @@ def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, notify)
     batch = session.first_batch(2)
-    images, text = batch.images, session.cache.gather(batch.captions).to(session.device)
+    images, text = opaque_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
     networks = session.networks
     z = torch.randn(2, networks.G.z_width, device=session.device)
     with torch.no_grad():
@@ -148,7 +147,7 @@ def measure_on(config: TrainConfig, records: Sequence[Record]) -> Estimate:
     """
     with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder, _cache_in(Path(folder) / "cache"):
         packed = _pack_few(records, Path(folder), config)
-        data = DataConfig(source=str(packed), holdout_fraction=0.0)
+        data = DataConfig(source=str(packed), holdout_fraction=0.0, alpha=config.data.alpha)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
         try:
@@ -164,11 +163,12 @@ def _pack_few(records: Sequence[Record], folder: Path, config: TrainConfig) -> P
     with (pictures / "metadata.jsonl").open("w", encoding="utf-8") as file:
         for number, record in enumerate(records):
             pixels = load_image(record.image, config.resolution, config.data)
-            Image.fromarray(pixels.transpose(1, 2, 0)).save(pictures / f"{number}.png")
+            to_image(pixels).save(pictures / f"{number}.png")
             # A caption of its own: the matching term refuses data in which all are the same, as these few may be.
             own = {"file_name": f"{number}.png", "text": [*record.captions, f"picture {number}"], "split": TRAIN}
             file.write(json.dumps({**record.extra, **own}) + "\n")
-    return pack(pictures, folder / "packed", config.resolution, DataSettings(caption_column="text"), progress=False).folder
+    settings = DataSettings(caption_column="text", alpha=config.data.alpha)
+    return pack(pictures, folder / "packed", config.resolution, settings, progress=False).folder
 
 
 @contextlib.contextmanager

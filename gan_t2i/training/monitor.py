@@ -79,6 +79,6 @@ def diversity(session: Session) -> float:
 
 
 def mean_distance(pictures: Tensor) -> float:
-    """Mean over all pairs of the root of the mean squared difference of two pictures; [N, 3, R, R], N >= 2."""
+    """Mean over all pairs of the root of the mean squared difference of two pictures; [N, C, R, R], N >= 2."""
     flat = pictures.flatten(1).float().cpu()
     return (torch.pdist(flat).mean() / flat.shape[1] ** 0.5).item()

@@ -140,11 +140,15 @@ def inspect_and_recommend(
     Errors as for `data.inspection.inspect`.
     """
     parsed = DataSettings.parse(settings)
-    path = resolve_source(source, _BUILTIN_SIDE, notify)
+    path = resolve_source(source, _BUILTIN_SIDE, notify, alpha=parsed.alpha)
     window = default_window()
     inspection = inspect(path, parsed, window.count, window.max_tokens, window.counted_by, limit=limit)
-    packed_at = PackedDataset.open(path).resolution if isinstance(path, Path) and is_packed(path) else None
-    return inspection, recommend(Facts.of(inspection, {"source": source, **settings}, packed_at), machine)
+    data, packed_at = {"source": source, **settings}, None
+    if isinstance(path, Path) and is_packed(path):
+        packed = PackedDataset.open(path)
+        packed_at = packed.resolution
+        data |= {"alpha": True} if packed.channels == 4 else {}
+    return inspection, recommend(Facts.of(inspection, data, packed_at), machine)
 
 
 @dataclass(frozen=True)
@@ -275,10 +279,18 @@ def _loss(facts: Facts) -> list[Choice]:
 
 
 def _penalty(resolution: int) -> list[Choice]:
+    """The default up to 64 px; above, as many times it as there are more pixels: the same change of a picture is spread over them, so the
+    squared slope falls with their number (the R^2 in the rule of StyleGAN2-ADA, arXiv 2006.06676).
+
+    The batch does not count: that rule divides by it, R3GAN (arXiv 2501.05441) does not, and nothing was measured here.
+    """
     defaults = TrainConfig().penalty
-    tried = "the shipped configs have been run with it at 32 and 64 px"
-    why = tried if resolution <= 64 else f"{tried}, not at {resolution}: raise both where D's loss falls to nothing"
-    return [Choice("penalty", {"r1_gamma": defaults.r1_gamma, "r2_gamma": defaults.r2_gamma}, why)]
+    times = max(1.0, (resolution / 64) ** 2)
+    why = "the shipped configs have been run with it at 32 and 64 px"
+    if times > 1:
+        why = f"{defaults.r1_gamma:g} has been run at 64 px; {times:g} times that, for as many times the pixels, has not: "
+        why += "raise both where D's loss falls to nothing, lower them where pictures stay vague"
+    return [Choice("penalty", {"r1_gamma": defaults.r1_gamma * times, "r2_gamma": defaults.r2_gamma * times}, why)]
 
 
 def _augment(facts: Facts) -> Choice:

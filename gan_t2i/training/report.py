@@ -21,6 +21,7 @@ from gan_t2i.config import StrictConfig
 from gan_t2i.distributed import average
 from gan_t2i.files import atomic_file
 from gan_t2i.phases import phase
+from gan_t2i.pictures import opaque_uint8
 from gan_t2i.runs import RunFolder
 
 
@@ -107,8 +108,8 @@ class Report:
         self.writer.add_image(tag, np.asarray(picture), nimg, dataformats="HWC")
 
     def real_pictures(self, images: Tensor, nimg: int) -> None:
-        """Show uint8 pictures [N, 3, R, R] of the data set, to hold the drawn ones against."""
-        self.writer.add_image("Samples/real", make_grid(images), nimg)
+        """Show uint8 pictures [N, C, R, R] of the data set, to hold the drawn ones against."""
+        self.writer.add_image("Samples/real", make_grid(opaque_uint8(images)), nimg)
 
     def close(self) -> None:
         """Flush everything."""

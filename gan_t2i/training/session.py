@@ -92,7 +92,7 @@ class Session:
         """What a snapshot after `nimg` pictures says of itself."""
         config, encoder = self.config, self.encoder
         return SnapshotInfo(
-            generator=Built("generator", config.generator.name, config.generator.params, dict(self.interface)),
+            generator=Built("generator", config.generator.name, config.generator.params, {**self.interface, "channels": config.data.channels}),
             encoder=EncoderRecord(
                 Built("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface)),
                 encoder.id,
@@ -112,7 +112,7 @@ def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str, int]:
-    """The run-time arguments of every generator and discriminator."""
+    """The run-time arguments of every generator and discriminator; a generator has `channels` beside them."""
     return {"resolution": config.resolution, "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
@@ -136,7 +136,7 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     # one that needs no captions comes first: weights that are missing are missed before the data are touched
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
-    source = resolve_source(config.data.source, config.resolution, notify=notify)
+    source = resolve_source(config.data.source, config.resolution, notify=notify, alpha=config.data.alpha)
     stream = open_stream(source, config.resolution, config.data, notify=notify) if config.data.stream else None
     dataset = stream.sample if stream else load_dataset(source, config.resolution, config.data, notify=notify)
     trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
@@ -155,6 +155,7 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     if stream:
         sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives), notify=notify)
     else:
-        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, vectors=cache.pooled, notify=notify)
+        balance = config.data.balance
+        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled, notify=notify)
     networks = build_networks(config, network_interface(config, encoder), device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)

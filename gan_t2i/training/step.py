@@ -20,16 +20,17 @@ from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
+from gan_t2i.ops.blur import blur
 from gan_t2i.ops.recompute import everything_kept, recompute_blocks
 from gan_t2i.phases import phase
-from gan_t2i.pictures import from_uint8
+from gan_t2i.pictures import from_uint8, over
 from gan_t2i.runtime import autocast, full_precision
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.draws import Draws, draw
 from gan_t2i.training.exchange import Exchange
 from gan_t2i.training.sampler import Batch
-from gan_t2i.training.schedule import ema_decay, learning_rate_factor
+from gan_t2i.training.schedule import augment_at, blur_sigma, ema_decay, learning_rate_factor
 
 Metrics = dict[str, Tensor]
 
@@ -49,7 +50,7 @@ def build_networks(config: TrainConfig, interface: dict[str, int], device: torch
     """Both networks with weights drawn from the run's seed alone, their optimizers, and G's average."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        G = registry.build("generator", config.generator.name, config.generator.params, **interface)
+        G = registry.build("generator", config.generator.name, config.generator.params, **interface, channels=config.data.channels)
         D = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **interface)
     # channels_last is what CPU and GPU convolutions like best in bfloat16: two to four times NCHW's speed in resampling on a CPU
     G, D = (network.to(device, memory_format=torch.channels_last) for network in (G, D))
@@ -125,7 +126,7 @@ class TrainStep:
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
-        images [n, 3, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
+        images [n, C, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
         weights of the pictures in the mismatch term [n]; draws of n rows.
         """
         G, D, config = self.networks.G, self.networks.D, self.config
@@ -134,14 +135,14 @@ class TrainStep:
         with autocast(self.device, config.precision), phase("G forward"):
             fake = G(z, text[own])
         with autocast(self.device, config.precision), phase("D forward"):
-            fake_seen = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
-            real_augmented = augment(from_uint8(images.to(self.device)), config.augment, draws.real)
-            fake_augmented = augment(fake_seen, config.augment, draws.fake)
+            fake_drawn = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
+            real_seen = self._seen(from_uint8(images.to(self.device)), draws.real, draws)
+            fake_seen = self._seen(fake_drawn, draws.fake, draws)
             conditions = D.text_head(text)
-            logits = against(D, D.trunk(real_augmented), conditions, places)
+            logits = against(D, D.trunk(real_seen), conditions, places)
             real, mismatched = logits[:, 0], logits[:, 1:]
             generator_places = places if config.loss.generator_match_weight else places[:, :1]
-            fake_logits = against(D, D.trunk(fake_augmented), conditions, generator_places)
+            fake_logits = against(D, D.trunk(fake_seen), conditions, generator_places)
             fake_own, fake_mismatched = fake_logits[:, 0], fake_logits[:, 1:]
 
         g_loss = self.loss.generator(real.detach(), fake_own).mean()
@@ -149,7 +150,7 @@ class TrainStep:
             g_match_loss = (self.loss.mismatch(fake_own, fake_mismatched, wrong) * weights).mean()
             g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
         with phase("G backward"):
-            (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_seen, retain_graph=True)
+            (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_drawn, retain_graph=True)
             fake.backward(gradient)
 
         d_loss = self.loss.discriminator(real, fake_own).mean()
@@ -163,12 +164,21 @@ class TrainStep:
         }
         total = d_loss + config.loss.match_weight * match_loss
         if with_penalty:
-            penalty, slopes = self._penalty(real_augmented, fake_augmented, conditions[own], draws)
+            penalty, slopes = self._penalty(real_seen, fake_seen, conditions[own], draws)
             total = total + penalty * config.penalty.interval
             metrics |= slopes
         with phase("D backward with penalty" if with_penalty else "D backward"):
             (total / config.accumulation).backward()
         return metrics
+
+    def _seen(self, images: Tensor, changes: Tensor, draws: Draws) -> Tensor:
+        """Pictures [n, C, R, R] as D sees them, [n, 3, R, R]: over a colour, blurred, changed.
+
+        The colour of a row is the same below its real and its drawn picture, so that it tells nothing of which is which.
+        """
+        config, nimg = self.config, draws.nimg
+        images = blur(over(images, draws.background), blur_sigma(nimg, config.kimg, config.blur) * images.shape[3])
+        return augment(images, augment_at(nimg, config.augment), changes)
 
     @phase("penalty")
     def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: Draws) -> tuple[Tensor, Metrics]:

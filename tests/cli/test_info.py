@@ -18,7 +18,7 @@ def test_a_run_shows_its_newest_snapshot(trained: RunFolder) -> None:
     assert values["snapshot"] == str(trained.snapshot(40))
     assert values["images shown"] == "40"
     assert values["generator"] == "style"
-    assert values["resolution"] == "16 px"
+    assert values["resolution"] == "16 px, RGB"
     assert values["parameters"] == f"{sum(p.numel() for p in generator.parameters()):,}"
     assert info.data_fingerprint[:12] in values["data"]
     assert info.encoder.weights_hash[:12] in values["text encoder"]

@@ -230,6 +230,12 @@ def test_builtin_emoji_are_made_once(tmp_path: Path, font: Path, monkeypatch: py
     assert len(said) == 1
     assert APPLE in read_lines(folder)
     assert builtin.resolve_source("emoji", 32) != folder
+    transparent = builtin.resolve_source("emoji", 16, alpha=True)
+    name = read_lines(folder)[APPLE]["file_name"]
+    with Image.open(folder / name) as opaque, Image.open(transparent / name) as clear:
+        assert (opaque.mode, clear.mode) == ("RGB", "RGBA")
+        assert clear.getpixel((0, 0))[3] == 0
+        assert clear.getpixel((8, 8)) == (*opaque.getpixel((8, 8)), 255)
 
 
 def test_builtin_shapes_survive_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -386,3 +386,45 @@ def test_no_caption_is_on_both_sides_of_a_random_data_set():
     assert all(sides)
     assert not sides[0] & sides[1]
     assert all(captions and captions[0] == r.captions[0] for captions, r in zip(split.captions, records, strict=True))
+
+
+# Templates
+
+
+def test_every_caption_is_told_in_every_form_and_plain_first(tmp_path, source):
+    (source / "0.txt").write_text("red apple\n{} {0} braces", encoding="utf-8")
+    settings = DataSettings(templates=("{}", "an icon of {}", "{}, drawn"), holdout_fraction=0)
+    dataset = pack(source, tmp_path / "packed", 16, settings, progress=False)
+    told = [[dataset.captions[number] for number in ids] for ids in dataset.caption_ids]
+    assert told[0] == [
+        "red apple",
+        "{} {0} braces",
+        "an icon of red apple",
+        "an icon of {} {0} braces",
+        "red apple, drawn",
+        "{} {0} braces, drawn",
+    ]
+    assert told[1] == ["picture 1", "an icon of picture 1", "picture 1, drawn"]
+    assert dataset.report.captions == 6 + 5 * 3
+    assert "every caption in 3 forms: {}, an icon of {}, {}, drawn" in dataset.report.notes
+    plain = pack(source, tmp_path / "plain", 16, DataSettings(holdout_fraction=0), progress=False)
+    assert plain.fingerprint != dataset.fingerprint
+
+
+def test_a_form_never_tells_what_is_held_out(tmp_path):
+    source = make_data(tmp_path / "data", 3)
+    rows = [
+        {"file_name": "0.png", "text": "apple", "split": "train"},
+        {"file_name": "1.png", "text": "red apple", "split": "heldout"},
+        {"file_name": "2.png", "text": "pear", "split": "train"},
+    ]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    dataset = pack(source, tmp_path / "packed", 16, DataSettings(templates=("{}", "red {}")), progress=False)
+    told = {dataset.captions[ids[0]]: [dataset.captions[number] for number in ids] for ids in dataset.caption_ids}
+    assert told == {"apple": ["apple"], "red apple": ["red apple", "red red apple"], "pear": ["pear", "red pear"]}
+
+
+@pytest.mark.parametrize("templates", [(), ("a {}",), ("{}", "no place"), ("{}", "{} and {}"), ("a {}", "{}")])
+def test_templates_have_one_place_and_begin_plain(templates):
+    with pytest.raises(UsageError, match=r"config key data.templates: .* must begin with the plain \"\{\}\", and each of them must have one"):
+        DataSettings.parse({"templates": templates}, where="data")

@@ -33,13 +33,13 @@ DISCRIMINATORS = pytest.mark.parametrize("case", cases("discriminator"))
 RESOLUTIONS = [2**k for k in range(4, 10)]
 
 
-def build(kind: str, case: Case, resolution: int = 16):
+def build(kind: str, case: Case, resolution: int = 16, **more: int):
     """The network with weights that depend on nothing else."""
     name, options = case
     cheap = {key: value for key, value in CHEAP.items() if key in registry.lookup(kind, name).Config.model_fields}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return registry.build(kind, name, {**cheap, **options}, resolution=resolution, text_width=E, max_tokens=MAX_TOKENS)
+        return registry.build(kind, name, {**cheap, **options}, resolution=resolution, text_width=E, max_tokens=MAX_TOKENS, **more)
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,6 +92,15 @@ def test_something_is_registered():
 
 
 # Generators
+
+
+@GENERATORS
+def test_pictures_have_alpha_where_it_is_asked_for(case, make_text):
+    G = build("generator", case, channels=4)
+    images = G(draws(2, G.z_width), make_text(3, 5))
+    assert images.shape == (2, 4, 16, 16)
+    images[:, 3].sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in G.parameters())
 
 
 @GENERATORS

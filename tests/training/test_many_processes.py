@@ -29,12 +29,12 @@ from gan_t2i.training.step import Networks, build_networks
 Values = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
-AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5}
+AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5, "ramp_kimg": 0.01}
 EVERYTHING = {"fraction": 1, "interval": 2}
 # name -> (changes of the config for two processes, other changes for one process, parts of the networks that are frozen)
 CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
     "no penalty": ({"penalty": {"r1_gamma": 0, "r2_gamma": 0}}, {}, ()),
-    "lazy penalty": ({"penalty": EVERYTHING}, {}, ()),
+    "lazy penalty": ({"penalty": EVERYTHING, "blur": {"sigma": 0.1, "share": 1}}, {}, ()),
     "a share of each part": ({"penalty": {"fraction": 0.5, "interval": 1}}, {"accumulation": 2}, ()),
     "finite difference": ({"penalty": {"name": "finite_difference", "fraction": 1, "interval": 1, "step": 0.5}}, {}, ()),
     "accumulation": ({"penalty": EVERYTHING, "accumulation": 2}, {"accumulation": 1}, ()),

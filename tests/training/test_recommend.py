@@ -73,6 +73,13 @@ def test_resolution_follows_the_smallest_side_and_the_machine(side: int, machine
     assert (found.config().resolution, found.preset) == (resolution, preset)
 
 
+@pytest.mark.parametrize(("side", "gamma"), [(16, 1), (64, 1), (128, 4), (256, 16)])
+def test_penalties_grow_with_the_pixels_above_what_was_tried(side: int, gamma: float) -> None:
+    found = recommend(replace(FACTS, smallest_side=side), GPU)
+    assert (found.config().penalty.r1_gamma, found.config().penalty.r2_gamma) == (gamma, gamma)
+    assert ("has not" in found.to_yaml()) == (side > 64)
+
+
 def test_packed_data_keep_their_resolution_and_their_split() -> None:
     config = recommend(replace(FACTS, packed_at=128), CPU).config()
     assert config.resolution == 128

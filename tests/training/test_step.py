@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from gan_t2i import registry
 from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.ops.blur import blur
+from gan_t2i.training.draws import draw
 from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
@@ -263,3 +265,20 @@ def test_a_penalty_without_gamma_changes_no_gradient(make_session: MakeSession, 
         results.append(record_gradients(session, monkeypatch))
         session.run_step(4)
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_d_sees_blurred_and_weakly_changed_pictures_at_first(make_session: MakeSession) -> None:
+    session = make_session(kimg=0.08, blur={"sigma": 0.2, "share": 0.5}, augment={"brightness": 1.0, "ramp_kimg": 0.04})
+    seen: list[Tensor] = []
+    session.networks.D.trunk.register_forward_pre_hook(lambda trunk, inputs: seen.append(inputs[0].detach()))
+    for nimg in (0, 20, 44):  # no penalty would be due at the last two
+        seen.clear()
+        batch = session.sampler.batch(nimg, 4)
+        session.step(batch, session.cache.gather, nimg)
+        real = batch.images.float() / 127.5 - 1
+        bright = draw(session.config, 8, nimg).real[:, :1, None, None]
+        left = max(0.0, 1 - nimg / 40)
+        torch.testing.assert_close(seen[0], blur(real, 0.2 * left * 16) + bright * (1 - left), rtol=1e-4, atol=1e-5)
+        sharp = real + bright * (1 - left)
+        assert torch.allclose(seen[0], sharp, atol=1e-5) == (nimg == 44)
+        assert len(seen[1]) == 4

@@ -27,10 +27,20 @@ from gan_t2i.text.batch import TextBatch
 
 
 class AdaptiveBlock(Block):
-    """One resolution: up by two (but for the first), two adaptive convolutions, attention where configured, and its share of RGB."""
+    """One resolution: up by two (but for the first), two adaptive convolutions, attention where configured, and its share of the picture."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, w_width: int, word_width: int, kernels: int, up: bool, words: bool, self_attention: bool
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        w_width: int,
+        word_width: int,
+        channels: int,
+        kernels: int,
+        up: bool,
+        words: bool,
+        self_attention: bool,
     ) -> None:
         super().__init__()
         self.up = up
@@ -38,10 +48,10 @@ class AdaptiveBlock(Block):
         self.conv1 = AdaptiveConv(outputs, outputs, 3, w_width=w_width, kernels=kernels)
         self.self_attention = SelfAttentionBlock(outputs) if self_attention else None
         self.word_attention = WordAttentionBlock(outputs, word_width) if words else None
-        self.to_rgb = ModulatedConv(outputs, 3, 1, w_width=w_width, demodulate=False)
+        self.to_rgb = ModulatedConv(outputs, channels, 1, w_width=w_width, demodulate=False)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor]:
-        """x [N, C, r, r], image [N, 3, r, r] or None, w [N, W] -> both at this block's resolution."""
+        """x [N, C, r, r], image [N, 3 or 4, r, r] or None, w [N, W] -> both at this block's resolution."""
         if self.up:
             x = upsample(x)
         x = activate(self.conv0(x, w))
@@ -63,6 +73,7 @@ class AdaptiveGenerator(Generator):
         resolution: R, a power of two from 16 to 512.
         text_width: E, width of the frozen encoder.
         max_tokens: most tokens a caption can have.
+        channels: of a picture; 4 with alpha.
     """
 
     class Config(StrictConfig):
@@ -86,7 +97,7 @@ class AdaptiveGenerator(Generator):
         """Where every place attends to every other."""
         text_head: TextHeadConfig = TextHeadConfig()
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_width = config.z_width
@@ -103,6 +114,7 @@ class AdaptiveGenerator(Generator):
                     outputs,
                     w_width=config.w_width,
                     word_width=config.text_head.width,
+                    channels=channels,
                     kernels=config.kernels,
                     up=r > 4,
                     words=r in config.word_resolutions,

@@ -32,7 +32,7 @@ def map_resolutions(resolution: int, attended: Iterable[int]) -> list[int]:
 
 
 class SynthesisBlock(Block):
-    """One resolution: up by two (but for the first), two modulated convolutions, attention where configured, and its share of RGB."""
+    """One resolution: up by two (but for the first), two modulated convolutions, attention where configured, and its share of the picture."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class SynthesisBlock(Block):
         *,
         w_width: int,
         word_width: int,
+        channels: int,
         up: bool,
         words: bool,
         local_styles: bool,
@@ -54,11 +55,11 @@ class SynthesisBlock(Block):
         self.self_attention = SelfAttentionBlock(outputs) if self_attention else None
         self.word_attention = WordAttentionBlock(outputs, word_width) if words and not local_styles else None
         self.local_style = LocalStyleBlock(outputs, word_width, w_width) if words and local_styles else None
-        self.to_rgb = ModulatedConv(outputs, 3, 1, w_width=w_width, demodulate=False)
+        self.to_rgb = ModulatedConv(outputs, channels, 1, w_width=w_width, demodulate=False)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor, Tensor]:
-        """x [N, C, r, r], image [N, 3, r, r] or None, both at this block's resolution in the result; w [N, W], which the words make a map
-        [N, W, r, r] where styles are local."""
+        """x [N, C, r, r], image [N, 3 or 4, r, r] or None, both at this block's resolution in the result; w [N, W], which the words make a
+        map [N, W, r, r] where styles are local."""
         if self.up:
             x = upsample(x)
         x = activate(self.conv0(x, w))
@@ -82,6 +83,7 @@ class StyleGenerator(Generator):
         resolution: R, a power of two from 16 to 512.
         text_width: E, width of the frozen encoder.
         max_tokens: most tokens a caption can have.
+        channels: of a picture; 4 with alpha.
     """
 
     class Config(StrictConfig):
@@ -107,7 +109,7 @@ class StyleGenerator(Generator):
         """Second-order styles, s = m1 * m2 + m3."""
         text_head: TextHeadConfig = TextHeadConfig()
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_width = config.z_width
@@ -125,6 +127,7 @@ class StyleGenerator(Generator):
                     outputs,
                     w_width=config.w_width,
                     word_width=config.text_head.width,
+                    channels=channels,
                     up=r > 4,
                     words=r in config.word_resolutions,
                     local_styles=config.local_styles,
@@ -140,7 +143,7 @@ class StyleGenerator(Generator):
         return self.synthesize(w, condition)
 
     def synthesize(self, w: Tensor, condition: TextCondition) -> Tensor:
-        """w [N, W] and what the text head says -> pictures [N, 3, R, R] float32."""
+        """w [N, W] and what the text head says -> pictures [N, C, R, R] float32."""
         x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last).to(w.dtype)
         image = None
         for block in self.blocks:

@@ -1,0 +1,174 @@
+"""Pictures with transparency, from files to files: packed with alpha, judged over any colour, drawn and saved as transparent PNGs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+from gan_t2i.checkpoint import read_info
+from gan_t2i.cli.main import command
+from gan_t2i.data.decode import load_image
+from gan_t2i.data.packing import PackedDataset, load_dataset, pack
+from gan_t2i.data.settings import DataSettings
+from gan_t2i.errors import UsageError
+from gan_t2i.pictures import from_uint8, over
+from gan_t2i.runs import RunFolder
+from gan_t2i.sampling import Text2Image, generate_image
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.draws import draw
+from gan_t2i.training.session import prepare
+from gan_t2i.training.start import run_training
+
+ALPHA = DataSettings(alpha=True)
+
+
+@pytest.fixture(scope="module")
+def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight half-transparent discs on nothing, with hidden green where nothing is seen."""
+    folder = tmp_path_factory.mktemp("icons")
+    lines = []
+    for index, colour in enumerate(("red", "orange", "blue", "yellow", "purple", "black", "white", "pink")):
+        mask = Image.new("L", (24, 24))
+        ImageDraw.Draw(mask).ellipse((4, 4, 19, 19), fill=(255, 128)[index % 2])
+        picture = Image.new("RGB", (24, 24), (0, 255, 0))
+        picture.paste(Image.new("RGB", (24, 24), colour), (0, 0), mask.point([0] + [255] * 255))
+        picture.putalpha(mask)
+        picture.save(folder / f"{colour}.png")
+        split = "heldout" if colour in ("orange", "black") else "train"
+        lines.append(json.dumps({"file_name": f"{colour}.png", "text": f"a {colour} disc", "split": split}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(small_config: Callable[..., Any], icons: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run on the icons."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        config = TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True}))
+        return run_training(config, tmp_path_factory.mktemp("alpha"), resume="never", description="icons", notify=lambda message: None)[0]
+
+
+def distance(left: Any, right: Any) -> int:
+    return int(np.abs(np.asarray(left).astype(int) - np.asarray(right).astype(int)).max())
+
+
+@pytest.mark.parametrize("background", ["white", "black", "#3080c0"])
+def test_what_is_packed_over_a_colour_is_what_pillow_puts_over_it(icons: Path, tmp_path: Path, background: str) -> None:
+    """At the files' own size, so that no resizing is in between."""
+    for file in icons.glob("*.png"):
+        Image.open(file).resize((16, 16), Image.Resampling.NEAREST).save(tmp_path / file.name)
+        (tmp_path / f"{file.stem}.txt").write_text(file.stem, encoding="utf-8")
+    packed = pack(tmp_path, tmp_path / "packed", 16, ALPHA, progress=False)
+    plain = pack(tmp_path, tmp_path / "plain", 16, DataSettings(background=background), progress=False)
+    colour = torch.tensor(Image.new("RGB", (1, 1), background).getpixel((0, 0))) / 255
+    seen = over(from_uint8(packed.gather_packed(range(8))), colour.expand(8, 3))
+    assert distance((seen + 1) * 127.5, plain.gather(range(8))) <= 1
+    opaque = packed.images[:, 3] == 255
+    assert opaque.any()
+    expected = from_uint8(plain.gather(range(8))).permute(0, 2, 3, 1)[opaque]
+    assert torch.equal(seen.permute(0, 2, 3, 1)[opaque], expected)
+
+
+def test_hidden_colours_do_not_bleed_into_a_resized_picture(icons: Path, tmp_path: Path) -> None:
+    dataset = pack(icons, tmp_path / "packed", 16, ALPHA, progress=False)
+    assert dataset.images.shape == (8, 4, 16, 16)
+    (red,) = (dataset.images[item] for item, ids in enumerate(dataset.caption_ids) if dataset.captions[ids[0]] == "a red disc")
+    assert red[1].max() == 0  # the edge is red, and none of the hidden green
+    assert 0 < red[3, 8, 3] < 255
+    assert (dataset.images[:, :3] <= dataset.images[:, 3:]).all()
+    again = load_image(dataset.records()[0].image, 16, ALPHA)  # what inspection sees
+    assert distance(again, dataset.images[0]) <= 1
+
+
+def test_alpha_is_another_data_set(icons: Path, tmp_path: Path) -> None:
+    with_alpha, without = (load_dataset(icons, 16, settings, progress=False) for settings in (ALPHA, DataSettings()))
+    assert with_alpha.folder != without.folder
+    assert with_alpha.fingerprint != without.fingerprint
+    assert (with_alpha.channels, without.channels) == (4, 3)
+    assert PackedDataset.open(with_alpha.folder).gather([0]).shape == without.gather([0]).shape == (1, 3, 16, 16)
+    with pytest.raises(UsageError, match=r"data.alpha must be true: .* is packed with transparency"):
+        load_dataset(with_alpha.folder, 16)
+    with pytest.raises(UsageError, match=r"data.alpha must be false: .* is packed without transparency"):
+        load_dataset(without.folder, 16, ALPHA)
+
+
+def test_borders_are_transparent_too(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 16), (255, 0, 0, 255)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a red bar", encoding="utf-8")
+    dataset = pack(tmp_path, tmp_path / "packed", 16, DataSettings(alpha=True, crop="pad"), progress=False)
+    assert dataset.images[0, 3, :, 8].tolist() == [0] * 4 + [255] * 8 + [0] * 4
+    assert dataset.images[0, 0, 0, 0] == 0
+
+
+def test_a_set_without_transparency_gets_a_note(pictures: Path, icons: Path, tmp_path: Path) -> None:
+    note = "no picture has a transparent pixel, so alpha adds nothing: leave it out"
+    assert note in pack(pictures, tmp_path / "opaque", 16, ALPHA, progress=False).report.notes
+    assert note not in pack(icons, tmp_path / "clear", 16, ALPHA, progress=False).report.notes
+
+
+def test_both_sides_stand_over_the_same_colour_of_their_own(
+    small_config: Callable[..., Any], icons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is in the picture, D sees the background: of each row the same, real and drawn, and in each step another."""
+    session = prepare(TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True})), lambda message: None)
+    seen: list[torch.Tensor] = []
+    session.networks.D.trunk.register_forward_pre_hook(lambda trunk, inputs: seen.append(inputs[0].detach()))
+    nothing = -torch.ones(4, 4, 16, 16)
+    monkeypatch.setattr(type(session.networks.G), "forward", lambda G, z, text: nothing + 0 * sum(p.sum() for p in G.parameters()))
+    for nimg in (4, 8):
+        session.step(session.sampler.batch(nimg, 4), session.cache.gather, nimg)
+    real, fake, real_next, _ = seen[:4]
+    assert real.shape == (4, 3, 16, 16)
+    assert torch.equal(real[:, :, 0, 0], fake[:, :, 0, 0])
+    assert torch.equal(fake, fake[:, :, :1, :1].expand_as(fake))
+    assert len(torch.cat([real[:, :, 0, 0], real_next[:, :, 0, 0]]).unique(dim=0)) == 8
+    assert ((real >= -1) & (real <= 1)).all()
+
+
+def test_the_colour_of_a_row_does_not_depend_on_the_part_that_it_is_in(small_config: Callable[..., Any]) -> None:
+    whole = draw(TrainConfig.parse(small_config()), 8, 12)
+    rows = torch.tensor([3, 1])
+    assert torch.equal(whole[rows].background, whole.background[rows])
+    assert ((whole.background >= 0) & (whole.background < 1)).all()
+    assert not torch.equal(whole.background, draw(TrainConfig.parse(small_config(seed=1)), 8, 12).background)
+
+
+def test_a_gradient_reaches_every_channel_of_what_is_drawn() -> None:
+    drawn = torch.zeros(2, 4, 2, 2, requires_grad=True)
+    weights = torch.tensor([1.0, 2.0, 4.0])[:, None, None]
+    (over(drawn, torch.tensor([[0.5, 0.25, 1.0], [0.0, 0.0, 0.0]])) * weights).sum().backward()
+    assert drawn.grad is not None
+    assert drawn.grad[0, :, 0, 0].tolist() == [1, 2, 4, -(0.5 + 0.5 + 4.0)]
+    assert drawn.grad[1, 3].abs().max() == 0  # black shows no alpha: it takes other colours
+
+
+def test_a_run_draws_transparent_pngs(drawn: RunFolder, tmp_path: Path) -> None:
+    info = read_info(drawn.snapshots()[-1])
+    assert info.generator.interface["channels"] == 4
+    result = CliRunner().invoke(command, ["sample", str(drawn.path), "-p", "a red disc", "--outdir", str(tmp_path), "--seeds", "0-1"])
+    assert result.exit_code == 0, result.output
+    for seed, file in enumerate(sorted(tmp_path.glob("*.png"))):
+        with Image.open(file) as saved:
+            assert saved.mode == "RGBA"
+            low, high = saved.getchannel("A").getextrema()
+            assert low < high
+            assert distance(saved, generate_image("a red disc", seed=seed, model=drawn.path)) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 2
+    with Image.open(drawn.grid(40)) as grid:
+        assert grid.mode == "RGB"
+    told = CliRunner().invoke(command, ["info", str(drawn.path)])
+    assert "16 px, RGBA" in told.output
+
+
+def test_a_snapshot_from_before_alpha_draws_as_ever(trained: RunFolder) -> None:
+    model = Text2Image.load("pretrained", device="cpu")
+    assert "channels" not in model.info.generator.interface
+    assert model.generate("a red circle on white")[0].mode == "RGB"
+    assert read_info(trained.snapshots()[-1]).generator.interface["channels"] == 3
