@@ -9,7 +9,7 @@ Where the text of a training picture is asked for, its picture is what training 
 recombined captions: halves of two training captions that no picture has together. N training pictures, M looked at, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_t2i.data.duplicates import MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, coarse_colours, difference_hash
+from gan_t2i.data.duplicates import COLOUR_SIDE, MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, coarse_colours, difference_hash
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.feature_metrics import nearest
@@ -155,36 +155,50 @@ def run_audit(
     They are looked for in `space`, whose distances judge, and in pixels. Each prompt has a seed of its own.
     """
     asked = {"own prompts": list(prompts)[:limit]} if prompts else choose_prompts(dataset, limit)
-    pictures: dict[str, list[Image.Image]] = {}
+    pictures: dict[str, list[Image.Image]] = {kind: [] for kind in asked}
     with tqdm(total=sum(map(len, asked.values())), desc="audit", unit="img", disable=None if progress else True) as bar:
         for kind, texts in asked.items():
-            pictures[kind] = []
             for seed, text in enumerate(texts):
                 pictures[kind] += generate([text], [seed])
                 bar.update()
     clean = _not_duplicates(dataset)
     rows: list[Row] = []
     thresholds: dict[str, float] = {}
-    found: dict[str, Neighbours] = {}
-    for one in (space, pixels(dataset.resolution)):
-        bank = embed_real(one, dataset, dataset.train)
-        centre = bank.mean(dim=0)
-
-        def place(features: Tensor, space: FeatureSpace = one, centre: Tensor = centre) -> Tensor:
-            # as directions from the mean: plain features lie near to everything where they are small, whatever the picture shows
-            return features if space.standard else F.normalize(features - centre, dim=1)
-
-        bank = place(bank)
-        real = {"real held out": _look(place(embed_real(one, dataset, dataset.heldout)), bank, dataset)} if len(dataset.heldout) else {}
-        real["real training"] = _others(bank, dataset)
-        drawn = {f"drawn {kind}": _look(place(one.embed(to_uint8(of_kind))), bank, dataset) for kind, of_kind in pictures.items()}
-        found = found or drawn
-        base = real["real held out"].distances[clean, 0] if clean.sum() >= _BASE else real["real training"].distances[:, 0]
-        threshold = thresholds[one.name] = torch.quantile(base, PERCENTILE).item()
-        for kind, neighbours in (real | drawn).items():
+    spaces = (space, pixels(dataset.resolution))
+    measured = [_measure(one, dataset, pictures) for one in spaces]
+    for one, found in zip(spaces, measured, strict=True):
+        base = found["real held out"].distances[clean] if clean.sum() >= _BASE else found["real training"].distances
+        threshold = thresholds[one.name] = torch.quantile(base[:, 0], PERCENTILE).item()
+        for kind, neighbours in found.items():
             near = neighbours.distances[:, 0]
             rows.append(Row(one.name, one.sha256, one.width, kind, near.median().item(), (near <= threshold).double().mean().item(), len(near)))
-    return AuditResult(limit, tuple(rows), thresholds, _baseline(clean), _verdict(rows, space.name), _closest(found, asked, pictures), dataset)
+    verdict = _verdict(rows, space.name)
+    return AuditResult(limit, tuple(rows), thresholds, _baseline(clean), verdict, _closest(measured[0], asked, pictures), dataset)
+
+
+def _measure(space: FeatureSpace, dataset: PackedDataset, drawn: Mapping[str, Sequence[Image.Image]]) -> dict[str, Neighbours]:
+    """The nearest training pictures of real and of `drawn` pictures, by kind."""
+    bank = embed_real(space, dataset, dataset.train)
+    centre = bank.mean(dim=0)
+
+    def look(features: Tensor) -> Tensor:
+        # as directions from the mean: plain features lie near to everything where they are small, whatever the picture shows
+        return features if space.standard else F.normalize(features - centre, dim=1)
+
+    bank = look(bank)
+    train = torch.from_numpy(dataset.train)
+    result: dict[str, Neighbours] = {}
+    if len(dataset.heldout):
+        distances, places = nearest(look(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
+        result["real held out"] = Neighbours(distances, train[places])
+    chosen = torch.randperm(len(bank), generator=generator_for("audit", "training"))[:_QUERIES]
+    distances, places = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
+    # a picture is its own nearest; of equal pictures any may stand first, and the distance is the same
+    result["real training"] = Neighbours(distances[:, 1:], train[places[:, 1:]])
+    for kind, pictures in drawn.items():
+        distances, places = nearest(look(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
+        result[f"drawn {kind}"] = Neighbours(distances, train[places])
+    return result
 
 
 def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
@@ -216,20 +230,6 @@ def recombine(texts: Sequence[str], known: Sequence[str], limit: int) -> list[st
     return list(made)
 
 
-def _look(queries: Tensor, bank: Tensor, dataset: PackedDataset) -> Neighbours:
-    """The nearest of the training pictures `bank` [N, D] to each of `queries` [M, D]."""
-    distances, places = nearest(queries, bank, _NEIGHBOURS)
-    return Neighbours(distances, torch.from_numpy(dataset.train)[places])
-
-
-def _others(bank: Tensor, dataset: PackedDataset) -> Neighbours:
-    """The nearest other training pictures of some of them."""
-    chosen = torch.randperm(len(bank), generator=generator_for("audit", "training"))[:_QUERIES]
-    distances, places = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
-    # a picture is its own nearest; of equal pictures any may stand first, and the distance is the same
-    return Neighbours(distances[:, 1:], torch.from_numpy(dataset.train)[places[:, 1:]])
-
-
 def _not_duplicates(dataset: PackedDataset) -> Tensor:
     """[held-out pictures] bool: whether no training picture looks the same."""
 
@@ -237,15 +237,17 @@ def _not_duplicates(dataset: PackedDataset) -> Tensor:
         pictures = [Image.fromarray(dataset.gather([item])[0].permute(1, 2, 0).numpy()) for item in items.tolist()]
         bits = [[(difference_hash(picture) >> bit) & 1 for bit in range(64)] for picture in pictures]
         colours = [coarse_colours(picture).tolist() for picture in pictures]
-        return torch.tensor(bits, dtype=torch.float32).reshape(-1, 64), torch.tensor(colours, dtype=torch.float32).reshape(len(pictures), -1)
+        return torch.tensor(bits, dtype=torch.float32).reshape(-1, 64), torch.tensor(colours, dtype=torch.float32).reshape(
+            -1, 3 * COLOUR_SIDE**2
+        )
 
-    if not len(dataset.heldout):
-        return torch.zeros(0, dtype=torch.bool)
-    bits, colours = look(dataset.heldout)
     train_bits, train_colours = look(dataset.train)
-    same = torch.cdist(bits, train_bits, p=1) <= MAX_DISTANCE
-    same &= torch.cdist(colours, train_colours, p=torch.inf) <= MAX_COLOUR_DIFFERENCE
-    return ~same.any(dim=1)
+    clean = [torch.zeros(0, dtype=torch.bool)]
+    for bits, colours in zip(*(part.split(256) for part in look(dataset.heldout)), strict=True):
+        same = torch.cdist(bits, train_bits, p=1) <= MAX_DISTANCE
+        same &= torch.cdist(colours, train_colours, p=torch.inf) <= MAX_COLOUR_DIFFERENCE
+        clean.append(~same.any(dim=1))
+    return torch.cat(clean)
 
 
 def _baseline(clean: Tensor) -> str:
