@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -15,6 +16,7 @@ from gan_t2i.training.start import run_training
 
 COLOURS = ("red", "orange", "green", "blue", "yellow", "purple")  # orange is held out, and not at an end
 SHAPES = ("circle", "square")
+GRID = range(0, 256, 36)  # eight brightnesses of each colour
 
 # Networks and encoder as small as they get; the tests are about behaviour, not about pictures.
 SMALL: dict[str, Any] = {
@@ -68,6 +70,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture.save(folder / name)
             split = "heldout" if colour == "orange" else "train"
             lines.append(json.dumps({"file_name": name, "text": [f"a {colour} {shape}", f"{colour} {shape} on white"], "split": split}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def many_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 256 pictures, each with a name of its own, of twice as many that its words could make; 42 of them held out."""
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    lines = []
+    half = [(r, g, b) for r in GRID for g in GRID for b in GRID if (r + g + b) // 36 % 2]
+    for number, (red, green, blue) in enumerate(half):
+        pixels = np.full((16, 16, 3), 255, np.uint8)
+        x, y = rng.integers(1, 8, 2)
+        pixels[y : y + 7, x : x + 7] = (red, green, blue)
+        pixels[rng.integers(0, 16, 12), rng.integers(0, 16, 12)] = rng.integers(0, 256, 3)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+        text = f"tone{red} hue{green} shade{blue}"
+        lines.append(json.dumps({"file_name": f"{number:03}.png", "text": text, "split": "heldout" if number % 6 == 5 else "train"}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 

@@ -12,7 +12,8 @@ from gan_t2i.errors import GanT2IError, UsageError
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
     "sample": "Draw pictures from prompts.",
-    "evaluate": "Measure how well a model obeys its prompts.",
+    "evaluate": "Measure how well a model obeys its prompts, and how real its pictures look.",
+    "audit": "Look whether a model copies its training pictures.",
     "data": "Make, check and pack caption data sets.",
     "bench": "Measure how fast configs train and draw here.",
     "doctor": "Say what works here, and what to train data with.",

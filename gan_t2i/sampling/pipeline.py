@@ -43,6 +43,11 @@ class Text2Image:
         self.info = info
         self.unknown_words = unknown_words
 
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return next(self.generator.parameters()).device
+
     @classmethod
     def load(
         cls, path: str | Path = "auto", *, text_encoder: str | None = None, device: str = "auto", notify: Notify = lambda message: None

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -100,8 +101,51 @@ def test_retrieval_refuses(run: RunFolder, tmp_path: Path) -> None:
         ([snapshot, "--suite", "retrieval"], "name them with --data"),
         ([run.path, "--suite", "retrieval", "--crop", "pad"], "goes with --data"),
         ([run.path, "--suite", "retrieval", "--sheet", "a.png"], "--sheet goes with --suite shapes"),
+        ([run.path, "--suite", "retrieval", "--features", "random"], "--features goes with --suite pictures"),
         ([run.path, "--data", "x"], "go with --suite retrieval"),
     ]:
         result = CliRunner().invoke(command, ["evaluate", *map(str, arguments)])
         assert result.exit_code == 2
         assert said in result.stderr
+
+
+def test_pictures_against_those_of_other_data(run: RunFolder, many_pictures: Path) -> None:
+    asked = ["--suite", "pictures", "--data", str(many_pictures), "--features", "random", "--limit", "100", "--seeds", "2"]
+    result = CliRunner().invoke(command, ["evaluate", str(run.path), *asked])
+    assert result.exit_code == 0, result.output
+    assert "not the pictures and captions that the model was trained on" in result.stderr
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["features", "hash", "d", "side", "figure", "drawn", "std", "real", "n"]
+    values = json.loads((run.path / "evaluation" / "pictures-000000040-featuresrandom-limit100-seeds2.json").read_text())
+    assert (values["nimg"], values["suite"], len(values["figures"])) == (40, "pictures", 7)
+    events = EventAccumulator(str(run.path)).Reload()
+    for figure, line in zip(values["figures"], lines, strict=False):
+        assert line.split()[:5] == ["random", figure["sha256"][:12], "256", "train", figure["name"]]
+        if figure["drawn"] is not None:
+            [event] = events.Scalars(f"Metrics/pictures/random/train_{figure['name']}")
+            assert (event.step, event.value) == (40, pytest.approx(figure["drawn"], rel=1e-4))
+    assert lines[-1].startswith("heldout: left out")
+
+
+def test_pictures_refuses(run: RunFolder, tmp_path: Path) -> None:
+    snapshot = shutil.copy(run.snapshot(40), tmp_path / "model.safetensors")
+    asked = ["--suite", "pictures"]
+    for arguments, code, said in [
+        ([run.path], 1, "100 are needed, and there are 10"),
+        ([run.path, "--features", "vgg"], 2, "--features vgg is no network to compare pictures in; there are random, matcher"),
+        ([run.path, "--seeds", "1"], 2, "at least two seeds"),
+        ([snapshot], 2, "name them with --data"),
+        ([run.path, "--data", tmp_path / "nowhere"], 2, "nowhere"),
+    ]:
+        result = CliRunner().invoke(command, ["evaluate", *map(str, arguments), *asked])
+        assert result.exit_code == code, result.output
+        assert said in result.stderr
+
+
+def test_a_network_that_the_discriminator_looked_through_is_refused(run: RunFolder) -> None:
+    config = yaml.safe_load(run.config.read_text())
+    config["discriminator"]["params"]["backbone"] = "tf_efficientnet_lite2"
+    run.config.write_text(yaml.safe_dump(config))
+    result = CliRunner().invoke(command, ["evaluate", str(run.path), "--suite", "pictures", "--data", "x", "--features", "efficientnet-lite2"])
+    assert result.exit_code == 2
+    assert "is what this run's discriminator looked through (tf_efficientnet_lite2)" in result.stderr
