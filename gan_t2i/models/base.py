@@ -1,9 +1,13 @@
 """What training and sampling ask of every registered network. N batch, C channels of a picture, R resolution, Z latent width."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
+from gan_t2i.config import StrictConfig
 from gan_t2i.models.text_head import TextCondition, TextHead
 from gan_t2i.text.batch import TextBatch
+from gan_t2i.text.weights import Notify
 
 
 class Generator(nn.Module):
@@ -27,14 +31,21 @@ class Discriminator(nn.Module):
     """A network registered as "discriminator"; its constructor takes (config, *, resolution, text_width, max_tokens).
 
     `trunk` runs once a picture, `text_head` once a caption, and `head` takes the features of n pictures and k captions for each, those of a
-    picture in a row, to n * k logits; logits of different pairs are independent.
+    picture in a row, to n * k logits, or to [n * k, H] where H heads judge by themselves: each has a loss of its own then, and their mean is
+    the verdict. Features are the class's own business. Logits of different pairs are independent.
     """
 
     resolution: int
     text_head: TextHead
     trunk: nn.Module
     head: nn.Module
+    pretrained: Mapping[str, str] = {}
+    """What frozen weights it builds on -> their sha256; a run goes on only with the same."""
+
+    @classmethod
+    def find_weights(cls, config: StrictConfig, notify: Notify) -> None:
+        """Find the pretrained weights that `config` asks for and say where; raises GanT2IError where they are not to be had."""
 
     def forward(self, images: Tensor, text: TextCondition) -> Tensor:
         """images [N, 3, R, R] in [-1, 1] and what `text_head` says of N captions -> logits [N] float32, positive for real and matching."""
-        return self.head(self.trunk(images), text)
+        return self.head(self.trunk(images), text).reshape(len(images), -1).mean(dim=1)

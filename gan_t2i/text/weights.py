@@ -111,11 +111,11 @@ def hash_weights(folder: Path) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides the warnings and progress bars of transformers and the hub's client inside, and leaves every setting as it was."""
+    """Hides the warnings and progress bars of transformers, timm and the hub's client inside, and leaves every setting as it was."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.get_verbosity()  # its first use sets the logger's level, which must not come after ours
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "sentence_transformers", "transformers")]
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "sentence_transformers", "timm", "transformers")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -49,7 +49,7 @@ class LossConfig(StrictConfig):
 
 
 class PenaltyConfig(StrictConfig):
-    """How the slope of D is kept in check, at real (R1) and at drawn (R2) pictures."""
+    """How the slope of D is kept in check, at real (R1) and at drawn (R2) pictures; with both gammas at 0 not at all, and at no cost."""
 
     name: Literal["gradient", "finite_difference"] = "gradient"
     r1_gamma: NotNegative = 1.0

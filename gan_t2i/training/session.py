@@ -86,7 +86,8 @@ class Session:
     def seen(self) -> dict[str, str]:
         """Fingerprints of what a run must find unchanged to go on."""
         encoder = self.encoder
-        return {"data set": self.dataset.fingerprint, "text encoder": f"{encoder.weights_hash[:32]}{encoder.pipeline_hash[:32]}"}
+        text = f"{encoder.weights_hash[:32]}{encoder.pipeline_hash[:32]}"
+        return {"data set": self.dataset.fingerprint, "text encoder": text, **self.networks.D.pretrained}
 
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
         """What a snapshot after `nimg` pictures says of itself."""
@@ -133,8 +134,10 @@ def prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
 
 def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     device = pick_device(config.device)
+    # weights that are missing are missed before the data are touched: those of D, and of an encoder that needs no captions
+    spec = config.discriminator
+    registry.lookup("discriminator", spec.name).find_weights(registry.config_for("discriminator", spec.name, spec.params), notify)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
-    # one that needs no captions comes first: weights that are missing are missed before the data are touched
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
     source = resolve_source(config.data.source, config.resolution, notify=notify, alpha=config.data.alpha)
     stream = open_stream(source, config.resolution, config.data, notify=notify) if config.data.stream else None

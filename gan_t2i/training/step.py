@@ -91,7 +91,8 @@ class TrainStep:
         """
         config, networks = self.config, self.networks
         own, parts = own_rows(config.batch), config.accumulation
-        with_penalty = (nimg // config.batch) % config.penalty.interval == 0
+        gammas = config.penalty.r1_gamma + config.penalty.r2_gamma
+        with_penalty = gammas > 0 and (nimg // config.batch) % config.penalty.interval == 0
         draws = draw(config, networks.G.z_width, nimg)
         weights = mismatch_weights(batch.wrong.any(dim=1))
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
@@ -144,6 +145,7 @@ class TrainStep:
             generator_places = places if config.loss.generator_match_weight else places[:, :1]
             fake_logits = against(D, D.trunk(fake_seen), conditions, generator_places)
             fake_own, fake_mismatched = fake_logits[:, 0], fake_logits[:, 1:]
+        wrong, weights = (x.repeat_interleave(len(real) // len(x), dim=0) for x in (wrong, weights))  # for each of D's heads
 
         g_loss = self.loss.generator(real.detach(), fake_own).mean()
         if config.loss.generator_match_weight:
@@ -167,8 +169,9 @@ class TrainStep:
             penalty, slopes = self._penalty(real_seen, fake_seen, conditions[own], draws)
             total = total + penalty * config.penalty.interval
             metrics |= slopes
+        trained = [p for p in D.parameters() if p.requires_grad]
         with phase("D backward with penalty" if with_penalty else "D backward"):
-            (total / config.accumulation).backward()
+            (total / config.accumulation).backward(inputs=trained)  # and not the pictures: a frozen trunk is not passed a second time
         return metrics
 
     def _seen(self, images: Tensor, changes: Tensor, draws: Draws) -> Tensor:
@@ -200,8 +203,10 @@ class TrainStep:
 
 
 def against(D: Discriminator, features: Tensor, conditions: TextCondition, places: Tensor) -> Tensor:
-    """Logits [n, k] of n pictures' features, each held against the k of the `conditions` that its row of `places` [n, k] names."""
-    return D.head(features, conditions[places.flatten()]).unflatten(0, places.shape)
+    """Logits [n, k] of n pictures' features, each held against the k of the `conditions` that its row of `places` [n, k] names; [n * H, k]
+    of a D with H heads, those of a picture in a row."""
+    logits = D.head(features, conditions[places.flatten()])  # [n k] or [n k, H]
+    return logits.reshape(*places.shape, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _scores(**logits: Tensor) -> Metrics:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i import registry
+from gan_t2i.errors import GanT2IError
 from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.models.features import PACKAGE_SHA256
 from gan_t2i.ops.blur import blur
 from gan_t2i.training.draws import draw
 from gan_t2i.training.sampler import Batch
@@ -19,6 +21,7 @@ from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
 
 MakeSession = Callable[..., Session]
+NO_PENALTY = {"r1_gamma": 0, "r2_gamma": 0}
 Gradients = dict[str, dict[str, Tensor]]
 
 # (D's loss, G's loss, the mismatch term) of logits, as in the papers
@@ -123,7 +126,7 @@ def test_every_negative_is_held_against_its_own_picture(make_session: MakeSessio
     shown = session.sampler.batch(0, 4)
     negatives = torch.stack([shown.captions.roll(1), shown.captions.roll(2), shown.captions], dim=1)
     wrong = torch.tensor([True, True, False]).expand(4, 3)
-    D, G = session.networks.D, session.networks.G
+    D, G = session.networks.D.eval(), session.networks.G  # in training mode a spectral norm moves with each look
     latents: list[Tensor] = []
     hook = G.register_forward_pre_hook(lambda network, inputs: latents.append(inputs[0]))
     record_gradients(session, monkeypatch)
@@ -132,14 +135,17 @@ def test_every_negative_is_held_against_its_own_picture(make_session: MakeSessio
     real = shown.images.float() / 127.5 - 1
     fake = G(torch.cat(latents), session.cache.gather(shown.captions))
 
+    def judge(pictures: Tensor, ids: Tensor) -> Tensor:
+        """Logits, of each head by itself where D has several."""
+        return D.head(D.trunk(pictures), D.text_head(session.cache.gather(ids)))
+
     def term(pictures: Tensor) -> Tensor:
         """The contrastive term, caption by caption."""
-        own, *others = (D(pictures, D.text_head(session.cache.gather(ids))) for ids in (shown.captions, *negatives[:, :2].T))
+        own, *others = (judge(pictures, ids) for ids in (shown.captions, *negatives[:, :2].T))
         return torch.log(1 + sum((other - own).exp() for other in others)).mean()
 
     torch.testing.assert_close(metrics["Loss/D/mismatch"], term(real).detach(), rtol=1e-4, atol=1e-5)
-    own = D.text_head(session.cache.gather(shown.captions))
-    g_loss = F.softplus(D(real, own) - D(fake, own)).mean() + 0.5 * term(fake)
+    g_loss = F.softplus(judge(real, shown.captions) - judge(fake, shown.captions)).mean() + 0.5 * term(fake)
     torch.testing.assert_close(metrics["Loss/G/loss"], g_loss.detach(), rtol=1e-4, atol=1e-5)
 
 
@@ -260,10 +266,10 @@ def test_every_generator_trains(make_session: MakeSession, small_config: Callabl
 
 def test_a_penalty_without_gamma_changes_no_gradient(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for penalty in ({"r1_gamma": 0, "r2_gamma": 0, "interval": 1}, {"interval": 10}):
+    for penalty in ({**NO_PENALTY, "interval": 1}, {"interval": 10}):
         session = make_session(precision="float32", penalty=penalty)
         results.append(record_gradients(session, monkeypatch))
-        session.run_step(4)
+        assert not [name for name in session.run_step(4) if "penalty" in name], "it is not even computed"
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -282,3 +288,29 @@ def test_d_sees_blurred_and_weakly_changed_pictures_at_first(make_session: MakeS
         sharp = real + bright * (1 - left)
         assert torch.allclose(seen[0], sharp, atol=1e-5) == (nimg == 44)
         assert len(seen[1]) == 4
+
+
+def test_a_frozen_trunk_is_passed_backward_once(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the generator's gradient at its own pictures; D's own ends above the trunk."""
+    session = make_session(discriminator={"name": "projected", "params": {"feature_resolution": 32}}, penalty=NO_PENALTY)
+    trunk, passed = session.networks.D.trunk, []
+
+    def watch(trunk: nn.Module, inputs: tuple[Tensor]) -> None:
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(passed.append)
+
+    trunk.register_forward_pre_hook(watch)
+    session.run_step(4)
+    assert [gradient.shape for gradient in passed] == [(4, 3, 16, 16)]
+    assert passed[0].any()
+
+
+def test_weights_that_are_missing_are_missed_before_the_data_are_touched(make_session: MakeSession) -> None:
+    with pytest.raises(GanT2IError, match=r"weights = 'nowhere\.pt' is no file"):
+        make_session(discriminator={"name": "projected", "params": {"weights": "nowhere.pt"}}, data={"source": "no-such-data"})
+
+
+def test_a_run_goes_on_only_with_the_same_pretrained_weights(make_session: MakeSession) -> None:
+    session = make_session(discriminator={"name": "projected", "params": {"feature_resolution": 32}})
+    assert session.seen["backbone of the discriminator"] == PACKAGE_SHA256
+    assert session.seen.keys() - make_session().seen.keys() == {"backbone of the discriminator"}

@@ -1,8 +1,7 @@
 """Discriminator `aligned`: the trunk of `resnet`, and a head in which every word looks for its own place in the picture.
 
-A word attends to the places of the feature map, and what it finds there is held against the word itself (the word-region alignment of
-AttnGAN's DAMSM, Xu et al. 2018, arXiv 1711.10485, here as a part of the logit). All convolutions see the picture alone, so a further caption
-costs a few products and many negatives a picture are cheap. n pictures, k captions each, C channels, L tokens, D width of the text head.
+What a word finds is a part of the logit (`WordAlignment`). All convolutions see the picture alone, so a further caption costs a few
+products and many negatives a picture are cheap. n pictures, k captions each, C channels, D width of the text head.
 """
 
 import math
@@ -14,36 +13,10 @@ from gan_t2i.config import Count, StrictConfig
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.discriminators.resnet import HEAD_RESOLUTION, residual_trunk
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
-from gan_t2i.ops.attention import attend
-from gan_t2i.ops.layers import activate, channels_at, conv, linear, to_sequence
+from gan_t2i.models.word_alignment import WordAlignment
+from gan_t2i.ops.layers import activate, channels_at, conv, linear
 from gan_t2i.ops.resample import downsample
 from gan_t2i.registry import register
-
-
-class WordAlignment(nn.Module):
-    """How well the words of captions are found at the places of a feature map."""
-
-    def __init__(self, channels: int, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(channels)
-        self.positions = nn.Parameter(torch.randn(HEAD_RESOLUTION**2, channels) * 0.1)
-        self.to_query = nn.Linear(width, width, bias=False)
-        self.to_key = nn.Linear(channels, width, bias=False)
-        self.to_value = nn.Linear(channels, width, bias=False)
-        self.to_found = linear(width, width)
-
-    def forward(self, features: Tensor, text: TextCondition) -> Tensor:
-        """features [n, C, 8, 8] and n * k captions, those of a picture in a row -> scores [n * k] float32."""
-        places = self.norm(to_sequence(features)) + self.positions  # [n, 64, C]
-        # the words of all captions of a picture stand in one sequence, so that its keys and values are made once
-        queries = self.to_query(text.words).unflatten(0, (len(features), -1)).flatten(1, 2)  # [n, k L, D]
-        query, key, value = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (queries, self.to_key(places), self.to_value(places))
-        )  # [n, heads, *, D / heads]
-        found = self.to_found(attend(query, key, value).transpose(1, 2).flatten(2)).float().reshape(text.words.shape)
-        scores = (found * text.words.float()).sum(dim=2) / math.sqrt(found.shape[2])  # [n k, L]
-        return (scores * text.mask).sum(dim=1) / text.mask.sum(dim=1).sqrt()
 
 
 class AlignedHead(nn.Module):
@@ -51,7 +24,7 @@ class AlignedHead(nn.Module):
 
     def __init__(self, channels: int, channels_4: int, width: int, heads: int) -> None:
         super().__init__()
-        self.words = WordAlignment(channels, width, heads)
+        self.words = WordAlignment(channels, HEAD_RESOLUTION**2, width, heads)
         self.conv0 = conv(channels, channels_4, 3)
         self.conv1 = conv(channels_4, channels_4, 3)
         self.features = linear(channels_4 * 16, width)

@@ -1,0 +1,152 @@
+"""Discriminator `projected`: pictures are judged in the feature space of a frozen pretrained network, at several scales.
+
+Projected GAN (Sauer et al. 2021, arXiv 2111.01007) with the text of StyleGAN-T (arXiv 2301.09515): random fixed convolutions mix the
+channels and then the scales of the features, from coarse to fine, so that no part of them can be passed over; a small head judges each
+scale, by projection of the sentence (Miyato & Koyama 2018, arXiv 1802.05637) and, at the two coarsest, by looking for the words.
+Train it with the hinge loss and no penalty. n pictures, k captions each, H heads, C channels, D width of the text head.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from gan_t2i.config import Count, StrictConfig
+from gan_t2i.models import features
+from gan_t2i.models.base import Discriminator
+from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
+from gan_t2i.models.word_alignment import WordAlignment
+from gan_t2i.ops.layers import activate, conv, linear
+from gan_t2i.registry import register
+from gan_t2i.text.weights import Notify
+
+# The heads shrink what they see to this side.
+HEAD_RESOLUTION = 4
+# A group of so many channels shares a mean and a deviation.
+GROUP = 8
+
+
+class ProjectedTrunk(nn.Module):
+    """Pictures of any size -> mixed feature maps, fine to coarse. Nothing in it is trained; the mixing is saved, the backbone is not.
+
+    Args:
+        backbone: from `features.build_features`.
+        resolution: of the pictures that the backbone gets.
+        channels: C of the mixed maps.
+    """
+
+    def __init__(self, backbone: features.Frozen, resolution: int, channels: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.backbone = backbone
+        shapes = backbone.network.shapes
+        self.sides = [side for _, side in shapes]
+        self.mix_channels = nn.ModuleList(conv(width, channels, 1) for width, _ in shapes)
+        self.mix_scales = nn.ModuleList(conv(channels, channels, 3) for _ in shapes)
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images [n, 3, R, R] in [-1, 1] -> a map [n, C, side, side] for each of `sides`."""
+        size = (self.resolution, self.resolution)
+        x = F.interpolate(images, size=size, mode="bilinear", antialias=images.shape[-1] > self.resolution)
+        maps: list[Tensor] = []
+        for found, channels, scales in reversed(list(zip(self.backbone(x), self.mix_channels, self.mix_scales, strict=True))):
+            mixed = channels(found)
+            if maps:
+                mixed = (mixed + F.interpolate(maps[-1], size=mixed.shape[2:], mode="bilinear")) * math.sqrt(0.5)
+            maps.append(scales(mixed))
+        return tuple(reversed(maps))
+
+
+class ScaleHead(nn.Module):
+    """One map and captions -> one logit for each caption.
+
+    Args:
+        inputs: channels of the map.
+        side: of the map.
+        channels: of the head's own maps.
+        text: the text head's settings.
+        with_words: whether words are looked for.
+    """
+
+    def __init__(self, inputs: int, side: int, channels: int, text: TextHeadConfig, with_words: bool) -> None:
+        super().__init__()
+        self.words = WordAlignment(inputs, side**2, text.width, text.heads) if with_words else None
+        self.blocks = nn.Sequential()
+        width = inputs
+        while side > HEAD_RESOLUTION:
+            shrink = spectral_norm(nn.Conv2d(width, channels, 4, stride=2, padding=1))
+            self.blocks.extend([shrink, nn.GroupNorm(channels // GROUP, channels), nn.LeakyReLU(0.2)])
+            width, side = channels, side // 2
+        mix = spectral_norm(nn.Conv2d(width, channels, 3, padding=1))
+        self.blocks.extend([mix, nn.GroupNorm(channels // GROUP, channels), nn.LeakyReLU(0.2)])
+        self.features = spectral_norm(linear(channels * side**2, text.width))
+        self.realism = spectral_norm(linear(text.width, 1))
+        self.match = spectral_norm(linear(text.width, text.width))
+
+    def forward(self, x: Tensor, text: TextCondition) -> Tensor:
+        """x [n, C, side, side] and n * k captions, those of a picture in a row -> logits [n * k] float32."""
+        h = activate(self.features(self.blocks(x).flatten(1)))  # [n, D]
+        of_picture = torch.cat([self.match(h), self.realism(h)], dim=1).float().repeat_interleave(len(text.words) // len(x), dim=0)
+        logits = of_picture[:, -1] + (of_picture[:, :-1] * text.sentence.float()).sum(dim=1) / math.sqrt(h.shape[1])
+        return logits if self.words is None else logits + self.words(x, text)
+
+
+class ProjectedHead(nn.Module):
+    """A `ScaleHead` for each map, and each a judge of its own."""
+
+    def __init__(self, sides: list[int], inputs: int, channels: int, text: TextHeadConfig) -> None:
+        super().__init__()
+        deep = len(sides) - 2
+        self.scales = nn.ModuleList(ScaleHead(inputs, side, channels, text, number >= deep) for number, side in enumerate(sides))
+
+    def forward(self, maps: tuple[Tensor, ...], text: TextCondition) -> Tensor:
+        """H maps of n pictures and n * k captions, those of a picture in a row -> logits [n * k, H] float32."""
+        return torch.stack([head(x, text) for head, x in zip(self.scales, maps, strict=True)], dim=1)
+
+
+@register("discriminator", "projected")
+class ProjectedDiscriminator(Discriminator):
+    """Pictures and encoded captions -> logits, one for each scale.
+
+    Args:
+        config: the user's settings.
+        resolution: R, a power of two from 16 to 512.
+        text_width: E, width of the frozen encoder.
+        max_tokens: most tokens a caption can have.
+    """
+
+    class Config(StrictConfig):
+        """Settings of the discriminator."""
+
+        backbone: str = features.DEFAULT_BACKBONE
+        """A model of timm that gives feature maps."""
+        weights: str | None = None
+        """A local .safetensors, .pt or .pth file with the backbone's weights; None: the installed package of the default backbone, else
+        those that timm has on the hub."""
+        feature_resolution: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+        """Pictures are brought to this side before the backbone sees them."""
+        channels: Count = 128
+        """Of the mixed feature maps."""
+        head_channels: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)] = 64
+        """Of the heads' own maps."""
+        text_head: TextHeadConfig = TextHeadConfig()
+
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
+        found = features.resolve(config.backbone, config.weights, lambda message: None)
+        self.pretrained = {"backbone of the discriminator": found.sha256}
+        backbone = features.build_features(config.backbone, found, config.feature_resolution)
+        self.trunk = ProjectedTrunk(backbone, config.feature_resolution, config.channels)
+        self.head = ProjectedHead(self.trunk.sides, config.channels, config.head_channels, config.text_head)
+
+    @classmethod
+    def find_weights(cls, config: StrictConfig, notify: Notify) -> None:
+        assert isinstance(config, cls.Config)
+        notify(f"features of the discriminator: {features.resolve(config.backbone, config.weights, notify).source}")
