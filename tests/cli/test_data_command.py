@@ -208,4 +208,6 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "on_bad": "error",
         "redact": False,
         "holdout_fraction": 0.02,
+        "stream": False,
+        "shuffle_buffer": 10000,
     }
