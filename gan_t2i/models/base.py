@@ -18,6 +18,7 @@ class Generator(nn.Module):
 
     resolution: int
     z_width: int
+    text_head: TextHead
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         """z [N, Z] and N encoded captions -> pictures [N, C, R, R] float32, about [-1, 1].

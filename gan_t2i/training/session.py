@@ -1,5 +1,6 @@
 """Everything a run needs before its first step: device, data, text, networks. Whatever can be missing is missed here, not later."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -26,6 +27,9 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.sampler import Batch, Sampler
 from gan_t2i.training.step import Networks, TrainStep, build_networks
 from gan_t2i.training.stream_sampler import StreamedBatch, StreamSampler
+
+# So many captions of the training data tell a text head that whitens what to whiten by.
+WHITENED_CAPTIONS = 4_000
 
 
 @dataclass
@@ -161,4 +165,7 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
         balance = config.data.balance
         sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled, notify=notify)
     networks = build_networks(config, network_interface(config, encoder), device)
+    typical = cache.gather(random.Random(config.seed).sample(trained, min(len(trained), WHITENED_CAPTIONS))).to(device)
+    for network in (networks.G, networks.D, networks.G_ema):
+        network.text_head.fit(typical)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)
