@@ -30,7 +30,7 @@ def test_a_snapshot_as_json(trained: RunFolder) -> None:
     assert result.exit_code == 0, result.output
     values = json.loads(result.output)
     assert values["images shown"] == "20"
-    assert values["settings"]["text_head"] == {"width": 32, "layers": 1, "heads": 2}
+    assert values["settings"]["text_head"] == {"width": 32, "layers": 1, "heads": 2, "whiten": False}
 
 
 def test_without_an_argument_the_registered_models() -> None:
