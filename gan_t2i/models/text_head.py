@@ -83,6 +83,9 @@ class Whitening(nn.Module):
         width: E of the vectors.
     """
 
+    mean: Tensor
+    matrix: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
