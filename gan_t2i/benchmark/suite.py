@@ -81,7 +81,7 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
 
     Raises `GanT2IError` where data or text encoder are missing, and `UsageError` where the trace cannot be written.
     """
-    session = prepare(config, notify)
+    session = prepare(config, notify, measured=True)
     reset_peak_memory(session.device)
     pipeline = Text2Image(session.networks.G_ema, session.encoder, session.snapshot_info(0))
     networks = {"G": count_parameters(session.networks.G), "D": count_parameters(session.networks.D)}

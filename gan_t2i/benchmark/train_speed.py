@@ -29,7 +29,7 @@ from gan_t2i.training.session import Session
 SHARES = {
     "data": ("data",),
     "text": ("text",),
-    "G step": ("G forward", "G backward", "G optimizer"),
+    "G step": ("G forward", "captioner", "G backward", "G optimizer"),
     "D step": ("D forward", "D backward", "D backward with penalty", "D optimizer"),
     "penalty": ("penalty",),
     "EMA": ("EMA",),

@@ -22,7 +22,7 @@ from gan_t2i.cli.options import given, picture_options
     metavar="auto|never|latest|RUN",
     help="auto: go on with the newest unfinished run of the same config.",
 )
-@click.option("--init", metavar="RUN", help="Begin with the weights of that run where they fit; smaller pictures grow.")
+@click.option("--init", metavar="RUN", help="Begin with the weights of that run or snapshot where they fit.")
 @click.option("--changed-data", is_flag=True, help="Go on even where the data set is not the one that the run began with.")
 @click.option("--keep", type=int, help="Keep that many snapshots, the best and the newest.  [default: all]")
 @click.option("--desc", help="Name for the run folder.  [default: the config's name]")

@@ -67,7 +67,7 @@ class SelfAttentionLayer(nn.Module):
         self.narrow = linear(2 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [N, L, D], mask bool [N, L] -> [N, L, D]."""
+        """x [N, L, D], mask bool [N, L], or one for each place [N or 1, L, L] -> [N, L, D]."""
         x = x + self.attention(self.norm_attention(x), mask=mask)
         return x + self.narrow(activate(self.widen(self.norm_mlp(x))))
 

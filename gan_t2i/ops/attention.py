@@ -47,10 +47,12 @@ class MultiHeadAttention(nn.Module):
         self.to_output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [N, Q, C], context [N, L, context_width], mask bool [N, L] -> [N, Q, C]."""
+        """x [N, Q, C], context [N, L, context_width], mask bool [N, L], or one for each query [N or 1, Q, L] -> [N, Q, C]."""
         context = x if context is None else context
         query, key, value = (self._split(t) for t in (self.to_query(x), self.to_key(context), self.to_value(context)))  # [N, H, *, C/H]
-        attended = attend(query, key, value, None if mask is None else mask[:, None, None, :])  # [N, H, Q, C/H]
+        if mask is not None:
+            mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+        attended = attend(query, key, value, mask)  # [N, H, Q, C/H]
         return self.to_output(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

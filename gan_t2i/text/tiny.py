@@ -76,7 +76,7 @@ def count_vocabulary(captions: Sequence[str], size: int) -> list[str]:
 
     Counted here, as the WordPiece trainer of the tokenizers library breaks ties by a hash that differs from run to run.
     """
-    tokenizer = _word_pieces({token: i for i, token in enumerate(SPECIAL)})
+    tokenizer = word_pieces({token: i for i, token in enumerate(SPECIAL)})
     normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
     words: Counter[str] = Counter()
     for caption, times in Counter(captions).items():
@@ -99,7 +99,8 @@ def _most_frequent(counts: Counter[str]) -> list[str]:
     return sorted(counts, key=lambda entry: (-counts[entry], entry))
 
 
-def _word_pieces(vocabulary: Mapping[str, int]) -> "Tokenizer":
+def word_pieces(vocabulary: Mapping[str, int]) -> "Tokenizer":
+    """A tokenizer of words and their pieces, which begins with [CLS] and ends with [SEP]; `vocabulary` as `count_vocabulary` lists it."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordPiece(vocab=dict(vocabulary), unk_token="[UNK]", max_input_chars_per_word=100))
@@ -132,7 +133,7 @@ def _random_bert(config: TinyEncoder.Config, vocabulary: list[str]) -> "Sentence
             type_vocab_size=1,
         )
         names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-        backend = _word_pieces({token: i for i, token in enumerate(vocabulary)})
+        backend = word_pieces({token: i for i, token in enumerate(vocabulary)})
         fast: Any = PreTrainedTokenizerFast  # it carries no types
         tokenizer = fast(tokenizer_object=backend, model_max_length=config.max_tokens, **names)
         # The library's Transformer is built from a folder, not from a module.

@@ -9,6 +9,7 @@ import gan_t2i.text  # noqa: F401 (both imports register the classes that a Spec
 from gan_t2i import registry
 from gan_t2i.config import Count, StrictConfig
 from gan_t2i.data.settings import DataSettings
+from gan_t2i.models.captioner import CaptionerConfig
 from gan_t2i.ops.augment import AugmentConfig
 from gan_t2i.registry import Spec
 
@@ -46,6 +47,21 @@ class LossConfig(StrictConfig):
     negatives: tuple[Literal["random", "one_change", "nearest"], ...] = ("random",)
     """Those other captions, one a picture for each mention: any other's, one that is wrong in a single respect (data with scenes), or one
     of those that the text encoder places nearest to the picture's own."""
+
+
+class CaptionerTraining(StrictConfig):
+    """A network that learns from the real pairs to tell a picture's caption, before the run begins; G is asked for pictures of which it tells
+    what G was told. It learns nothing from drawn pictures."""
+
+    weight: NotNegative = 0.0
+    """Of G's term, the mean of -log p(word | picture, words before it), in nats; 0: there is no captioner."""
+    size: CaptionerConfig = CaptionerConfig()
+    kimg: Positive = 100.0
+    """Real pictures that it is shown, in thousands."""
+    batch: Count = 32
+    learning_rate: Positive = 1e-3
+    noise: NotNegative = 0.3
+    """Largest standard deviation of the noise on what it is shown; the range of a pixel is 2."""
 
 
 class PenaltyConfig(StrictConfig):
@@ -139,7 +155,7 @@ class TrainConfig(StrictConfig):
     kimg: Positive = 100.0
     """How long to train."""
     init: str | None = None
-    """A run folder to begin with the weights of, where name and shape agree; one of smaller pictures grows."""
+    """A run folder or a snapshot (or pretrained) to begin with the weights of, where name and shape agree; one of smaller pictures grows."""
     resolution: int = 32
     """Side of the pictures: a power of two from 16 to 512."""
     batch: Count = 16
@@ -158,6 +174,7 @@ class TrainConfig(StrictConfig):
     generator: Spec = Spec(name="style")
     discriminator: Spec = Spec(name="resnet")
     loss: LossConfig = LossConfig()
+    captioner: CaptionerTraining = CaptionerTraining()
     penalty: PenaltyConfig = PenaltyConfig()
     augment: AugmentConfig = AugmentConfig()
     blur: BlurConfig = BlurConfig()
@@ -197,4 +214,6 @@ class TrainConfig(StrictConfig):
             raise ValueError("loss.match_weight needs a batch of at least two pictures, to hold one against the other's caption")
         if self.data.stream and (others := sorted({*self.loss.negatives} - {"random"})):
             raise ValueError(f"loss.negatives {others[0]} needs all captions at hand, which data.stream has not; allowed with it: random")
+        if self.data.stream and self.captioner.weight:
+            raise ValueError("captioner.weight needs all pictures at hand, which data.stream has not: leave one of them out")
         return self

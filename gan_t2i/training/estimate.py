@@ -30,7 +30,7 @@ TIMED_STEPS = 8
 
 def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
-    session = prepare(config, notify)
+    session = prepare(config, notify, measured=True)
     batch = session.first_batch(2)
     images, text = opaque_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
     networks = session.networks
@@ -151,7 +151,7 @@ def measure_on(config: TrainConfig, records: Sequence[Record]) -> Estimate:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
         try:
-            return measure(prepare(config.model_copy(update={"data": data}), notify=lambda message: None))
+            return measure(prepare(config.model_copy(update={"data": data}), notify=lambda message: None, measured=True))
         except torch.OutOfMemoryError as error:
             raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
 

@@ -5,33 +5,49 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gan_t2i.checkpoint import read_tensors
+from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.errors import UsageError
+from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.training.state import read_progress
 from gan_t2i.training.step import Networks
 
 LEAST_SHARE = 0.5  # of a network's numbers; with fewer in common the two runs have little to do with each other
 
 
-def begin_with(networks: Networks, state: Path) -> str:
-    """Copy into G, D and G's average what the training state at `state` holds under the same name and of the same shape.
+def initial(name: str) -> Path:
+    """The file that `name` means to begin with: a run folder's training state, or a snapshot; `UsageError` where there is neither."""
+    state = RunFolder(Path(name)).state
+    return state if state.is_file() else resolve_snapshot(name)
+
+
+def begin_with(networks: Networks, source: Path) -> str:
+    """Copy into G, D and G's average what the training state at `source` holds under the same name and of the same shape; of a snapshot, which
+    holds G's average alone, both of G begin with that, and D begins anew.
 
     Optimizers and the count of pictures begin anew. Returns a sentence for the user; raises `UsageError` where the networks have less than
     half in common, `GanT2IError` where the file is none.
     """
-    nimg = read_progress(state).nimg
-    tensors, _ = read_tensors(state)
+    given, nimg = _given(source)
     shares = {}
-    for name in ("G", "D", "G_ema"):
-        network = getattr(networks, name)
-        prefix = name + "/"
-        given = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        shares[name] = _copy(network, given)
+    for name, tensors in given.items():
+        shares[name] = _copy(getattr(networks, name), tensors)
         if shares[name] < LEAST_SHARE:
-            raise UsageError(
-                f"init {state.parent}: only {shares[name]:.0%} of {name} is in that run; give both the same generator and discriminator"
-            )
-    return f"begins with {shares['G']:.0%} of G and {shares['D']:.0%} of D from {state.parent} after {nimg:,} images"
+            raise UsageError(f"init {source}: only {shares[name]:.0%} of {name} is in it; give both the same generator and discriminator")
+    of_d = f"{shares['D']:.0%} of D" if "D" in shares else "none of D (a snapshot has none)"
+    return f"begins with {shares['G']:.0%} of G and {of_d} from {source} after {nimg:,} images"
+
+
+def _given(source: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """The tensors for each network, and the number of pictures that they have seen."""
+    if source.name != RunFolder(source.parent).state.name:
+        G, info = load_snapshot(source)
+        return dict.fromkeys(("G", "G_ema"), G.state_dict()), info.nimg
+    nimg = read_progress(source).nimg
+    tensors, _ = read_tensors(source)
+    return {
+        name: {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+        for name in ("G", "D", "G_ema")
+    }, nimg
 
 
 def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:

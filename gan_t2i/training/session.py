@@ -23,6 +23,7 @@ from gan_t2i.runtime import pick_device
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
+from gan_t2i.training.captioning import build_captioner, taught_captioner
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.sampler import Batch, Sampler
 from gan_t2i.training.step import Networks, TrainStep, build_networks
@@ -50,7 +51,7 @@ class Session:
     step: TrainStep = field(init=False)
 
     def __post_init__(self) -> None:
-        self.step = TrainStep(self.networks, self.config, self.device)
+        self.step = TrainStep(self.networks, self.config, self.device, self.dataset.captions)
 
     @property
     def interface(self) -> dict[str, int]:
@@ -121,22 +122,23 @@ def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str
     return {"resolution": config.resolution, "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
-def prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
+def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: bool = False) -> Session:
     """Build the parts of a run and report each through `notify`; raises `GanT2IError` where one cannot be had.
 
-    Of several processes, the first of each node packs and encodes; the others find what it made.
+    `measured`: the run is only to be measured, so that its captioner need not have learned anything. Of several processes, the first of
+    each node packs, encodes and teaches; the others find what it made.
     """
     if config.batch % (world_size() * config.accumulation):
         raise UsageError(f"batch {config.batch} must be a multiple of {world_size()} processes times accumulation {config.accumulation}")
     with first_of_node_first():
-        session = _prepare(config, notify)
+        session = _prepare(config, notify, measured)
     theirs = from_first(session.seen)
     if different := [name for name, fingerprint in session.seen.items() if fingerprint != theirs[name]]:
         raise GanT2IError(f"the {' and the '.join(different)} of process {rank()} is not the first process's: give every node the same")
     return session
 
 
-def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
+def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool) -> Session:
     device = pick_device(config.device)
     # weights that are missing are missed before the data are touched: those of D, and of an encoder that needs no captions
     spec = config.discriminator
@@ -168,4 +170,7 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None]) -> Session:
     typical = cache.gather(random.Random(config.seed).sample(trained, min(len(trained), WHITENED_CAPTIONS))).to(device)
     for network in (networks.G, networks.D, networks.G_ema):
         network.text_head.fit(typical)
+    if config.captioner.weight:
+        build = build_captioner if measured else partial(taught_captioner, precision=config.precision, notify=notify)
+        networks.captioner = build(config.captioner, dataset, config.seed, device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)

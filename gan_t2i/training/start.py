@@ -12,7 +12,7 @@ from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.files import atomic_file, remove_temporary
 from gan_t2i.runs import RunFolder, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.inherit import begin_with
+from gan_t2i.training.inherit import begin_with, initial
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress
@@ -51,8 +51,8 @@ def run_training(
     `changed_data`: whether a run may go on with another data set than it began with. Of several processes, the first finds or makes the
     folder, holds its lock and writes; all read the state.
     """
-    if config.init is not None and not RunFolder(Path(config.init)).state.is_file():
-        raise UsageError(f"init {config.init}: there is no training state; name a run folder of gan-t2i train")
+    if config.init is not None:
+        initial(config.init)  # what is missing is missed before the data are packed
     found = find_run(config, outdir, resume) if is_first() else None
     session = prepare(config, notify)
     with _claimed(found, outdir, description) as folder:
@@ -86,7 +86,7 @@ def _continue(session: Session, folder: RunFolder, changed_data: bool, notify: N
         raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
     if not there:
         if session.config.init is not None:
-            notify(begin_with(session.networks, RunFolder(Path(session.config.init)).state))
+            notify(begin_with(session.networks, initial(session.config.init)))
         return Progress()
     seen = {name: fingerprint for name, fingerprint in session.seen.items() if not (changed_data and name == DATA_SET)}
     return load_state(folder.state, session.networks, seen)

@@ -28,12 +28,12 @@ class Progress:
 
 
 def save_state(path: Path, networks: Networks, progress: Progress, seen: Mapping[str, str]) -> None:
-    """Write G, D, G_ema, both optimizers and `progress`, whole or not at all.
+    """Write G, D, G_ema, the captioner, both optimizers and `progress`, whole or not at all.
 
     `seen`: what a run must find unchanged to go on, e.g. {"data set": its fingerprint}.
     """
     tensors: dict[str, Tensor] = {}
-    for name in ("G", "D", "G_ema"):
+    for name in _modules(networks):
         for key, tensor in getattr(networks, name).state_dict().items():
             tensors[f"{name}/{key}"] = tensor
     for name in ("g_optimizer", "d_optimizer"):
@@ -60,11 +60,16 @@ def load_state(path: Path, networks: Networks, seen: Mapping[str, str]) -> Progr
                 f"not {str(metadata['seen'].get(name))[:12]}): "
                 f"restore it, or start a new run with --resume never" + CHANGED_HINT * (name == DATA_SET)
             )
-    for name in ("G", "D", "G_ema"):
+    for name in _modules(networks):
         load_weights(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
     for name in ("g_optimizer", "d_optimizer"):
         _load_optimizer(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
     return progress
+
+
+def _modules(networks: Networks) -> list[str]:
+    """What is kept of a run. The captioner is in it, though it never changes, so that a run goes on with the very one that it began with."""
+    return ["G", "D", "G_ema", *(["captioner"] if networks.captioner else [])]
 
 
 def _progress(path: Path, metadata: dict[str, Any]) -> Progress:

@@ -7,7 +7,7 @@ passes that is about a quarter less than two alternating phases (not timed again
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from gan_t2i.distributed import own_rows
 from gan_t2i.losses.adversarial import LOSSES, mismatch_weights
 from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
+from gan_t2i.models.captioner import Captioner
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
 from gan_t2i.ops.blur import blur
@@ -44,6 +45,8 @@ class Networks:
     G_ema: Generator
     g_optimizer: torch.optim.Adam
     d_optimizer: torch.optim.Adam
+    captioner: Captioner | None = None
+    """Taught before the run, and never trained in it."""
 
 
 def build_networks(config: TrainConfig, interface: dict[str, int], device: torch.device) -> Networks:
@@ -73,9 +76,11 @@ class TrainStep:
         networks: as `build_networks` made them.
         config: of the run.
         device: where the networks are.
+        captions: by their ids, what the captioner is asked for.
     """
 
-    def __init__(self, networks: Networks, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, networks: Networks, config: TrainConfig, device: torch.device, captions: Sequence[str] = ()) -> None:
+        self.captions = captions
         self.networks = networks
         self.config = config
         self.device = device
@@ -103,8 +108,9 @@ class TrainStep:
             ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
             with phase("text"):
                 told = encode(ids).to(self.device)
+                asked = self._asked(batch.captions[rows])
             for name, value in self._add_gradients(
-                batch.images[part], told, places, batch.wrong[rows], weights[rows], draws[rows], with_penalty
+                batch.images[part], told, asked, places, batch.wrong[rows], weights[rows], draws[rows], with_penalty
             ).items():
                 metrics[name] = metrics[name] + value / parts
             self.exchange.end_part(parts)
@@ -122,12 +128,25 @@ class TrainStep:
         update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
         return dict(metrics)
 
+    def _asked(self, ids: Tensor) -> Tensor | None:
+        """The words [n, L] of the captions `ids` [n], for the captioner, if there is one."""
+        captioner = self.networks.captioner
+        return captioner.tokens([self.captions[index] for index in ids.tolist()]).to(self.device) if captioner else None
+
     def _add_gradients(
-        self, images: Tensor, text: TextBatch, places: Tensor, wrong: Tensor, weights: Tensor, draws: Draws, with_penalty: bool
+        self,
+        images: Tensor,
+        text: TextBatch,
+        asked: Tensor | None,
+        places: Tensor,
+        wrong: Tensor,
+        weights: Tensor,
+        draws: Draws,
+        with_penalty: bool,
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
-        images [n, C, R, R]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
+        images [n, C, R, R]; their captions' words for the captioner, [n, L]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
         weights of the pictures in the mismatch term [n]; draws of n rows.
         """
         G, D, config = self.networks.G, self.networks.D, self.config
@@ -151,6 +170,8 @@ class TrainStep:
         if config.loss.generator_match_weight:
             g_match_loss = (self.loss.mismatch(fake_own, fake_mismatched, wrong) * weights).mean()
             g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
+        untold = self._untold(over(fake_drawn, draws.background), asked)
+        g_loss = g_loss + config.captioner.weight * untold
         with phase("G backward"):
             (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_drawn, retain_graph=True)
             fake.backward(gradient)
@@ -169,10 +190,21 @@ class TrainStep:
             penalty, slopes = self._penalty(real_seen, fake_seen, conditions[own], draws)
             total = total + penalty * config.penalty.interval
             metrics |= slopes
+        if asked is not None:
+            metrics["Loss/G/caption"] = untold.detach()
         trained = [p for p in D.parameters() if p.requires_grad]
         with phase("D backward with penalty" if with_penalty else "D backward"):
             (total / config.accumulation).backward(inputs=trained)  # and not the pictures: a frozen trunk is not passed a second time
         return metrics
+
+    @phase("captioner")
+    def _untold(self, pictures: Tensor, asked: Tensor | None) -> Tensor:
+        """The mean nats a word that drawn pictures [n, 3, R, R] leave untold of the captions that they were drawn for, a scalar."""
+        captioner = self.networks.captioner
+        if captioner is None or asked is None:
+            return torch.zeros((), device=self.device)
+        with autocast(self.device, self.config.precision):
+            return -captioner(pictures, asked).mean()
 
     def _seen(self, images: Tensor, changes: Tensor, draws: Draws) -> Tensor:
         """Pictures [n, C, R, R] as D sees them, [n, 3, R, R]: over a colour, blurred, changed.

@@ -7,20 +7,23 @@ import torch
 
 from gan_t2i.errors import UsageError
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.inherit import begin_with
+from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo, save_snapshot
+from gan_t2i.runs import PRETRAINED, RunFolder
+from gan_t2i.training.inherit import begin_with, initial
 from gan_t2i.training.state import Progress, save_state
 from gan_t2i.training.step import Networks, build_networks
 
 INTERFACE = {"text_width": 24, "max_tokens": 8}
+SMALL = {"channel_base": 512, "channel_max": 16, "text_head": {"width": 16, "layers": 1, "heads": 2}}
+GENERATOR = {**SMALL, "w_width": 16, "z_width": 8, "local_styles": True}
 
 
 def networks(resolution: int, seed: int, discriminator: str = "aligned", channels: int = 16) -> Networks:
-    head = {"width": 16, "layers": 1, "heads": 2}
-    small = {"channel_base": 512, "channel_max": channels, "text_head": head}
+    small = {**SMALL, "channel_max": channels}
     values = {
         "seed": seed,
         "resolution": resolution,
-        "generator": {"name": "style", "params": {**small, "w_width": 16, "z_width": 8, "local_styles": True}},
+        "generator": {"name": "style", "params": {**GENERATOR, "channel_max": channels}},
         "discriminator": {"name": discriminator, "params": small},
     }
     return build_networks(TrainConfig.parse(values), {"resolution": resolution, **INTERFACE}, torch.device("cpu"))
@@ -43,5 +46,33 @@ def test_larger_pictures_take_over_all_but_the_new_resolution(tmp_path: Path, di
 
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state.safetensors", networks(32, 0, channels=32), Progress(nimg=16), {})
-    with pytest.raises(UsageError, match=r"only \d+% of G is in that run"):
+    with pytest.raises(UsageError, match=r"only \d+% of G is in it"):
         begin_with(networks(32, 1), tmp_path / "state.safetensors")
+
+
+def test_a_snapshot_gives_both_of_g_and_leaves_d_new(tmp_path: Path) -> None:
+    small, large = networks(32, 0), networks(64, 1)
+    fresh = networks(64, 1)
+    params = TrainConfig.parse({"generator": {"name": "style", "params": GENERATOR}}).generator.params
+    encoder = EncoderRecord(Built("text_encoder", "tiny", {}, {}), "tiny", None, "0" * 64)
+    built = Built("generator", "style", params, {"resolution": 32, **INTERFACE, "channels": 3})
+    info = SnapshotInfo(generator=built, encoder=encoder, nimg=5000, data_fingerprint="", data_name="shapes")
+    save_snapshot(tmp_path / "any name.safetensors", small.G_ema, info, torch.bfloat16)
+    assert "none of D" in begin_with(large, tmp_path / "any name.safetensors")
+    theirs = {key: tensor.bfloat16().float() for key, tensor in small.G_ema.state_dict().items()}
+    for name in ("G", "G_ema"):
+        own = getattr(large, name).state_dict()
+        assert all(torch.equal(own[key], tensor) for key, tensor in theirs.items())
+    assert all(torch.equal(tensor, fresh.D.state_dict()[key]) for key, tensor in large.D.state_dict().items())
+
+
+def test_what_to_begin_with_is_found(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "00000-a")
+    run.snapshot(16).parent.mkdir(parents=True)
+    run.snapshot(16).touch()
+    assert initial(str(run.path)) == run.snapshot(16)
+    run.state.touch()
+    assert initial(str(run.path)) == run.state
+    assert initial("pretrained") == PRETRAINED
+    with pytest.raises(UsageError, match="no such run or snapshot"):
+        initial(str(tmp_path / "missing"))
