@@ -30,7 +30,7 @@ def build_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         captioner = Captioner(config.size, resolution=dataset.resolution, vocabulary=vocabulary)
-    return captioner.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    return captioner.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 def taught_captioner(

@@ -28,7 +28,7 @@ class Progress:
 
 
 def save_state(path: Path, networks: Networks, progress: Progress, seen: Mapping[str, str]) -> None:
-    """Write G, D, G_ema, the captioner, both optimizers and `progress`, whole or not at all.
+    """Write G, D, G_ema, the captioner if there is one, both optimizers and `progress`, whole or not at all.
 
     `seen`: what a run must find unchanged to go on, e.g. {"data set": its fingerprint}.
     """

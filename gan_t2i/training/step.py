@@ -146,7 +146,8 @@ class TrainStep:
     ) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks.
 
-        images [n, C, R, R]; their captions' words for the captioner, [n, L]; the places in `text` of their own captions and their K negatives, [n, 1 + K]; whether those are wrong [n, K];
+        images [n, C, R, R]; their captions' words for the captioner, [n, L]; the places in `text` of their own captions and their K
+        negatives, [n, 1 + K]; whether those are wrong [n, K];
         weights of the pictures in the mismatch term [n]; draws of n rows.
         """
         G, D, config = self.networks.G, self.networks.D, self.config

@@ -74,3 +74,15 @@ def test_attention_has_the_double_backward_that_penalties_need():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="attention width 6 must be a multiple of heads 4"):
         MultiHeadAttention(6, heads=4)
+
+
+def test_a_mask_of_its_own_for_each_query() -> None:
+    """A word that may see those before it alone gives the same as the last word of a sequence that ends with it."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2)
+    x = torch.randn(3, 5, 8)
+    before = torch.ones(1, 5, 5, dtype=torch.bool).tril()
+    causal = attention(x, mask=before)
+    for length in range(1, 6):
+        torch.testing.assert_close(causal[:, length - 1], attention(x[:, :length])[:, -1])
+    assert not torch.allclose(causal, attention(x))

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_t2i.errors import UsageError
-from gan_t2i.training.config import TrainConfig
 from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo, save_snapshot
+from gan_t2i.errors import UsageError
 from gan_t2i.runs import PRETRAINED, RunFolder
+from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.inherit import begin_with, initial
 from gan_t2i.training.state import Progress, save_state
 from gan_t2i.training.step import Networks, build_networks

@@ -31,6 +31,7 @@ Arrays = dict[str, np.ndarray]
 
 AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5, "ramp_kimg": 0.01}
 EVERYTHING = {"fraction": 1, "interval": 2}
+CAPTIONER = {"weight": 1, "size": {"width": 16, "layers": 1, "heads": 2, "channel_base": 128, "channel_max": 16}, "kimg": 0.032, "batch": 8}
 # name -> (changes of the config for two processes, other changes for one process, parts of the networks that are frozen)
 CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
     "no penalty": ({"penalty": {"r1_gamma": 0, "r2_gamma": 0}}, {}, ()),
@@ -39,6 +40,7 @@ CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
     "finite difference": ({"penalty": {"name": "finite_difference", "fraction": 1, "interval": 1, "step": 0.5}}, {}, ()),
     "accumulation": ({"penalty": EVERYTHING, "accumulation": 2}, {"accumulation": 1}, ()),
     "a share of accumulated parts": ({"penalty": {"fraction": 0.5, "interval": 1}, "accumulation": 2}, {"accumulation": 4}, ()),
+    "captioner": ({"captioner": CAPTIONER}, {"accumulation": 2}, ()),
     "frozen parts": ({"penalty": EVERYTHING}, {}, ("G.text_head", "D.trunk.rgb16", "D.head.word_attention")),
 }
 
