@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import sys
 
 import click
 
