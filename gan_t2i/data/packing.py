@@ -11,9 +11,11 @@ import json
 import math
 import os
 import sys
+import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 IMAGES = "images.u8"
 META = "meta.json"
+AT_ONCE = 16  # pictures that a thread decodes before it hands them on
+PARTS_WAITING = 4  # for each thread: what is in memory when the disk is slower than the decoders
+WRITTEN_AT_ONCE = 1 << 20  # bytes
 Indices = npt.NDArray[np.int64]
 Result = TypeVar("Result")
 
@@ -279,7 +284,7 @@ def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
             stat = os.stat(path)
         except OSError:  # a broken link, which the reader counts
             continue
-        result.append((str(path), stat.st_size, stat.st_mtime_ns))
+        result.append((path, stat.st_size, stat.st_mtime_ns))
     return result
 
 
@@ -302,20 +307,36 @@ def decode_all(
 def in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:
     """What `work` gives for each record, or the `BadImageError` that it raises, in order; few results wait in memory."""
 
-    def attempt(record: Record) -> Result | BadImageError:
-        try:
-            return work(record)
-        except BadImageError as error:
-            return error
+    given_up = threading.Event()
+
+    def attempt(part: Sequence[Record]) -> list[Result | BadImageError]:
+        results: list[Result | BadImageError] = []
+        for record in part:
+            if given_up.is_set():
+                break
+            try:
+                results.append(work(record))
+            except BadImageError as error:
+                results.append(error)
+        return results
 
     # Registers every format now: the threads would race to do it.
     Image.init()
     # Threads, as Pillow's decoders release the GIL: on two shared cores 800 PNGs of 256 px a second (one thread 550, two warm processes
-    # 900), and unlike processes they start at once and ask nothing of the caller's __main__.
-    chunk = 64 * workers  # what waits in memory when the disk is slower than the decoders
+    # 900), and unlike processes they start at once and ask nothing of the caller's __main__. A few pictures at a time, as to hand each of
+    # the smallest from thread to thread takes a tenth of its decoding.
+    waiting: deque[Future[list[Result | BadImageError]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(records), chunk):
-            yield from pool.map(attempt, records[start : start + chunk])
+        try:
+            for start in range(0, len(records), AT_ONCE):
+                waiting.append(pool.submit(attempt, records[start : start + AT_ONCE]))
+                if len(waiting) == PARTS_WAITING * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            given_up.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def write_images(
@@ -335,7 +356,7 @@ def write_images(
         bad.add(kind, place_of(records[index]), why)
     bar = tqdm(records[progress.done :], "packing", len(records), unit="img", initial=progress.done, disable=not show_progress)
     # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
-    with warnings.catch_warnings(), open(path, "ab") as file, contextlib.closing(decoded):
+    with warnings.catch_warnings(), open(path, "ab", WRITTEN_AT_ONCE) as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")
         for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=progress.done):
             if isinstance(result, BadImageError):

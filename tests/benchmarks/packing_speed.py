@@ -4,7 +4,8 @@
     python tests/benchmarks/packing_speed.py --pictures 2000 --repeats 1    # a try of a minute
 
 Small PNGs are made in a temporary folder (--size pixels a side). The limit is a loop that opens, decodes, resizes and writes nothing, in as
-many threads as packing uses. The two are measured in turns, repeat by repeat, and medians are shown; wanted is a ratio of 0.8 or more.
+many threads as packing uses, each with its share of the pictures. The two are measured in turns, repeat by repeat, and medians are shown, of
+pictures a second and of pictures a second of CPU time, which other programs on the same cores change less; wanted is a ratio of 0.8 or more.
 Then some steps of configs/quickstart.yaml are trained on the pack that was made: wanted is a load of less than 2% of a step. In that, a
 step of the config's own encoder is replaced by the tiny one, which changes neither the load nor the networks much.
 
@@ -17,8 +18,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -50,25 +53,41 @@ def make_pictures(folder: Path, count: int, size: int) -> list[Path]:
     return paths
 
 
-def pillow_seconds(paths: list[Path], resolution: int) -> float:
+class Seconds(NamedTuple):
+    """What something took."""
+
+    wall: float
+    cpu: float  # of all threads together
+
+
+def seconds_of(work: Callable[[], object]) -> Seconds:
+    """By the clock, and of this process's CPU time."""
+    start = time.perf_counter(), time.process_time()
+    work()
+    return Seconds(time.perf_counter() - start[0], time.process_time() - start[1])
+
+
+def decode_with_pillow(paths: list[Path], resolution: int) -> None:
     """Open, decode and resize all of them, and no more."""
 
-    def decode(path: Path) -> tuple[int, int]:
-        with Image.open(path) as image:
-            return image.convert("RGB").resize((resolution, resolution), Image.Resampling.LANCZOS).size
+    def decode(share: list[Path]) -> None:
+        for path in share:
+            with Image.open(path) as image:
+                image.convert("RGB").resize((resolution, resolution), Image.Resampling.LANCZOS)
 
-    start = time.perf_counter()
     with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(decode, paths):
-            pass
-    return time.perf_counter() - start
+        list(pool.map(decode, [paths[thread :: cores()] for thread in range(cores())]))
 
 
-def packing_seconds(source: Path, destination: Path, resolution: int) -> float:
-    """The whole of `pack`: reading the metadata, decoding, hashing, splitting, writing, flushing."""
-    start = time.perf_counter()
-    pack(source, destination, resolution, DataSettings(), progress=False)
-    return time.perf_counter() - start
+def measure(folder: Path, paths: list[Path], resolution: int, repeats: int) -> tuple[list[Seconds], list[Seconds]]:
+    """Pillow alone, and the whole of `pack` (reading the metadata, decoding, hashing, splitting, writing, flushing), in turns."""
+    decode_with_pillow(paths, resolution)  # the files are in the system's memory from here on, for both
+    pillow, ours = [], []
+    for repeat in range(repeats):
+        pillow.append(seconds_of(lambda: decode_with_pillow(paths, resolution)))
+        target = folder / f"packed{repeat}"
+        ours.append(seconds_of(lambda target=target: pack(paths[0].parent, target, resolution, DataSettings(), progress=False)))
+    return pillow, ours
 
 
 def load_share(packed: Path) -> float:
@@ -90,20 +109,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gan_t2i_packing_") as name:
         folder = Path(name)
         paths = make_pictures(folder / "pictures", options.pictures, options.size)
-        pillow_seconds(paths, resolution)  # the files are in the system's memory from here on, for both
-        pillow, ours = [], []
-        for repeat in range(options.repeats):
-            pillow.append(pillow_seconds(paths, resolution))
-            ours.append(packing_seconds(folder / "pictures", folder / f"packed{repeat}", resolution))
+        pillow, ours = measure(folder, paths, resolution, options.repeats)
         share = load_share(folder / "packed0")
-    rates = [options.pictures / statistics.median(seconds) for seconds in (pillow, ours)]
-    ratios = [limit / own for limit, own in zip(pillow, ours, strict=True)]
-    ratio = statistics.median(ratios)
     print(f"{options.pictures:,} PNGs of {options.size} px to {resolution} px, {cores()} threads, median of {options.repeats}:")
-    print(f"  Pillow alone {rates[0]:,.0f} pictures a second, packing {rates[1]:,.0f}")
-    print(f"  ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); wanted: {WANTED_RATIO} or more")
+    medians = {}
+    for clock in Seconds._fields:
+        limits, own = ([getattr(seconds, clock) for seconds in taken] for taken in (pillow, ours))
+        ratios = [limit / packing for limit, packing in zip(limits, own, strict=True)]
+        medians[clock] = statistics.median(ratios)
+        rates = [options.pictures / statistics.median(seconds) for seconds in (limits, own)]
+        print(f"  {clock}: Pillow alone {rates[0]:,.0f} pictures a second, packing {rates[1]:,.0f}")
+        print(f"    ratio {medians[clock]:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); wanted: {WANTED_RATIO} or more")
     print(f"loading a batch: {share:.2%} of a step of {QUICKSTART.name}; wanted: less than {WANTED_SHARE:.0%}")
-    return 0 if ratio >= WANTED_RATIO and share < WANTED_SHARE else 1
+    return 0 if min(medians.values()) >= WANTED_RATIO and share < WANTED_SHARE else 1
 
 
 if __name__ == "__main__":
