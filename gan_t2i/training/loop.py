@@ -127,7 +127,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     if path is None:
         raise GanT2IError(f"{stopped}there is no snapshot yet; {ADVICE}")
     if progress.rollbacks >= config.rollbacks:
-        again = f"it went back {progress.rollbacks} times, to ever lower rates; " if progress.rollbacks else ""
+        again = f"it went back {progress.rollbacks} time{'s' * (progress.rollbacks > 1)}, to ever lower rates; " if progress.rollbacks else ""
         good = folder.snapshot(read_progress(path).nimg)
         kept = f"the last good snapshot is kept: {good}; " if good.is_file() else ""  # report.keep may have thinned it out
         raise GanT2IError(f"{stopped}{again}{kept}{ADVICE}")
