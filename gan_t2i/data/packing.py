@@ -29,7 +29,7 @@ from tqdm import tqdm
 from gan_t2i.data import stopped
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
-from gan_t2i.data.readers.base import Reading
+from gan_t2i.data.readers.base import Reading, shown
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record, Stored
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.data.splits import split_by_caption, told_in
@@ -377,8 +377,7 @@ def _is_opaque(path: Path, resolution: int) -> bool:
 
 def place_of(record: Record) -> str:
     """Where the picture's fault is: the metadata's line with the file, or the file."""
-    name = record.image.name.encode("utf-8", "backslashreplace").decode()
-    return f"{record.where} ({name})"
+    return f"{record.where} ({shown(record.image.name)})"
 
 
 def describe(
