@@ -5,6 +5,7 @@ Legend: N pictures, B batch, C channels (3, or 4 with alpha, premultiplied), R r
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -45,6 +46,7 @@ META = "meta.json"
 AT_ONCE = 16  # pictures that a thread decodes before it hands them on
 PARTS_WAITING = 4  # for each thread: what is in memory when the disk is slower than the decoders
 WRITTEN_AT_ONCE = 1 << 20  # bytes
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Indices = npt.NDArray[np.int64]
 Result = TypeVar("Result")
 
@@ -180,6 +182,12 @@ def pack(
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        size = len(reading.records) * settings.channels * resolution**2 / 1e6
+        message = f"cannot write {destination}: {error.strerror}; {size:,.0f} MB are needed"
+        raise GanT2IError(f"{message}: free some space, or name another folder (for the cache, in GAN_T2I_CACHE)") from error
     return PackedDataset.open(destination)
 
 

@@ -190,6 +190,26 @@ def test_few_results_wait_and_none_is_made_for_nobody(monkeypatch):
     assert list(packing.in_threads(records, lambda record: int(record.image.stem), 3)) == list(range(1000))
 
 
+NO_SPACE = """
+import resource, sys
+from gan_t2i.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+sys.argv = ["gan-t2i", "data", "pack", *sys.argv[1:], "--resolution", "16"]
+main()
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    source = make_data(tmp_path / "data", 80)
+    result = subprocess.run(
+        [sys.executable, "-c", NO_SPACE, str(source), str(tmp_path / "packed")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert f"Error: cannot write {tmp_path / 'packed'}: File too large; 0 MB are needed: free some space" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 TERMINATED = """
 import os, signal, sys
 from pathlib import Path
