@@ -171,6 +171,23 @@ def test_pickles(throw: Callable[..., int], tmp_path: Path) -> None:
     assert throw("pickle", 150, [pickle.dumps(["a", "a"], protocol=protocol) for protocol in (0, 4)], reader)
 
 
+def test_parquet(throw: Callable[..., int], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def table(columns: dict[str, list[Any]]) -> bytes:
+        file = io.BytesIO()
+        parquet.write_table(pyarrow.table(columns), file)
+        return file.getvalue()
+
+    (tmp_path / "a.png").write_bytes(picture("PNG"))
+    cells = {"image": [{"bytes": picture("PNG"), "path": None}] * 3, "text": ["a", "b", "c"]}
+    for name, columns in (("metadata.parquet", {"file_name": ["a.png"], "caption": ["x"]}), ("train-0.parquet", cells)):
+        assert throw(name, 100, [table(columns)], reading_from(tmp_path / name))
+        for path in tmp_path.iterdir():  # pictures beside parquet are those that it names
+            path.unlink()
+
+
 def test_tars(throw: Callable[..., int], tmp_path: Path) -> None:
     def tar(form: int) -> bytes:
         file = io.BytesIO()
@@ -242,6 +259,6 @@ def test_packed_folders(throw: Callable[..., int], pictures: Path, tmp_path: Pat
 
 def test_they_were_enough(counts: Counter[str], request: pytest.FixtureRequest) -> None:
     """At least two thousand; where a part of this file is run, there is nothing to count."""
-    if len({item.name for item in request.session.items if item.path == request.path}) < 17:
+    if len({item.name for item in request.session.items if item.path == request.path}) < 18:
         pytest.skip("a part of the file was asked for")
     assert sum(counts.values()) >= 2000
