@@ -1,5 +1,6 @@
 """Floating-point operations: which ones a computation does, and how fast this machine does them."""
 
+import functools
 import math
 import statistics
 import time
@@ -127,8 +128,9 @@ def ceiling(counts: Mapping[Call, int], seconds: Mapping[Call, float]) -> Ceilin
     return Ceiling(sum(call.flop * count for call, count in counts.items()) / 1e9, sum(seconds[call] * n for call, n in counts.items()))
 
 
+@functools.cache
 def convolution_rate(device: torch.device, precision: str) -> float:
-    """GFLOP/s of a 3x3 convolution, 128 channels at 32x32, forward and backward, at "bf16", "float32" or "auto". Median of ten."""
+    """GFLOP/s of a 3x3 convolution, 128 channels at 32x32, forward and backward, at "bf16", "float32" or "auto". Median of ten, taken once."""
     convolution = nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last).to(device)
     x = torch.randn(16, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
 

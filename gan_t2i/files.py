@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gan_t2i.stopping import tidied_on_sigterm
+
 FEW_FILES = 16
 """So many are flushed one by one. For the thousands of a data set that takes minutes on a slow disk: then one flush of the whole system is
 quicker, though it waits for what other programs have written."""
@@ -42,27 +44,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder beside `path`; on success its files are flushed and it is renamed to `path`, else removed.
+    """Yields an empty temporary folder beside `path`; on success its files are flushed and it is renamed to `path`, else removed,
+    by SIGTERM too.
 
     Raises FileExistsError where `path` is there already with something in it, before anything is yielded.
     """
     if (path.is_dir() and any(path.iterdir())) or path.is_file():
         raise FileExistsError(f"{path} already exists")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        written = [*temporary.rglob("*"), temporary]
-        if len(written) > FEW_FILES:
-            os.sync()
-        else:
-            for each in written:
-                _flush(each)
-        temporary.replace(path)
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tidied_on_sigterm():
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            written = [*temporary.rglob("*"), temporary]
+            if len(written) > FEW_FILES:
+                os.sync()
+            else:
+                for each in written:
+                    _flush(each)
+            temporary.replace(path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_temporary(folder: Path) -> None:

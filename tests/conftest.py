@@ -1,6 +1,7 @@
 """What all tests share: a cache folder of their own, one thread, and a small data set with a config that trains on it in seconds."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ SMALL: dict[str, Any] = {
     "optimizer": {"warmup_kimg": 0},
     "report": {"stats_kimg": 0.008, "grid_kimg": 0.02, "snapshot_kimg": 0.02, "grid_prompts": 4, "grid_seeds": 2},
 }
+
+
+COUNTED = pytest.StashKey[dict[str, Counter[str]]]()
+
+
+@pytest.fixture(scope="session")
+def counted(request: pytest.FixtureRequest) -> Callable[[str], Counter[str]]:
+    """Gives the counter of that name; what was counted is printed at the end of the tests, whatever is captured."""
+    counters = request.config.stash.setdefault(COUNTED, {})
+    return lambda name: counters.setdefault(name, Counter())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what the tests counted."""
+    for name, counter in config.stash.get(COUNTED, {}).items():
+        terminalreporter.write_line(f"{name}: {counter.total():,} ({', '.join(f'{kind} {count:,}' for kind, count in counter.items())})")
 
 
 @pytest.fixture(autouse=True)

@@ -157,6 +157,14 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, message):
     assert refusal(read_yaml, path).startswith(f"config {path} {message}")
 
 
+@pytest.mark.parametrize("content", ["kimg: 1\nkimg: 2\n", "kimg: 1\ndata: {crop: fit, crop: pad}\n"])
+def test_a_key_that_stands_twice_is_refused(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"the key (kimg|crop) stands twice"):
+        read_yaml(path)
+
+
 def test_a_config_that_is_not_there_is_named(tmp_path):
     assert refusal(read_yaml, tmp_path / "none.yaml") == f"cannot read config {tmp_path / 'none.yaml'}: No such file or directory"
     assert refusal(read_yaml, tmp_path) == f"cannot read config {tmp_path}: Is a directory"

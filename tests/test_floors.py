@@ -11,7 +11,7 @@ import gan_t2i
 
 ROOT = Path(gan_t2i.__file__).parent
 FLOORS = [
-    {"config", "distributed", "errors", "files", "runtime", "pictures", "phases", "arithmetic", "ops", "losses"},
+    {"config", "distributed", "errors", "files", "runtime", "stopping", "pictures", "phases", "arithmetic", "ops", "losses"},
     {"registry", "text", "data"},
     {"models"},
     {"checkpoint", "runs", "evaluation"},
@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # Which neighbours on its own floor a part may import; every part may import itself.
-NEIGHBOURS = {part: {"config", "errors", "files", "runtime"} for part in FLOORS[0]} | {
+NEIGHBOURS = {part: {"config", "errors", "files", "runtime", "stopping"} for part in FLOORS[0]} | {
     "text": {"registry"},
     "data": {"registry"},
     "evaluation": {"checkpoint", "runs"},

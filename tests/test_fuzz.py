@@ -6,13 +6,14 @@ The mutations are drawn by a seed: bits flipped, bytes replaced by telling ones,
 import contextlib
 import io
 import json
+import pickle
 import random
 import tarfile
 import time
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,9 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def counts() -> Iterator[Counter[str]]:
+def counts(counted: Callable[[str], Counter[str]]) -> Counter[str]:
     """How many files of each kind were read."""
-    counter: Counter[str] = Counter()
-    yield counter
-    print(f"\nfuzz: {sum(counter.values()):,} mutated files: {dict(counter)}")
+    return counted("mutated files, each used or refused")
 
 
 @pytest.fixture
@@ -159,6 +158,36 @@ def test_captions(throw: Callable[..., int], tmp_path: Path, name: str, content:
     assert throw(name, 150, [content.encode()], reading_from(tmp_path / name))
 
 
+def test_pickles(throw: Callable[..., int], tmp_path: Path) -> None:
+    """CUB's list of names, as Python 2 and as Python 3 write it."""
+    for folder, name, content in (("images", "a.jpg", picture("JPEG")), ("text", "a.txt", b"a bird"), ("train", "filenames.pickle", b"")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+
+    def reader(data: bytes) -> None:
+        (tmp_path / "train" / "filenames.pickle").write_bytes(data)
+        read(tmp_path, DataSettings(format="cub"))
+
+    assert throw("pickle", 150, [pickle.dumps(["a", "a"], protocol=protocol) for protocol in (0, 4)], reader)
+
+
+def test_parquet(throw: Callable[..., int], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def table(columns: dict[str, list[Any]]) -> bytes:
+        file = io.BytesIO()
+        parquet.write_table(pyarrow.table(columns), file)
+        return file.getvalue()
+
+    (tmp_path / "a.png").write_bytes(picture("PNG"))
+    cells = {"image": [{"bytes": picture("PNG"), "path": None}] * 3, "text": ["a", "b", "c"]}
+    for name, columns in (("metadata.parquet", {"file_name": ["a.png"], "caption": ["x"]}), ("train-0.parquet", cells)):
+        assert throw(name, 100, [table(columns)], reading_from(tmp_path / name))
+        for path in tmp_path.iterdir():  # pictures beside parquet are those that it names
+            path.unlink()
+
+
 def test_tars(throw: Callable[..., int], tmp_path: Path) -> None:
     def tar(form: int) -> bytes:
         file = io.BytesIO()
@@ -230,6 +259,6 @@ def test_packed_folders(throw: Callable[..., int], pictures: Path, tmp_path: Pat
 
 def test_they_were_enough(counts: Counter[str], request: pytest.FixtureRequest) -> None:
     """At least two thousand; where a part of this file is run, there is nothing to count."""
-    if len({item.name for item in request.session.items if item.path == request.path}) < 16:
+    if len({item.name for item in request.session.items if item.path == request.path}) < 18:
         pytest.skip("a part of the file was asked for")
     assert sum(counts.values()) >= 2000

@@ -1,7 +1,7 @@
 """The `gan-t2i` command: one module a subcommand, imported only when it is called, so that `--help` answers at once."""
 
+import gc
 import importlib
-import sys
 
 import click
 
@@ -66,4 +66,9 @@ def command() -> None:
 
 def main() -> None:
     """Entry point of the console script and of ``python -m gan_t2i``."""
-    sys.exit(command(prog_name="gan-t2i"))
+    try:
+        command(prog_name="gan-t2i")
+    finally:
+        # Python looks for cycles once more before it ends, among the millions of objects of torch: seconds in which a process that was asked
+        # to stop is killed.
+        gc.freeze()

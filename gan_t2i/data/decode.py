@@ -118,6 +118,8 @@ def to_image(pixels: Pixels) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if not image.info:  # as in most PNGs: whatever could hold it stands there
+        return 1
     # A broken EXIF block does not spoil the picture; its parser raises as many classes as a decoder.
     try:
         value = image.getexif().get(ORIENTATION, 1)

@@ -5,20 +5,22 @@ Legend: N pictures, B batch, C channels (3, or 4 with alpha, premultiplied), R r
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import sys
+import threading
 import warnings
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +30,10 @@ from tqdm import tqdm
 from gan_t2i.data import stopped
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
-from gan_t2i.data.readers.base import Reading
+from gan_t2i.data.readers.base import Reading, shown
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record, Stored
 from gan_t2i.data.settings import DataSettings
+from gan_t2i.data.splits import split_by_caption, told_in
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.files import atomic_folder, cache_dir
 
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 IMAGES = "images.u8"
 META = "meta.json"
+AT_ONCE = 16  # pictures that a thread decodes before it hands them on
+PARTS_WAITING = 4  # for each thread: what is in memory when the disk is slower than the decoders
+WRITTEN_AT_ONCE = 1 << 20  # bytes
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Indices = npt.NDArray[np.int64]
 Result = TypeVar("Result")
 
@@ -175,6 +182,12 @@ def pack(
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        size = len(reading.records) * settings.channels * resolution**2 / 1e6
+        message = f"cannot write {destination}: {error.strerror}; {size:,.0f} MB are needed"
+        raise GanT2IError(f"{message}: free some space, or name another folder (for the cache, in GAN_T2I_CACHE)") from error
     return PackedDataset.open(destination)
 
 
@@ -279,7 +292,7 @@ def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
             stat = os.stat(path)
         except OSError:  # a broken link, which the reader counts
             continue
-        result.append((str(path), stat.st_size, stat.st_mtime_ns))
+        result.append((path, stat.st_size, stat.st_mtime_ns))
     return result
 
 
@@ -302,20 +315,36 @@ def decode_all(
 def in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:
     """What `work` gives for each record, or the `BadImageError` that it raises, in order; few results wait in memory."""
 
-    def attempt(record: Record) -> Result | BadImageError:
-        try:
-            return work(record)
-        except BadImageError as error:
-            return error
+    given_up = threading.Event()
+
+    def attempt(part: Sequence[Record]) -> list[Result | BadImageError]:
+        results: list[Result | BadImageError] = []
+        for record in part:
+            if given_up.is_set():
+                break
+            try:
+                results.append(work(record))
+            except BadImageError as error:
+                results.append(error)
+        return results
 
     # Registers every format now: the threads would race to do it.
     Image.init()
     # Threads, as Pillow's decoders release the GIL: on two shared cores 800 PNGs of 256 px a second (one thread 550, two warm processes
-    # 900), and unlike processes they start at once and ask nothing of the caller's __main__.
-    chunk = 64 * workers  # what waits in memory when the disk is slower than the decoders
+    # 900), and unlike processes they start at once and ask nothing of the caller's __main__. A few pictures at a time, as to hand each of
+    # the smallest from thread to thread takes a tenth of its decoding.
+    waiting: deque[Future[list[Result | BadImageError]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(records), chunk):
-            yield from pool.map(attempt, records[start : start + chunk])
+        try:
+            for start in range(0, len(records), AT_ONCE):
+                waiting.append(pool.submit(attempt, records[start : start + AT_ONCE]))
+                if len(waiting) == PARTS_WAITING * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            given_up.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def write_images(
@@ -335,7 +364,7 @@ def write_images(
         bad.add(kind, place_of(records[index]), why)
     bar = tqdm(records[progress.done :], "packing", len(records), unit="img", initial=progress.done, disable=not show_progress)
     # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
-    with warnings.catch_warnings(), open(path, "ab") as file, contextlib.closing(decoded):
+    with warnings.catch_warnings(), open(path, "ab", WRITTEN_AT_ONCE) as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")
         for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=progress.done):
             if isinstance(result, BadImageError):
@@ -356,80 +385,7 @@ def _is_opaque(path: Path, resolution: int) -> bool:
 
 def place_of(record: Record) -> str:
     """Where the picture's fault is: the metadata's line with the file, or the file."""
-    name = record.image.name.encode("utf-8", "backslashreplace").decode()
-    return f"{record.where} ({name})"
-
-
-# Captions and splits
-
-
-def told_in(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
-    """Every caption in every form, none twice; the captions themselves, which are the first form, come first in their order."""
-    forms = (template.replace("{}", caption) for template in templates for caption in captions)
-    return tuple(dict.fromkeys(" ".join(form.split()) for form in forms))
-
-
-class Split(NamedTuple):
-    """Each record's remaining captions, each record's side, and the number of captions that were dropped."""
-
-    captions: list[tuple[str, ...]]
-    heldout: list[bool]
-    dropped: int
-
-
-def split_by_caption(records: Sequence[Record], fraction: float) -> Split:
-    """Hold out about `fraction` of the first captions with all their pictures; no caption stays on both sides.
-
-    A record's own `split` decides for it, and for every record with the same first caption that has none. The others are held out where
-    the hash of the first caption falls below `fraction`. With a fraction above 0 and two first captions or more, at least one of those
-    without a `split` is held out, and one trained on, unless the records with a `split` see to it.
-
-    A caption that both sides have stays where it is some record's first, else on the held-out side, and is dropped from the other;
-    so every record keeps its first one. Only records whose own splits contradict each other may lose all: such a training record, all
-    of whose captions are held out, is held out too. Dropping, not moving, because one common caption would otherwise pull all records
-    that share it, and in turn theirs, out of training. Raises `GanT2IError` where nothing is left to train on.
-    """
-    held_first = _held_first_captions(records, fraction)
-    # A training record's own split wins over its caption's: the contradiction is settled below.
-    heldout = [record.split == HELDOUT or (record.split is None and record.captions[0] in held_first) for record in records]
-    sides: dict[bool, set[str]] = {False: set(), True: set()}
-    firsts: dict[bool, set[str]] = {False: set(), True: set()}
-    for record, side in zip(records, heldout, strict=True):
-        sides[side].update(record.captions)
-        firsts[side].add(record.captions[0])
-    shared = sides[True] & sides[False]
-    to_train = {caption for caption in shared if caption in firsts[False] and caption not in firsts[True]}
-    drop = {True: to_train, False: shared - to_train}
-    captions = [tuple(c for c in record.captions if c not in drop[side]) for record, side in zip(records, heldout, strict=True)]
-    for index, left in enumerate(captions):
-        if not left:
-            captions[index] = records[index].captions
-            heldout[index] = True
-    if all(heldout):
-        raise GanT2IError("no picture is left to train on: the split of the data holds out every caption; leave the key split out")
-    before = sum(len(record.captions) for record in records)
-    return Split(captions, heldout, before - sum(map(len, captions)))
-
-
-def _held_first_captions(records: Sequence[Record], fraction: float) -> set[str]:
-    """The first captions whose records without a split are held out."""
-    of_split: dict[str, set[str]] = {side: {r.captions[0] for r in records if r.split == side} for side in (TRAIN, HELDOUT)}
-    counts = Counter(r.captions[0] for r in records if r.split is None)
-    position = {caption: position_of(caption) for caption in counts if caption not in of_split[TRAIN] | of_split[HELDOUT]}
-    free = sorted(position, key=position.__getitem__)
-    chosen = [caption for caption in free if position[caption] < fraction]
-    if fraction > 0 and free:
-        if not chosen and not of_split[HELDOUT] and (len(free) > 1 or of_split[TRAIN]):
-            # The caption with the fewest pictures, so that as many as possible are trained on.
-            chosen = [min(free, key=lambda caption: counts[caption])]
-        elif len(chosen) == len(free) and not of_split[TRAIN]:
-            chosen = chosen[:-1]
-    return of_split[HELDOUT] | set(chosen)
-
-
-def position_of(caption: str) -> float:
-    """A number in [0, 1) that is the caption's own, on every machine."""
-    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest()) / 2**64
+    return f"{record.where} ({shown(record.image.name)})"
 
 
 def describe(

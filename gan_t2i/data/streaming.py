@@ -24,7 +24,6 @@ from gan_t2i.data.packing import (
     cores,
     decode_all,
     describe,
-    position_of,
     source_key,
     write_images,
 )
@@ -33,6 +32,7 @@ from gan_t2i.data.readers.base import Reading, Source, split_of_name
 from gan_t2i.data.readers.tars import caption_key, read_shard
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
+from gan_t2i.data.splits import position_of
 from gan_t2i.errors import GanT2IError
 from gan_t2i.files import atomic_folder, cache_dir
 

@@ -56,13 +56,21 @@ class TextCache:
 
     @classmethod
     def build(
-        cls, encoder: SentenceEncoder, captions: Sequence[str], *, progress: bool = True, notify: Callable[[str], None] = silent
+        cls,
+        encoder: SentenceEncoder,
+        captions: Sequence[str],
+        *,
+        folder: Path | None = None,
+        progress: bool = True,
+        notify: Callable[[str], None] = silent,
     ) -> "TextCache":
         """Read what `encoder` has encoded before, encode the rest, and report what was cut.
 
+        `folder`: one of the caller's own, for this encoder alone; without it, the encoder's in the user's cache, for whose name the encoder may
+        have to be loaded once more, by its library.
         Raises GanT2IError where the cache folder cannot be written or the encoder gives numbers that float16 cannot hold.
         """
-        folder = files.cache_dir() / "text" / cache_key(encoder)
+        folder = folder or files.cache_dir() / "text" / cache_key(encoder)
         try:
             shards = _read_all(folder, notify)
             known = {caption for shard in shards for caption in shard.captions}

@@ -114,14 +114,15 @@ class Estimate:
         )
 
 
-def measure(session: Session) -> Estimate:
-    """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps."""
+def measure(session: Session, steps: int = TIMED_STEPS) -> Estimate:
+    """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps: as many as are asked for,
+    in whole intervals of the penalty."""
     config = session.config
     interval = config.penalty.interval
     with FlopCounter() as counter:
         for number in range(interval):  # one of them has the penalty
             session.run_step(number * config.batch)
-    steps = interval * max(1, TIMED_STEPS // interval)
+    steps = interval * max(1, steps // interval)
     start = time.perf_counter()
     for number in range(steps):
         metrics = session.run_step(number * config.batch)
@@ -151,7 +152,8 @@ def measure_on(config: TrainConfig, records: Sequence[Record]) -> Estimate:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
         try:
-            return measure(prepare(config.model_copy(update={"data": data}), notify=lambda message: None, measured=True))
+            session = prepare(config.model_copy(update={"data": data}), lambda message: None, measured=True, text_folder=Path(folder) / "text")
+            return measure(session, steps=config.penalty.interval)  # few, as its user waits
         except torch.OutOfMemoryError as error:
             raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
 

@@ -8,6 +8,7 @@ from gan_t2i.evaluation.shapes_suite import run_suite, write_result
 from gan_t2i.models.drawing import draw
 from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
+from gan_t2i.stopping import Abandoned, StopRequest
 from gan_t2i.training.report import Report
 from gan_t2i.training.schedule import crosses
 from gan_t2i.training.session import Session
@@ -20,14 +21,21 @@ def is_due(session: Session, nimg: int, total: int) -> bool:
 
 
 @phase("logging")
-def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
-    """Do what ``gan-t2i evaluate`` does with the snapshot of this nimg: the same figures, into the same files and the same scalars."""
+def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
+    """Do what ``gan-t2i evaluate`` does with the snapshot of this nimg: the same figures, into the same files and the same scalars.
+
+    Asked to stop meanwhile, it leaves nothing.
+    """
     networks, config = session.networks, session.config.evaluate
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return draw(networks.G_ema, session.encoder, prompts, seeds)
 
-    result = run_suite(generate, seeds=config.seeds, limit=config.limit, progress=False)
+    try:
+        with stop.at_once():
+            result = run_suite(generate, seeds=config.seeds, limit=config.limit, progress=False)
+    except Abandoned:
+        return
     snapshot = folder.snapshot(nimg)
     head = {"snapshot": str(snapshot) if snapshot.is_file() else None, "nimg": nimg, "resolution": session.config.resolution}
     write_result(result, head, folder, nimg)

@@ -62,3 +62,7 @@ class Exchange:
         if copied:
             copied.synchronize()
         return word.item() > 0
+
+    def stopping_now(self) -> bool:
+        """Whether to stop before another step. Of several processes none knows yet what the others were asked, so all take that step."""
+        return world_size() == 1 and self.asked_to_stop()

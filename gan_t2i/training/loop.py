@@ -5,7 +5,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -16,6 +15,7 @@ from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.files import atomic_file
 from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
+from gan_t2i.stopping import Abandoned, StopRequest
 from gan_t2i.training.evaluate import evaluate, is_due
 from gan_t2i.training.grid import draw_grid
 from gan_t2i.training.monitor import ADVICE, DIVERSITY, Monitor, Wrong, diversity, not_finite
@@ -25,30 +25,6 @@ from gan_t2i.training.session import Session
 from gan_t2i.training.state import Progress, load_state, read_progress, save_state
 
 MATCH_GAP = "Text/match_gap"  # what decides which snapshot is the best
-
-
-class StopRequest:
-    """Within ``with``, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed.
-
-    Of several processes, none obeys: torchrun and cluster managers each pass on a signal that a process may have had already, and end by
-    force what does not end in time.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        if world_size() == 1:
-            signal.signal(number, self._previous[signal.Signals(number)])
 
 
 def train(session: Session, folder: RunFolder, progress: Progress, notify: Callable[[str], None]) -> int | None:
@@ -64,51 +40,77 @@ def train(session: Session, folder: RunFolder, progress: Progress, notify: Calla
     session.step.rate_scale = config.monitor.rate_factor**rollbacks
     report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
     try:
-        with StopRequest() as stop:
-            session.step.exchange.asked_to_stop = lambda: stop.signal is not None
-            if nimg == 0 and is_first():
-                report.real_pictures(session.first_batch(32).images, nimg)
-                draw_samples(session, folder, report, nimg)
-            stopping = False
+        with StopRequest(alone=world_size() == 1) as stop:
+            exchange = session.step.exchange
+            exchange.asked_to_stop = lambda: stop.signal is not None
+            if is_first():
+                begin_pictures(session, folder, report, nimg, stop)
+            stopping, saved = exchange.stopping_now(), nimg
             while nimg < total and not stopping:
                 metrics = session.run_step(nimg)
                 nimg += config.batch
                 report.add(metrics, config.batch)
-                stopping = session.step.exchange.stopping()  # asked once a step: what comes after this line is noticed by the next
-                saving = stopping or nimg >= total or crosses(nimg, config.batch, config.report.snapshot_kimg)
-                if saving or crosses(nimg, config.batch, config.report.stats_kimg):  # numbers are checked before they are saved
-                    numbers = write_stats(session, folder, report, nimg)
-                    if (wrong := monitor.look(nimg, numbers)) is not None:
+                stopping = exchange.stopping()  # asked once a step: of several processes, all then do the same
+                ends = nimg >= total
+                saves = ends or crosses(nimg, config.batch, config.report.snapshot_kimg)
+                draws = ends or crosses(nimg, config.batch, config.report.grid_kimg)
+                evaluates = is_due(session, nimg, total)
+                # numbers are checked before anything is saved, and a signal may come while pictures are drawn
+                ticks = saves or draws or evaluates or crosses(nimg, config.batch, config.report.stats_kimg)
+                if ticks or stopping:
+                    numbers = write_stats(session, folder, report, nimg, measured=ticks)
+                    # a stop is no tick: doubts rise and fall at the same nimg, whether the run is stopped or not
+                    wrong = monitor.look(nimg, numbers) if ticks or not_finite(numbers) else None
+                    if wrong is not None:
                         back = roll_back(session, folder, report, Progress(nimg, rollbacks), wrong, notify)
                         nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.doubtful)
+                        saved = nimg
                         continue
-                if is_first() and (nimg >= total or crosses(nimg, config.batch, config.report.grid_kimg)):
-                    draw_samples(session, folder, report, nimg)
-                if is_first() and saving:
+                if is_first() and draws and not stopping:
+                    draw_samples(session, folder, report, nimg, stop)
+                if is_first() and saves:
                     save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
                     report.pause(nimg)
+                    saved = nimg
                 # after saving, and not when asked to stop, which must be quick: the snapshot can be evaluated at any time
-                if is_first() and is_due(session, nimg, total) and (nimg >= total or not stopping):
-                    evaluate(session, folder, report, nimg)
+                if is_first() and evaluates and not stopping:
+                    evaluate(session, folder, report, nimg, stop)
+                stopping = stopping or exchange.stopping_now()
+            if is_first() and nimg != saved:
+                save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
     finally:
         report.close()
     if nimg < total:
         notify(f"stopped after {nimg:,} of {total:,} images; the same command goes on from there")
+    elif stopping:
+        notify(f"asked to stop at its end, where a last grid and evaluation are left out: gan-t2i evaluate {folder.path} makes up for that")
     # a process that was not told itself stops as if it had been
     return (stop.signal or signal.SIGTERM) if nimg < total else None
 
 
+def begin_pictures(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
+    """What is shown before the first step: of a new run real pictures and a grid, of another the grid that a stop left undrawn."""
+    if nimg == 0:
+        report.real_pictures(session.first_batch(32).images, nimg)
+    undrawn = crosses(nimg, session.config.batch, session.config.report.grid_kimg) and not folder.grid(nimg).exists()
+    if nimg == 0 or undrawn:
+        draw_samples(session, folder, report, nimg, stop)
+
+
 @phase("logging")
-def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int) -> dict[str, float]:
-    """Log the means since the last tick, of all processes, and return what the monitor looks at; what is not finite is not logged."""
+def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int, *, measured: bool = True) -> dict[str, float]:
+    """Log the means since the last tick, of all processes, and return what the monitor looks at; what is not finite is not logged.
+
+    What takes pictures to measure is left out where it is not to be `measured`.
+    """
     config = session.config
     numbers = report.means()
-    if not not_finite(numbers):
+    if measured and not not_finite(numbers):
         numbers[DIVERSITY] = from_first(diversity(session) if is_first() else math.nan)
     if is_first() and not not_finite(numbers):
         factor = learning_rate_factor(nimg, config.kimg * 1000, config.optimizer) * session.step.rate_scale
         extra = {"Progress/lr_g": config.optimizer.g_lr * factor, "Progress/lr_d": config.optimizer.d_lr * factor}
-        if (heldout := session.heldout_batch()) is not None:
+        if measured and (heldout := session.heldout_batch()) is not None:
             extra[MATCH_GAP] = match_gap(session.networks.D, *heldout)
         report.tick(nimg, numbers | extra)
     return numbers
@@ -125,7 +127,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     if path is None:
         raise GanT2IError(f"{stopped}there is no snapshot yet; {ADVICE}")
     if progress.rollbacks >= config.rollbacks:
-        again = f"it went back {progress.rollbacks} times, to ever lower rates; " if progress.rollbacks else ""
+        again = f"it went back {progress.rollbacks} time{'s' * (progress.rollbacks > 1)}, to ever lower rates; " if progress.rollbacks else ""
         good = folder.snapshot(read_progress(path).nimg)
         kept = f"the last good snapshot is kept: {good}; " if good.is_file() else ""  # report.keep may have thinned it out
         raise GanT2IError(f"{stopped}{again}{kept}{ADVICE}")
@@ -158,9 +160,13 @@ def _last_good(folder: RunFolder, doubted: bool) -> Path | None:
     return folder.good_state if before else folder.state
 
 
-def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int) -> None:
-    """Draw the grid of fixed prompts into grids/ and TensorBoard."""
-    grid = draw_grid(session)
+def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
+    """Draw the grid of fixed prompts into grids/ and TensorBoard, unless asked to stop meanwhile."""
+    try:
+        with stop.at_once():
+            grid = draw_grid(session)
+    except Abandoned:
+        return
     with atomic_file(folder.grid(nimg)) as temporary:
         grid.save(temporary, format="PNG")
     report.picture("Samples/ema", grid, nimg)

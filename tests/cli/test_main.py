@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gan_t2i import __version__
+from gan_t2i.cli import main as main_module
 from gan_t2i.cli.main import COMMANDS, command
 
 
@@ -30,6 +31,16 @@ def test_the_module_runs_and_its_help_is_instant() -> None:
     shown = subprocess.run([sys.executable, "-m", "gan_t2i", "--help"], capture_output=True, text=True, check=True).stdout
     assert shown.startswith("Usage: gan-t2i [OPTIONS] COMMAND [ARGS]...")
     assert all(name in shown for name in COMMANDS)
+
+
+def test_at_its_end_python_looks_for_no_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes longer than a stop may, once torch is there."""
+    done: list[str] = []
+    monkeypatch.setattr(main_module.gc, "freeze", lambda: done.append("frozen"))
+    monkeypatch.setattr(sys, "argv", ["gan-t2i", "train", "--no-such-option"])
+    with pytest.raises(SystemExit) as end:
+        main_module.main()
+    assert (end.value.code, done) == (2, ["frozen"])
 
 
 def test_version() -> None:

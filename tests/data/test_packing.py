@@ -1,5 +1,8 @@
 import json
-from collections import Counter
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image
 
 from gan_t2i.data import packing, stopped
 from gan_t2i.data.decode import load_image
-from gan_t2i.data.packing import PackedDataset, load_dataset, pack, split_by_caption
+from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.records import Record
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.errors import GanT2IError, UsageError
@@ -147,6 +150,7 @@ def stop_at(monkeypatch):
             return load_image(record, *arguments)
 
         monkeypatch.setattr(packing, "load_image", load)
+        monkeypatch.setattr(packing, "AT_ONCE", 1)
         return calls
 
     return arrange
@@ -165,6 +169,76 @@ def test_stopped_and_run_again_it_goes_on_and_gives_the_same(tmp_path, source, s
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed", "whole"]
     for name in (packing.IMAGES, packing.META):
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_few_results_wait_and_none_is_made_for_nobody(monkeypatch):
+    """Of a thousand records, one result is taken; then nobody wants any more."""
+    records = [Record(Path(f"/{number}.png"), ("a",), "a") for number in range(1000)]
+    asked, begun = [], threading.Event()
+
+    def work(record):
+        asked.append(record.image.stem)
+        if len(asked) > packing.AT_ONCE * packing.PARTS_WAITING:
+            begun.wait(10)
+        return int(record.image.stem)
+
+    results = packing.in_threads(records, work, 1)
+    assert next(results) == 0
+    begun.set()
+    results.close()
+    assert len(asked) <= packing.AT_ONCE * (packing.PARTS_WAITING + 1)
+    assert list(packing.in_threads(records, lambda record: int(record.image.stem), 3)) == list(range(1000))
+
+
+NO_SPACE = """
+import resource, sys
+from gan_t2i.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+sys.argv = ["gan-t2i", "data", "pack", *sys.argv[1:], "--resolution", "16"]
+main()
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    source = make_data(tmp_path / "data", 80)
+    result = subprocess.run(
+        [sys.executable, "-c", NO_SPACE, str(source), str(tmp_path / "packed")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert f"Error: cannot write {tmp_path / 'packed'}: File too large; 0 MB are needed: free some space" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+TERMINATED = """
+import os, signal, sys
+from pathlib import Path
+from gan_t2i.data import packing
+load_image, asked = packing.load_image, []
+def load(*given):
+    asked.append(given)
+    if len(asked) == 70:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return load_image(*given)
+packing.load_image = load
+packing.pack(sys.argv[1], Path(sys.argv[2]), 16, progress=False, workers=1)
+"""
+
+
+def test_sigterm_leaves_what_is_done_like_ctrl_c(tmp_path, monkeypatch):
+    """Some are done when the 70th is asked for: a thread decodes a few at a time, and only so many wait."""
+    source = make_data(tmp_path / "data", 80)
+    whole = pack(source, tmp_path / "whole", 16, progress=False)
+    result = subprocess.run([sys.executable, "-c", TERMINATED, str(source), str(tmp_path / "packed")], stderr=subprocess.PIPE, check=False)
+    assert result.returncode == -signal.SIGTERM, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
+    asked = []
+    load = packing.load_image
+    monkeypatch.setattr(packing, "load_image", lambda image, *rest: asked.append(image) or load(image, *rest))
+    packed = pack(source, tmp_path / "packed", 16, progress=False)
+    assert packed.fingerprint == whole.fingerprint
+    assert 80 - 70 <= len(asked) < 80
+    assert not (tmp_path / ".packed.stopped").exists()
 
 
 def _spoil_state(folder: Path) -> None:
@@ -305,87 +379,6 @@ def test_a_packed_folder_is_a_source_at_its_resolution(tmp_path, source):
 def test_a_missing_source(tmp_path):
     with pytest.raises(UsageError, match="gone does not exist"):
         load_dataset(tmp_path / "gone", 16)
-
-
-# Splits
-
-
-def record(*captions: str, split: str | None = None) -> Record:
-    return Record(Path("/a.png"), captions, "a", split)
-
-
-def test_captions_are_held_out_with_all_their_pictures_and_stay_so_when_data_grow():
-    records = [record(f"caption {index % 500}") for index in range(1000)]
-    held = {r.captions[0] for r, side in zip(records, split_by_caption(records, 0.1).heldout, strict=True) if side}
-    assert 30 <= len(held) <= 70
-    counts = Counter(split_by_caption(records, 0.1).heldout)
-    assert counts[True] == 2 * len(held)
-    grown = [*records, *(record(f"more {index}") for index in range(500))]
-    held_grown = {r.captions[0] for r, side in zip(grown, split_by_caption(grown, 0.1).heldout, strict=True) if side}
-    assert held == {caption for caption in held_grown if caption.startswith("caption")}
-
-
-def test_the_hash_of_a_caption_is_the_same_everywhere():
-    assert packing.position_of("a red circle") == 0.5497942062118344
-
-
-@pytest.mark.parametrize("fraction", [1e-12, 1 - 1e-12])
-@pytest.mark.parametrize("count", [2, 3])
-def test_both_sides_have_a_caption_where_there_are_two(fraction, count):
-    split = split_by_caption([record(f"c{index}") for index in range(count)], fraction)
-    assert 1 <= sum(split.heldout) <= count - 1
-
-
-def test_the_rarest_caption_is_held_out_where_the_hash_chooses_none():
-    assert split_by_caption([record("a"), record("b"), record("a")], 1e-12).heldout == [False, True, False]
-
-
-@pytest.mark.parametrize("fraction", [0.02, 1 - 1e-12])
-def test_a_single_caption_is_trained_on(fraction):
-    assert split_by_caption([record("a"), record("a", "b")], fraction).heldout == [False, False]
-
-
-def test_nothing_is_held_out_at_fraction_zero_or_where_the_data_say_train():
-    assert not any(split_by_caption([record("a"), record("b")], 0).heldout)
-    assert not any(split_by_caption([record("a", split="train"), record("b", split="train")], 0.5).heldout)
-
-
-def test_the_datas_own_split_decides_for_its_captions():
-    records = [record("a", split="heldout"), record("b", split="train"), record("a"), record("b")]
-    assert split_by_caption(records, 0.5).heldout == [True, False, True, False]
-
-
-def test_a_shared_caption_stays_on_one_side_and_no_record_goes_empty():
-    records = [record("a", "x", "t", split="heldout"), record("t", "x", "a", split="train"), record("u", "x", split="train")]
-    split = split_by_caption(records, 0.5)
-    assert split.captions == [("a", "x"), ("t",), ("u",)]
-    assert split.heldout == [True, False, False]
-    assert split.dropped == 4
-
-
-def test_a_training_record_whose_captions_are_all_held_out_follows_them():
-    records = [record("a", "b", split="heldout"), record("b", split="heldout"), record("a", split="train"), record("t", "a", split="train")]
-    split = split_by_caption(records, 0.5)
-    assert split.captions == [("a", "b"), ("b",), ("a",), ("t",)]
-    assert split.heldout == [True, True, True, False]
-
-
-def test_splits_that_leave_nothing_to_train_on_are_refused():
-    for records in ([record("a", split="heldout")], [record("a", split="heldout"), record("a", split="train")]):
-        with pytest.raises(GanT2IError, match="no picture is left to train on"):
-            split_by_caption(records, 0.1)
-
-
-def test_no_caption_is_on_both_sides_of_a_random_data_set():
-    rng = np.random.default_rng(0)
-    records = [record(*{f"c{number}": None for number in rng.integers(0, 60, 3)}) for _ in range(200)]
-    split = split_by_caption(records, 0.2)
-    sides = [
-        {c for captions, held in zip(split.captions, split.heldout, strict=True) if held is side for c in captions} for side in (True, False)
-    ]
-    assert all(sides)
-    assert not sides[0] & sides[1]
-    assert all(captions and captions[0] == r.captions[0] for captions, r in zip(split.captions, records, strict=True))
 
 
 # Templates

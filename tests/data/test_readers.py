@@ -78,6 +78,20 @@ def test_a_wanted_column_wins_and_an_empty_text_column_is_passed_over(folder):
     assert read_records(folder, DataSettings(caption_column="alt"))[0][0].captions == ("x",)
 
 
+def test_signs_that_are_not_to_be_seen_may_join_others(folder):
+    """As in the emoji of a family, and in Persian."""
+    family = "family \U0001f468\u200d\U0001f469\u200d\U0001f466"
+    jsonl(folder, {"file_name": "a.png", "text": family}, {"file_name": "sub/b.png", "text": "\u0645\u06cc\u200c\u062e"})
+    assert read_records(folder)[0][0].captions == (family,)
+    assert len(read_records(folder)[0]) == 2
+
+
+def test_a_column_that_stands_twice_is_refused(folder):
+    (folder / "metadata.csv").write_text("file_name,text,text\na.png,x,y\n", encoding="utf-8")
+    with pytest.raises(GanT2IError, match=r"^metadata\.csv has the column 'text' twice"):
+        read(folder)
+
+
 @pytest.mark.parametrize("wanted", ["words", None])
 def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     jsonl(folder, {"file_name": "a.png", "alt": "x", "tags": ["y"], "size": 3})
@@ -121,6 +135,11 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
         (b'{"file_name": ', "malformed JSON", "the line is not JSON: Expecting value"),
         (b"[" * 100_000, "malformed JSON", "the line is not JSON"),
         (b'["a.png", "x"]', "malformed JSON", "the line must be a JSON object, not list"),
+        (b'{"file_name": "a.png", "text": "x", "text": "y"}', "duplicate key", "the key 'text' stands twice in one object"),
+        (b'{"file_name": "a.png", "text": "x", "n": {"b": 1, "b": 1}}', "duplicate key", "the key 'b' stands twice in one object"),
+        ({"file_name": "a.png", "text": "\u200b \u200b"}, "empty caption", "the caption has nothing that can be seen"),
+        ({"file_name": "a.png", "text": "red\x1b[2Jcar"}, "control characters in caption", "which a terminal would obey"),
+        ({"file_name": "a.png", "text": "a\0b"}, "control characters in caption", "which a terminal would obey"),
     ],
 )
 def test_a_bad_row_is_counted_or_refused(folder, row, kind, why):

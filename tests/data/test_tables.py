@@ -190,6 +190,23 @@ def test_coco_captions_join_their_images_under_the_root(folder, tmp_path):
     ]
 
 
+def test_coco_images_with_one_id_are_not_used(folder, tmp_path):
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}, {"id": 1, "file_name": "sub/c.png"}]
+    path = write_coco(tmp_path / "captions_x.json", images, [{"image_id": number, "caption": f"of {number}"} for number in (1, 2)])
+    reading = read(path, DataSettings(image_root=str(folder)))
+    assert captions(reading) == [("of 2",)]
+    assert [(item.kind, item.where) for item in reading.bad] == [
+        ("duplicate key", "captions_x.json: image 0"),
+        ("duplicate key", "captions_x.json: image 2"),
+    ]
+
+
+def test_a_coco_file_with_a_key_twice_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "images": []}', encoding="utf-8")
+    with pytest.raises(GanT2IError, match=r"^a\.json: the key 'images' stands twice in one object"):
+        read(tmp_path / "a.json")
+
+
 def test_a_coco_folder_gives_the_sides(tmp_path):
     (tmp_path / "annotations").mkdir()
     for side in ("train2017", "val2017"):
@@ -228,7 +245,7 @@ def test_labels_of_dataset_json_are_captions_and_numbers_are_not(folder):
     reading = read(folder)
     assert captions(reading) == [("apple",), ("c", "cat")]
     assert [item.kind for item in reading.bad] == [
-        "image without caption",
+        "caption not text",
         "path outside the folder",
         "duplicate file_name",
         "row without file_name",

@@ -205,6 +205,26 @@ def test_braces_stand_for_what_a_shell_makes_of_them(pattern, names):
     assert expand_braces(pattern) == names
 
 
+def test_braces_that_stand_for_nothing_say_so():
+    with pytest.raises(UsageError, match=r"data \{2..1\}.tar stands for no file: 2 is above 1"):
+        expand_braces("{2..1}.tar")
+
+
+def test_json_with_a_key_twice_is_counted(tmp_path):
+    rows = [b'{"caption": "x", "caption": "y"}', b'{"caption": "z"}']
+    members = [member for number, row in enumerate(rows) for member in ((f"{number}x.png", png()), (f"{number}x.json", row))]
+    reading = read(make_tar(tmp_path / "a.tar", *members), DataSettings(caption_column="caption"))
+    assert [record.captions for record in reading.records] == [("z",)]
+    assert ("duplicate key", "a.tar/0x") in [(item.kind, item.where) for item in reading.bad]
+
+
+def test_names_in_messages_show_what_a_terminal_would_obey(tmp_path):
+    path = make_tar(tmp_path / "a.tar", ("e\x1b[2J.png", b"no picture"), ("e\x1b[2J.txt", b"a caption"))
+    report = pack(path, tmp_path / "packed", 16, progress=False).report
+    assert str(report).isascii()
+    assert report.first_bad[0][0] == "a.tar/e\\x1b[2J (e\\x1b[2J.png)"
+
+
 def test_a_picture_in_a_tar_is_judged_like_a_file(tmp_path):
     path = make_tar(tmp_path / "a.tar", ("1.png", png()[:45]), ("1.txt", b"cut"), ("2.jpg", png()), ("2.txt", b"mislabelled"))
     dataset = pack(path, tmp_path / "packed", 16, progress=False)

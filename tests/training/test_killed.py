@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,14 @@ def whole(folder: RunFolder) -> bool:
     ids=lambda plan: "-".join([plan[0].__name__, *map(str, plan[1:])]),
 )
 def test_it_goes_on_as_if_nothing_had_been(
-    plan: tuple[Any, ...], unbroken: tuple[dict[str, Any], RunFolder, int], assert_same_state: Callable[..., None], tmp_path: Path
+    plan: tuple[Any, ...],
+    unbroken: tuple[dict[str, Any], RunFolder, int],
+    assert_same_state: Callable[..., None],
+    counted: Callable[[str], Counter[str]],
+    tmp_path: Path,
 ) -> None:
     values, expected, calls = unbroken
+    kind = plan[0].__name__
     if plan[0] is die_at_call:
         # One in each twentieth of the run, so that none of its parts is spared.
         plan = (die_at_call, int((plan[1] + random.Random(f"moment {plan[1]}").random()) * 0.98 * calls / MOMENTS))
@@ -175,6 +181,7 @@ def test_it_goes_on_as_if_nothing_had_been(
     assert [path.name for path in folder.snapshots()] == [path.name for path in expected.snapshots()]
     assert not list(folder.path.rglob("*.tmp"))
     assert [record["nimg"] for record in folder.records()] == [4, 8, 12, 16]
+    counted("runs killed with SIGKILL, each went on to the same bits")[kind] += 1
 
 
 def test_a_cache_that_was_deleted_is_made_again(

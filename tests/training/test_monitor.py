@@ -15,6 +15,7 @@ from gan_t2i.errors import GanT2IError
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training import loop
 from gan_t2i.training import monitor as monitor_module
+from gan_t2i.training import session as session_module
 from gan_t2i.training.config import MonitorConfig, TrainConfig
 from gan_t2i.training.monitor import DIVERSITY, SIGNS, Monitor, Wrong, diversity, mean_distance
 from gan_t2i.training.session import Session
@@ -152,3 +153,26 @@ def test_it_goes_back_to_before_the_doubt(small_config: Callable[..., Any], monk
     assert folder.snapshots() == [folder.snapshot(nimg) for nimg in (8, 16, 24, 32, 40)]
     assert read_tensors(folder.state)[1]["doubtful"] == {}
     assert not folder.good_state.exists()
+
+
+def test_pictures_that_are_all_alike_end_a_run(small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A G that draws grey whatever it is asked, and a D that does not learn to tell: what is measured of them is real."""
+    build = session_module.build_networks
+
+    def grey(*given: Any) -> Any:
+        networks = build(*given)
+        for G in (networks.G, networks.G_ema):
+            for name, parameter in G.named_parameters():
+                if "rgb" in name:
+                    parameter.data.zero_()
+        return networks
+
+    monkeypatch.setattr(session_module, "build_networks", grey)
+    told: list[str] = []
+    values = small_config(kimg=0.2, report=REPORT, optimizer={"warmup_kimg": 0, "g_lr": 1e-9, "d_lr": 1e-9})
+    config = TrainConfig.parse(values | {"monitor": {"patience_kimg": 0.02, "rollbacks": 1}})
+    with pytest.raises(GanT2IError, match="the drawn pictures are all alike: Quality/diversity is 0") as error:
+        run_training(config, tmp_path, resume="never", description="x", notify=told.append)
+    assert "it went back 1 time, to ever lower rates" in str(error.value)
+    (line,) = [line for line in told if "going back" in line]
+    assert "at 24 images the drawn pictures are all alike" in line

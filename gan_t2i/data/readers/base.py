@@ -1,6 +1,7 @@
 """What all readers share: their result, captions, caption columns, and pictures that a table names."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,11 +78,22 @@ def clean_captions(texts: Iterable[Any], where: str, bad: BadItems) -> tuple[str
             bad.add("empty caption", where, "the caption is empty")
         elif not _is_utf8(caption):
             bad.add("caption not UTF-8", where, "the caption is not UTF-8")
+        elif not caption.isprintable() and (fault := _fault_of_signs(caption)):
+            bad.add(fault[0], where, fault[1])
         elif len(caption) > MAX_CAPTION:
             bad.add("caption too long", where, f"the caption has {len(caption)} characters, more than {MAX_CAPTION}")
         else:
             captions[caption] = None
     return tuple(captions)
+
+
+def _fault_of_signs(caption: str) -> tuple[str, str] | None:
+    """(kind, why) of a caption whose signs are not all to be seen, where that is a fault: joined emoji and the like are none."""
+    if not any(sign.isprintable() and sign != " " for sign in caption):
+        return "empty caption", "the caption has nothing that can be seen"
+    if any(unicodedata.category(sign) == "Cc" for sign in caption):
+        return "control characters in caption", "the caption has control characters, which a terminal would obey"
+    return None
 
 
 def _is_utf8(text: str) -> bool:
@@ -183,5 +195,6 @@ def with_two_sides(reading: Reading) -> Reading:
 
 
 def shown(name: str) -> str:
-    """A file name as text that any terminal takes: bytes of it that are not UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A file name as text that any terminal takes: bytes of it that are not UTF-8, and signs that are not to be seen, are escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

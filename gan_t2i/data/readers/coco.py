@@ -1,5 +1,6 @@
 """COCO's captions JSON (images and annotations), and the dataset.json of StyleGAN3 (a list of labels), whose labels are captions here."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,14 +58,19 @@ def _read_annotations(source: Source, name: str) -> Reading:
     side = split_of_name(place.rstrip("0123456789"))
     pictures = _pictures(source, place)
     seen: set[str] = set()
+    ids = Counter(row["id"] for row in images if isinstance(row, dict) and isinstance(row.get("id"), (int, str)))
     for number, row in enumerate(images):
         where = f"{label}: image {number}"
         row = row if isinstance(row, dict) else {}
+        image_id = row.get("id")
+        if isinstance(image_id, (int, str)) and ids[image_id] > 1:
+            source.bad.add("duplicate key", where, f"the id {image_id!r} belongs to {ids[image_id]} images, so none of them is used")
+            texts.pop(image_id, None)
+            continue
         image = picture_of_row(pictures, row, "file_name", where, source.bad, seen)
         if image is None:
             continue
         reading.images += 1
-        image_id = row.get("id")
         captions = captions_of_value(
             texts.pop(image_id, []) if isinstance(image_id, (int, str)) else [], repr(row["file_name"]), where, source.bad
         )
@@ -113,7 +119,7 @@ def read_stylegan(source: Source) -> Reading:
             captions = clean_captions(caption if isinstance(caption, list) else [caption], where, source.bad)
         else:
             captions = ()
-            source.bad.add("image without caption", where, f"the label is a {type(caption).__name__}, not a caption")
+            source.bad.add("caption not text", where, f"the label is a {type(caption).__name__}, not a caption")
         reading.captions += len(captions)
         if captions:
             reading.records.append(Record(image, captions, where))

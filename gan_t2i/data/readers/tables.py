@@ -26,6 +26,24 @@ def table_bytes(tree: Tree, name: str) -> bytes:
     return content.removeprefix(BYTE_ORDER_MARK)
 
 
+class DuplicateKeyError(ValueError):
+    """A key stands twice in an object of JSON, and which of its values is meant, nobody knows: readers differ."""
+
+
+def json_value(content: bytes) -> Any:
+    """JSON as a value; raises ValueError or RecursionError where it is none, and `DuplicateKeyError`."""
+    # Bytes that are not UTF-8 become lone surrogates, so that one caption alone is refused for them.
+    return json.loads(content.decode("utf-8", "surrogateescape"), object_pairs_hook=_without_duplicates)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise DuplicateKeyError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return result
+
+
 def jsonl_rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
     """The objects of a JSON-lines file with their places; lines that are none are counted in `bad`."""
     label = PurePosixPath(name).name
@@ -34,7 +52,10 @@ def jsonl_rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", "surrogateescape"))
+            row = json_value(line)
+        except DuplicateKeyError as error:
+            bad.add("duplicate key", where, str(error))
+            continue
         # A thousand brackets exhaust the parser's stack.
         except (ValueError, RecursionError) as error:
             bad.add("malformed JSON", where, f"the line is not JSON: {' '.join(str(error).split())}")
@@ -51,6 +72,7 @@ def csv_rows(tree: Tree, name: str, bad: BadItems, delimiter: str = ",") -> Iter
     text = table_bytes(tree, name).decode("utf-8", "surrogateescape")
     # newline="" leaves the line ends that a quoted value holds; str.splitlines would also cut at form feeds and the like.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    _check_header(reader, label)
     while True:
         try:
             row = next(reader, None)
@@ -67,10 +89,23 @@ def csv_rows(tree: Tree, name: str, bad: BadItems, delimiter: str = ",") -> Iter
             yield where, row
 
 
+def _check_header(reader: "csv.DictReader[str]", label: str) -> None:
+    """Raises `GanT2IError` where a column has its name twice."""
+    try:
+        names = list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise GanT2IError(f"{label}:1: the line is not CSV: {error}") from error
+    for name in names:
+        if names.count(name) > 1:
+            raise GanT2IError(f"{label} has the column {name!r} twice, and which of them is meant, nobody knows: rename one")
+
+
 def json_object(tree: Tree, name: str) -> dict[str, Any]:
     """A JSON file that holds one object; raises `GanT2IError`."""
     try:
-        value = json.loads(table_bytes(tree, name).decode("utf-8", "surrogateescape"))
+        value = json_value(table_bytes(tree, name))
+    except DuplicateKeyError as error:
+        raise GanT2IError(f"{name}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise GanT2IError(f"{name} is not JSON: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):

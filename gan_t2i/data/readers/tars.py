@@ -3,7 +3,6 @@
 No member is ever unpacked: the standard library's tarfile tells where each begins, and pictures are read from there when they are decoded.
 """
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from gan_t2i.data.readers.base import (
     with_two_sides,
 )
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
+from gan_t2i.data.readers.tables import DuplicateKeyError, json_value
 from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, Refused, Tree, is_unsafe
 from gan_t2i.data.records import BadItems, Record, Stored
 from gan_t2i.errors import UsageError
@@ -157,7 +157,10 @@ def _keep_text(sample: _Sample, content: bytes, suffix: str, wanted: str | None,
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
     """What may be a caption of a .json, and the names of its other texts: img2dataset puts addresses and EXIF there."""
     try:
-        row = json.loads(content.decode("utf-8", "surrogateescape"))
+        row = json_value(content)
+    except DuplicateKeyError as error:
+        bad.add("duplicate key", where, str(error))
+        return None
     except (ValueError, RecursionError) as error:
         bad.add("malformed JSON", where, f"the .json is not JSON: {' '.join(str(error).split())}")
         return None
@@ -227,6 +230,8 @@ def expand_braces(pattern: str, limit: int = 100_000) -> list[str]:
         if abs(int(high) - int(low)) >= limit:
             raise UsageError(f"data {pattern} stands for more than {limit} files")
         choices = [f"{number:0{width}}" for number in range(int(low), int(high) + 1)]
+        if not choices:
+            raise UsageError(f"data {pattern} stands for no file: {low} is above {high}")
     else:
         choices = pattern[start + 1 : end].split(",")
     rests = expand_braces(pattern[end + 1 :], limit)

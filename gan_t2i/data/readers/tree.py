@@ -61,11 +61,11 @@ def is_unsafe(name: str) -> bool:
     return bool("://" in name or parts.drive or parts.root or ".." in parts.parts)
 
 
-def inside(root: Path, name: str) -> Path | None:
+def inside(root: str, name: str) -> str | None:
     """The file `name` below `root` (which must be resolved), or None where it is unsafe or leads out through a link."""
     if is_unsafe(name):
         return None
-    path = top = os.fspath(root)
+    path = root
     for part in name.replace(os.sep, "/").split("/"):
         path = os.path.join(path, part)
         # Without links, a name that leads nowhere up stays below; to follow the whole path for each picture takes a tenth of packing.
@@ -75,9 +75,10 @@ def inside(root: Path, name: str) -> Path | None:
             break
         if is_link:
             # Path.resolve raises on a loop of links, realpath does not.
-            real = os.path.realpath(os.path.join(top, name))
-            return root / name if Path(real).is_relative_to(root) else None
-    return root / name
+            if not Path(os.path.realpath(os.path.join(root, name))).is_relative_to(root):
+                return None
+            break
+    return os.path.join(root, name)
 
 
 def files_below(root: Path) -> Iterator[str]:
@@ -99,6 +100,7 @@ class FolderTree:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self._top = os.fspath(self.root)
 
     @functools.cached_property
     def _names(self) -> list[str]:
@@ -116,15 +118,15 @@ class FolderTree:
 
     def local(self, name: str) -> Path:
         try:
-            path = inside(self.root, name)
-            is_file = path is not None and path.is_file()
+            path = inside(self._top, name)
+            is_file = path is not None and os.path.isfile(path)
         except (OSError, ValueError) as error:  # a name that no file can have: too long, with a NUL, not encodable
             raise Refused(MISSING, f"cannot be opened: {error}") from error
         if path is None:
             raise Refused(OUTSIDE, "leads out of the folder")
         if not is_file:
             raise Refused(MISSING, "does not exist")
-        return path
+        return Path(path)
 
     def picture(self, name: str) -> Path | Stored:
         return self.local(name)

@@ -1,0 +1,78 @@
+"""Which captions a picture keeps, and which of them training never sees."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gan_t2i.data.records import HELDOUT, TRAIN, Record
+from gan_t2i.errors import GanT2IError
+
+
+def told_in(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
+    """Every caption in every form, none twice; the captions themselves, which are the first form, come first in their order."""
+    forms = (template.replace("{}", caption) for template in templates for caption in captions)
+    return tuple(dict.fromkeys(" ".join(form.split()) for form in forms))
+
+
+class Split(NamedTuple):
+    """Each record's remaining captions, each record's side, and the number of captions that were dropped."""
+
+    captions: list[tuple[str, ...]]
+    heldout: list[bool]
+    dropped: int
+
+
+def split_by_caption(records: Sequence[Record], fraction: float) -> Split:
+    """Hold out about `fraction` of the first captions with all their pictures; no caption stays on both sides.
+
+    A record's own `split` decides for it, and for every record with the same first caption that has none. The others are held out where
+    the hash of the first caption falls below `fraction`. With a fraction above 0 and two first captions or more, at least one of those
+    without a `split` is held out, and one trained on, unless the records with a `split` see to it.
+
+    A caption that both sides have stays where it is some record's first, else on the held-out side, and is dropped from the other;
+    so every record keeps its first one. Only records whose own splits contradict each other may lose all: such a training record, all
+    of whose captions are held out, is held out too. Dropping, not moving, because one common caption would otherwise pull all records
+    that share it, and in turn theirs, out of training. Raises `GanT2IError` where nothing is left to train on.
+    """
+    held_first = _held_first_captions(records, fraction)
+    # A training record's own split wins over its caption's: the contradiction is settled below.
+    heldout = [record.split == HELDOUT or (record.split is None and record.captions[0] in held_first) for record in records]
+    sides: dict[bool, set[str]] = {False: set(), True: set()}
+    firsts: dict[bool, set[str]] = {False: set(), True: set()}
+    for record, side in zip(records, heldout, strict=True):
+        sides[side].update(record.captions)
+        firsts[side].add(record.captions[0])
+    shared = sides[True] & sides[False]
+    to_train = {caption for caption in shared if caption in firsts[False] and caption not in firsts[True]}
+    drop = {True: to_train, False: shared - to_train}
+    captions = [tuple(c for c in record.captions if c not in drop[side]) for record, side in zip(records, heldout, strict=True)]
+    for index, left in enumerate(captions):
+        if not left:
+            captions[index] = records[index].captions
+            heldout[index] = True
+    if all(heldout):
+        raise GanT2IError("no picture is left to train on: the split of the data holds out every caption; leave the key split out")
+    before = sum(len(record.captions) for record in records)
+    return Split(captions, heldout, before - sum(map(len, captions)))
+
+
+def _held_first_captions(records: Sequence[Record], fraction: float) -> set[str]:
+    """The first captions whose records without a split are held out."""
+    of_split: dict[str, set[str]] = {side: {r.captions[0] for r in records if r.split == side} for side in (TRAIN, HELDOUT)}
+    counts = Counter(r.captions[0] for r in records if r.split is None)
+    position = {caption: position_of(caption) for caption in counts if caption not in of_split[TRAIN] | of_split[HELDOUT]}
+    free = sorted(position, key=position.__getitem__)
+    chosen = [caption for caption in free if position[caption] < fraction]
+    if fraction > 0 and free:
+        if not chosen and not of_split[HELDOUT] and (len(free) > 1 or of_split[TRAIN]):
+            # The caption with the fewest pictures, so that as many as possible are trained on.
+            chosen = [min(free, key=lambda caption: counts[caption])]
+        elif len(chosen) == len(free) and not of_split[TRAIN]:
+            chosen = chosen[:-1]
+    return of_split[HELDOUT] | set(chosen)
+
+
+def position_of(caption: str) -> float:
+    """A number in [0, 1) that is the caption's own, on every machine."""
+    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest()) / 2**64
