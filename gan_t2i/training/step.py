@@ -157,7 +157,8 @@ class TrainStep:
             fake = G(z, text[own])
         with autocast(self.device, config.precision), phase("D forward"):
             fake_drawn = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
-            real_seen = self._seen(from_uint8(images.to(self.device)), draws.real, draws)
+            real_pictures = from_uint8(images.to(self.device))
+            real_seen = self._seen(real_pictures, draws.real, draws)
             fake_seen = self._seen(fake_drawn, draws.fake, draws)
             conditions = D.text_head(text)
             logits = against(D, D.trunk(real_seen), conditions, places)
@@ -173,6 +174,9 @@ class TrainStep:
             g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
         untold = self._untold(over(fake_drawn, draws.background), asked)
         g_loss = g_loss + config.captioner.weight * untold
+        distance = (fake_drawn - real_pictures).square().mean()
+        if config.loss.reconstruction_weight:
+            g_loss = g_loss + config.loss.reconstruction_weight * distance
         with phase("G backward"):
             (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_drawn, retain_graph=True)
             fake.backward(gradient)
@@ -181,6 +185,7 @@ class TrainStep:
         match_loss = (self.loss.mismatch(real, mismatched, wrong) * weights).mean()
         metrics = {
             "Loss/G/loss": g_loss.detach(),
+            "Loss/G/distance": distance.detach(),
             "Loss/D/loss": d_loss.detach(),
             "Loss/D/mismatch": match_loss.detach(),
             **_scores(real=real, fake=fake_own, mismatched=mismatched),

@@ -99,6 +99,34 @@ def test_gradients_are_those_of_the_two_losses(make_session: MakeSession, monkey
     torch.testing.assert_close(metrics["Gradient/D"], norm)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_reconstruction_draws_g_to_the_picture_of_its_caption_and_leaves_d_alone(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, accumulation: int
+) -> None:
+    found = []
+    for weight in (0.0, 7.0):
+        # brighter and shifted for D alone: what is held against the real picture is what G drew
+        session = make_session(
+            precision="float32",
+            accumulation=accumulation,
+            loss={"reconstruction_weight": weight},
+            augment={"translation": 0.25, "brightness": 0.5},
+            penalty=NO_PENALTY,
+        )
+        gradients = record_gradients(session, monkeypatch)
+        found.append((session.run_step(0), gradients))
+    (_, without), (metrics, gradients) = found
+
+    G, config = session.networks.G, session.config
+    batch = session.sampler.batch(0, config.batch)
+    fake = G(draw(config, G.z_width, 0).z, session.cache.gather(batch.captions))
+    distance = (fake - (batch.images.float() / 127.5 - 1)).square().mean()
+    torch.testing.assert_close(metrics["Loss/G/distance"], distance.detach())
+    expected = {name: without["G"][name] + gradient for name, gradient in gradients_of(7.0 * distance, G).items()}
+    torch.testing.assert_close({name: gradients["G"][name] for name in expected}, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(gradients["D"], without["D"], rtol=1e-5, atol=1e-7)
+
+
 def test_a_step_moves_both_networks_and_the_average(make_session: MakeSession) -> None:
     session = make_session(optimizer={"g_lr": 1e-3, "d_lr": 3e-3, "warmup_kimg": 0.034}, ema={"half_life_kimg": 0.02, "ramp": 0})
     networks = session.networks
