@@ -27,6 +27,8 @@ class TextHeadConfig(StrictConfig):
     whiten: bool = False
     """Whether what the encoder gives is whitened, by the training captions, instead of normalised."""
 
+    differences: bool = False
+    """Whether the words are given whitened as well, beside what they are given as."""
     directed: bool = False
     """Whether half of the heads see the words before a word alone, and the others those after it (DiSAN, arXiv 1709.04696): who stands
     before "left of" is then there to be read, where learned positions leave it to be found out."""
@@ -133,6 +135,11 @@ class TextHead(nn.Module):
         norm = Whitening if config.whiten else nn.LayerNorm
         self.norm_tokens = norm(text_width)
         self.project = linear(text_width, config.width)
+        self.whitening = Whitening(text_width) if config.differences else None
+        if config.differences:
+            # from nothing, so that a network that was trained without them can be given them
+            self.project_differences = nn.Linear(text_width, config.width, bias=False)
+            nn.init.zeros_(self.project_differences.weight)
         self.norm_pooled = norm(text_width)
         self.project_pooled = linear(text_width, config.width)
         self.positions = nn.Parameter(torch.randn(max_tokens, config.width) * 0.1)
@@ -146,6 +153,8 @@ class TextHead(nn.Module):
         if isinstance(self.norm_tokens, Whitening) and isinstance(self.norm_pooled, Whitening):
             self.norm_tokens.fit(text.tokens[text.mask])
             self.norm_pooled.fit(text.pooled)
+        if self.whitening is not None:
+            self.whitening.fit(text.tokens[text.mask])
 
     def forward(self, text: TextBatch) -> TextCondition:
         """Encoded captions -> TextCondition of the same N and L; padding changes nothing."""
@@ -153,6 +162,8 @@ class TextHead(nn.Module):
         if length > len(self.positions):
             raise ValueError(f"{length} tokens given, at most {len(self.positions)} allowed")
         words = self.project(self.norm_tokens(text.tokens)) + self.positions[:length]  # [N, L, D]
+        if self.whitening is not None:
+            words = words + self.project_differences(self.whitening(text.tokens))
         # The global token starts as the pooled vector; its projection's bias is the learned part that all captions share.
         global_token = self.project_pooled(self.norm_pooled(text.pooled))[:, None]  # [N, 1, D]
         x = torch.cat([global_token, words], dim=1)  # [N, 1 + L, D]

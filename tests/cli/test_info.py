@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from gan_t2i.checkpoint import load_snapshot
 from gan_t2i.cli.main import command
+from gan_t2i.models.text_head import TextHeadConfig
 from gan_t2i.runs import RunFolder
 
 
@@ -30,7 +31,7 @@ def test_a_snapshot_as_json(trained: RunFolder) -> None:
     assert result.exit_code == 0, result.output
     values = json.loads(result.output)
     assert values["images shown"] == "20"
-    assert values["settings"]["text_head"] == {"width": 32, "layers": 1, "heads": 2, "whiten": False}
+    assert values["settings"]["text_head"] == {**TextHeadConfig().model_dump(), "width": 32, "layers": 1, "heads": 2}
 
 
 def test_without_an_argument_the_registered_models() -> None:

@@ -133,3 +133,22 @@ def test_a_head_that_normalises_has_nothing_to_fit(head):
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.fit(alike_captions())
     assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
+
+
+def test_differences_say_nothing_at_first_and_whatever_they_learn_then(pad):
+    """A head that was trained without them goes on as it was."""
+    text = alike_captions()
+    torch.manual_seed(0)
+    without = TextHead(TextHeadConfig(width=16, layers=1, heads=2), text_width=E, max_tokens=MAX_TOKENS)
+    head = TextHead(TextHeadConfig(width=16, layers=1, heads=2, differences=True), text_width=E, max_tokens=MAX_TOKENS)
+    head.load_state_dict(without.state_dict(), strict=False)
+    head.fit(pad(text, 2))
+    torch.testing.assert_close(head(text).words, without(text).words)
+    torch.testing.assert_close(head.whitening.mean, text.tokens.flatten(0, 1).mean(dim=0))
+    torch.nn.init.eye_(head.project_differences.weight)
+    white = head.whitening(text.tokens)[..., :16]
+    expected = without.project(without.norm_tokens(text.tokens)) + without.positions[:4] + white
+    seen = []
+    head.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0][:, 1:]))
+    head(text)
+    torch.testing.assert_close(seen[0], expected)
