@@ -3,7 +3,8 @@
 Projected GAN (Sauer et al. 2021, arXiv 2111.01007) with the text of StyleGAN-T (arXiv 2301.09515): random fixed convolutions mix the
 channels and then the scales of the features, from coarse to fine, so that no part of them can be passed over; a small head judges each
 scale, by projection of the sentence (Miyato & Koyama 2018, arXiv 1802.05637) and, at the two coarsest, by looking for the words.
-Train it with the hinge loss and no penalty. n pictures, k captions each, H heads, C channels, D width of the text head.
+It is meant for the hinge loss and no penalty, and so far trains no G: CONTRIBUTING.md says what was found.
+n pictures, k captions each, H heads, C channels, D width of the text head.
 """
 
 import math
