@@ -27,12 +27,6 @@ class TextHeadConfig(StrictConfig):
     whiten: bool = False
     """Whether what the encoder gives is whitened, by the training captions, instead of normalised."""
 
-    differences: bool = False
-    """Whether the words are given whitened as well, beside what they are given as."""
-    directed: bool = False
-    """Whether half of the heads see the words before a word alone, and the others those after it (DiSAN, arXiv 1709.04696): who stands
-    before "left of" is then there to be read, where learned positions leave it to be found out."""
-
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.width % self.heads:
@@ -73,7 +67,7 @@ class SelfAttentionLayer(nn.Module):
         self.narrow = linear(2 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [N, L, D], mask bool as `MultiHeadAttention` takes it -> [N, L, D]."""
+        """x [N, L, D], mask bool [N, L], or one for each place [N or 1, L, L] -> [N, L, D]."""
         x = x + self.attention(self.norm_attention(x), mask=mask)
         return x + self.narrow(activate(self.widen(self.norm_mlp(x))))
 
@@ -112,15 +106,6 @@ class Whitening(nn.Module):
             return (x.float() - self.mean) @ self.matrix
 
 
-def directions(heads: int, length: int, device: torch.device) -> Tensor:
-    """What the words of a sequence that begins with a global token may see, bool [1, heads, length, length]: the first half of the heads no
-    word after, the others none before. All see the global token, which sees all."""
-    before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    masks = torch.stack([before] * (heads - heads // 2) + [before.T] * (heads // 2))
-    masks[:, 0] = masks[:, :, 0] = True
-    return masks[None]
-
-
 class TextHead(nn.Module):
     """Token embeddings and pooled vector -> words that have seen each other, and a sentence vector from the global token.
 
@@ -135,16 +120,9 @@ class TextHead(nn.Module):
         norm = Whitening if config.whiten else nn.LayerNorm
         self.norm_tokens = norm(text_width)
         self.project = linear(text_width, config.width)
-        self.whitening = Whitening(text_width) if config.differences else None
-        if config.differences:
-            # from nothing, so that a network that was trained without them can be given them
-            self.project_differences = nn.Linear(text_width, config.width, bias=False)
-            nn.init.zeros_(self.project_differences.weight)
         self.norm_pooled = norm(text_width)
         self.project_pooled = linear(text_width, config.width)
         self.positions = nn.Parameter(torch.randn(max_tokens, config.width) * 0.1)
-        self.heads = config.heads
-        self.directed = config.directed
         self.layers = nn.ModuleList(SelfAttentionLayer(config.width, config.heads) for _ in range(config.layers))
         self.norm_output = nn.LayerNorm(config.width)
 
@@ -153,8 +131,6 @@ class TextHead(nn.Module):
         if isinstance(self.norm_tokens, Whitening) and isinstance(self.norm_pooled, Whitening):
             self.norm_tokens.fit(text.tokens[text.mask])
             self.norm_pooled.fit(text.pooled)
-        if self.whitening is not None:
-            self.whitening.fit(text.tokens[text.mask])
 
     def forward(self, text: TextBatch) -> TextCondition:
         """Encoded captions -> TextCondition of the same N and L; padding changes nothing."""
@@ -162,14 +138,10 @@ class TextHead(nn.Module):
         if length > len(self.positions):
             raise ValueError(f"{length} tokens given, at most {len(self.positions)} allowed")
         words = self.project(self.norm_tokens(text.tokens)) + self.positions[:length]  # [N, L, D]
-        if self.whitening is not None:
-            words = words + self.project_differences(self.whitening(text.tokens))
         # The global token starts as the pooled vector; its projection's bias is the learned part that all captions share.
         global_token = self.project_pooled(self.norm_pooled(text.pooled))[:, None]  # [N, 1, D]
         x = torch.cat([global_token, words], dim=1)  # [N, 1 + L, D]
         mask = torch.cat([torch.ones_like(text.mask[:, :1]), text.mask], dim=1)
-        if self.directed:
-            mask = mask[:, None, None] & directions(self.heads, 1 + length, mask.device)
         for layer in self.layers:
             x = layer(x, mask)
         x = self.norm_output(x)

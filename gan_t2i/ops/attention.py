@@ -47,12 +47,11 @@ class MultiHeadAttention(nn.Module):
         self.to_output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [N, Q, C], context [N, L, context_width], mask bool [N, L], or one for each query [N or 1, Q, L], or for each
-        head too, [N or 1, H, Q, L] -> [N, Q, C]."""
+        """x [N, Q, C], context [N, L, context_width], mask bool [N, L], or one for each query [N or 1, Q, L] -> [N, Q, C]."""
         context = x if context is None else context
         query, key, value = (self._split(t) for t in (self.to_query(x), self.to_key(context), self.to_value(context)))  # [N, H, *, C/H]
         if mask is not None:
-            mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None] if mask.ndim == 3 else mask
+            mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
         attended = attend(query, key, value, mask)  # [N, H, Q, C/H]
         return self.to_output(attended.transpose(1, 2).flatten(2))
 

@@ -2,16 +2,16 @@ import pytest
 import torch
 
 from gan_t2i.errors import UsageError
-from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig, Whitening, directions
+from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig, Whitening
 from gan_t2i.text.batch import TextBatch
 
 E, MAX_TOKENS = 24, 8
 
 
-@pytest.fixture(params=[False, True], ids=["all ways", "directed"])
-def head(request):
+@pytest.fixture
+def head():
     torch.manual_seed(0)
-    return TextHead(TextHeadConfig(width=16, layers=2, heads=2, directed=request.param), text_width=E, max_tokens=MAX_TOKENS)
+    return TextHead(TextHeadConfig(width=16, layers=2, heads=2), text_width=E, max_tokens=MAX_TOKENS)
 
 
 def test_shapes_and_mask_travel_together(head, make_text):
@@ -37,28 +37,6 @@ def test_words_see_each_other_and_the_order_counts(head, make_text):
     assert (head(type(text)(changed, text.mask, text.pooled)).words[0, 0] - plain.words[0, 0]).abs().max() > 1e-3
     swapped = head(type(text)(text.tokens[:, [1, 0, 2, 3]], text.mask, text.pooled))
     assert (swapped.sentence - plain.sentence).abs().max() > 1e-3
-
-
-def test_half_of_the_directed_heads_look_back_and_half_ahead(make_text):
-    back, back_too, ahead, ahead_too = directions(4, 4, torch.device("cpu"))[0]
-    assert torch.equal(back, back_too)
-    assert torch.equal(ahead, ahead_too)
-    # row by row what the global token and three words see
-    assert back.int().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
-    assert ahead.int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 0, 1]]
-
-
-def test_a_directed_head_of_one_way_knows_no_word_to_come(make_text):
-    text = make_text(4)
-    changed = text.tokens.clone()
-    changed[0, 3] *= -1
-    for directed, same in ((True, True), (False, False)):
-        torch.manual_seed(0)
-        config = TextHeadConfig(width=16, layers=1, heads=1, directed=directed)
-        head = TextHead(config, text_width=E, max_tokens=MAX_TOKENS)
-        words, others = head(text).words[0], head(type(text)(changed, text.mask, text.pooled)).words[0]
-        assert torch.allclose(words[:3], others[:3], atol=1e-6) == same
-        assert not torch.allclose(words[3], others[3], atol=1e-6)
 
 
 def test_a_caption_without_tokens_still_has_a_sentence(head, make_text):
@@ -133,22 +111,3 @@ def test_a_head_that_normalises_has_nothing_to_fit(head):
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.fit(alike_captions())
     assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
-
-
-def test_differences_say_nothing_at_first_and_whatever_they_learn_then(pad):
-    """A head that was trained without them goes on as it was."""
-    text = alike_captions()
-    torch.manual_seed(0)
-    without = TextHead(TextHeadConfig(width=16, layers=1, heads=2), text_width=E, max_tokens=MAX_TOKENS)
-    head = TextHead(TextHeadConfig(width=16, layers=1, heads=2, differences=True), text_width=E, max_tokens=MAX_TOKENS)
-    head.load_state_dict(without.state_dict(), strict=False)
-    head.fit(pad(text, 2))
-    torch.testing.assert_close(head(text).words, without(text).words)
-    torch.testing.assert_close(head.whitening.mean, text.tokens.flatten(0, 1).mean(dim=0))
-    torch.nn.init.eye_(head.project_differences.weight)
-    white = head.whitening(text.tokens)[..., :16]
-    expected = without.project(without.norm_tokens(text.tokens)) + without.positions[:4] + white
-    seen = []
-    head.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0][:, 1:]))
-    head(text)
-    torch.testing.assert_close(seen[0], expected)
