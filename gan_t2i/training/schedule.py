@@ -1,7 +1,7 @@
 """Everything that changes over a run, as pure functions of nimg, the number of training pictures shown."""
 
 from gan_t2i.ops.augment import AugmentConfig
-from gan_t2i.training.config import BlurConfig, EmaConfig, LossConfig, OptimizerConfig
+from gan_t2i.training.config import BlurConfig, EmaConfig, OptimizerConfig
 
 
 def learning_rate_factor(nimg: int, total: float, config: OptimizerConfig) -> float:
@@ -21,12 +21,6 @@ def augment_at(nimg: int, config: AugmentConfig) -> AugmentConfig:
     """
     ramp = config.ramp_kimg * 1000
     return config.times(min(1.0, nimg / ramp)) if ramp else config
-
-
-def reconstruction_weight(nimg: int, config: LossConfig) -> float:
-    """Weight of the distance to the real picture: a linear fall over its time, if it has one."""
-    fall = config.reconstruction_kimg * 1000
-    return config.reconstruction_weight * (max(0.0, 1 - nimg / fall) if fall else 1.0)
 
 
 def blur_sigma(nimg: int, kimg: float, config: BlurConfig) -> float:

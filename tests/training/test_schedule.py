@@ -5,8 +5,8 @@ import math
 import pytest
 
 from gan_t2i.ops.augment import AugmentConfig
-from gan_t2i.training.config import BlurConfig, EmaConfig, LossConfig, OptimizerConfig
-from gan_t2i.training.schedule import augment_at, blur_sigma, crosses, ema_decay, learning_rate_factor, reconstruction_weight
+from gan_t2i.training.config import BlurConfig, EmaConfig, OptimizerConfig
+from gan_t2i.training.schedule import augment_at, blur_sigma, crosses, ema_decay, learning_rate_factor
 
 
 def test_warm_up_rises_linearly_to_one() -> None:
@@ -62,10 +62,3 @@ def test_crosses_once_an_interval() -> None:
     assert all(crosses(nimg, 16, 0.001) for nimg in range(16, 100, 16))
     # 0.3 kimg is no whole number in binary; still once in 300 pictures
     assert sum(crosses(nimg, 4, 0.3) for nimg in range(4, 30001, 4)) == 100
-
-
-def test_reconstruction_falls_to_nothing_over_its_time() -> None:
-    config = LossConfig(reconstruction_weight=8, reconstruction_kimg=1)
-    assert [reconstruction_weight(nimg, config) for nimg in (0, 500, 1000, 5000)] == [8, 4, 0, 0]
-    assert reconstruction_weight(10**6, LossConfig(reconstruction_weight=8)) == 8
-    assert reconstruction_weight(0, LossConfig()) == 0
