@@ -95,11 +95,15 @@ class Captioner(nn.Module):
     def _tokenizer(self) -> "Tokenizer":
         return word_pieces({token: number for number, token in enumerate(self.vocabulary)})
 
-    def forward(self, pictures: Tensor, tokens: Tensor) -> Tensor:
-        """Pictures [N, 3, R, R] in [-1, 1] and what `tokens` made of their captions [N, L] -> [N] float32, the mean of a caption's
-        log-probabilities, each of a token given the picture and the tokens before it."""
+    def averaged(self, pictures: Tensor) -> Tensor:
+        """[N, 3, R, R] -> [N, 3, side, side], as much as is seen of them. Noise belongs on this: finer noise would be averaged away."""
         factor = pictures.shape[-1] // self.side
-        features = self.trunk(F.avg_pool2d(pictures, factor) if factor > 1 else pictures)
+        return F.avg_pool2d(pictures, factor) if factor > 1 else pictures
+
+    def forward(self, pictures: Tensor, tokens: Tensor) -> Tensor:
+        """Pictures [N, 3, R, R] in [-1, 1], or `averaged` ones, and what `tokens` made of their captions [N, L] -> [N] float32, the mean of a caption's
+        log-probabilities, each of a token given the picture and the tokens before it."""
+        features = self.trunk(self.averaged(pictures))
         places = self.to_places(self.norm_places(to_sequence(features))) + self.positions  # [N, P, D]
         given, asked = tokens[:, :-1], tokens[:, 1:]
         length = given.shape[1]

@@ -19,7 +19,7 @@ from gan_t2i.training.config import CaptionerTraining
 from gan_t2i.training.sampler import Sampler
 
 # To be raised where the captioner or its training changes, so that those in caches are not taken for it.
-VERSION = 1
+VERSION = 2
 COOLDOWN = 0.4  # share of its training over which the learning rate falls to 0
 
 
@@ -63,10 +63,10 @@ def teach(captioner: Captioner, config: CaptionerTraining, dataset: PackedDatase
         for nimg in range(0, total, batch):
             shown = sampler.batch(nimg, batch)
             tokens = captioner.tokens([dataset.captions[index] for index in shown.captions.tolist()]).to(device)
-            pictures = from_uint8(opaque_uint8(shown.images).to(device))
+            pictures = captioner.averaged(from_uint8(opaque_uint8(shown.images).to(device)))
             generator = generator_for(seed, "captioner", nimg)
             strength = config.noise * torch.rand(batch, 1, 1, 1, generator=generator)
-            pictures += (strength * torch.randn(pictures.shape, generator=generator)).to(device)
+            pictures = pictures + (strength * torch.randn(pictures.shape, generator=generator)).to(device)
             with autocast(device, precision):
                 loss = -captioner(pictures, tokens).mean()
             optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))

@@ -31,11 +31,21 @@ class Draws:
         return self.key[1]
 
     def noise(self, count: int, resolution: int) -> Tensor:
-        """Normal noise [2, count, 3, R, R] for the first rows' real and drawn pictures. Each row has a generator of its own: noise for a whole
-        batch, of which a process needs its share alone, would be large."""
-        seed, nimg = self.key
+        """Normal noise [2, count, 3, R, R] for the first rows' real and drawn pictures."""
         shape = (2, 3, resolution, resolution)
-        return torch.stack([torch.randn(shape, generator=generator_for(seed, "noise", nimg, row)) for row in self.rows[:count].tolist()], dim=1)
+        return torch.stack([torch.randn(shape, generator=generator) for generator in self._generators("noise", count)], dim=1)
+
+    def uneven_noise(self, most: float, resolution: int) -> Tensor:
+        """Normal noise [n, 3, R, R], times a number from 0 to `most` that is another for each row."""
+        shape = (3, resolution, resolution)
+        return torch.stack(
+            [most * torch.rand((), generator=generator) * torch.randn(shape, generator=generator) for generator in self._generators("uneven", len(self.rows))]
+        )
+
+    def _generators(self, name: str, count: int) -> list[torch.Generator]:
+        """One for each of the first `count` rows: noise for a whole batch, of which a process needs its share alone, would be large."""
+        seed, nimg = self.key
+        return [generator_for(seed, name, nimg, row) for row in self.rows[:count].tolist()]
 
 
 def draw(config: TrainConfig, z_width: int, nimg: int) -> Draws:

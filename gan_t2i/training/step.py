@@ -172,7 +172,7 @@ class TrainStep:
         if config.loss.generator_match_weight:
             g_match_loss = (self.loss.mismatch(fake_own, fake_mismatched, wrong) * weights).mean()
             g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
-        untold = self._untold(over(fake_drawn, draws.background), asked)
+        untold = self._untold(over(fake_drawn, draws.background), asked, draws)
         g_loss = g_loss + config.captioner.weight * untold
         distance = (fake_drawn - real_pictures).square().mean()
         if config.loss.reconstruction_weight:
@@ -204,13 +204,17 @@ class TrainStep:
         return metrics
 
     @phase("captioner")
-    def _untold(self, pictures: Tensor, asked: Tensor | None) -> Tensor:
-        """The mean nats a word that drawn pictures [n, 3, R, R] leave untold of the captions that they were drawn for, a scalar."""
+    def _untold(self, pictures: Tensor, asked: Tensor | None, draws: Draws) -> Tensor:
+        """The mean nats a word that drawn pictures [n, 3, R, R] leave untold of the captions that they were drawn for, a scalar.
+
+        With the noise that the captioner was taught with: without it, G finds patterns that please it and show nothing.
+        """
         captioner = self.networks.captioner
         if captioner is None or asked is None:
             return torch.zeros((), device=self.device)
+        noise = draws.uneven_noise(self.config.captioner.noise, captioner.side).to(self.device)
         with autocast(self.device, self.config.precision):
-            return -captioner(pictures, asked).mean()
+            return -captioner(captioner.averaged(pictures) + noise, asked).mean()
 
     def _seen(self, images: Tensor, changes: Tensor, draws: Draws) -> Tensor:
         """Pictures [n, C, R, R] as D sees them, [n, 3, R, R]: over a colour, blurred, changed.
