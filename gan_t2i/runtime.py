@@ -1,7 +1,8 @@
-"""Where and how the numbers are computed: device, precision, and random draws that depend on nothing but (seed, rank, nimg)."""
+"""Where and how the numbers are computed: device, memory, precision, and random draws that depend on nothing but (seed, rank, nimg)."""
 
 import contextlib
 import hashlib
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -58,6 +59,16 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that the process (on a GPU: its tensors there) has held, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource  # Windows has none
+
+    # Linux counts in KiB, macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def generator_for(*key: int | str) -> torch.Generator:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from gan_t2i.config import read_yaml, with_overrides
 from gan_t2i.registry import build
+from gan_t2i.runtime import peak_memory_gib
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import prepare
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

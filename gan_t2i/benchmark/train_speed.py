@@ -19,9 +19,9 @@ from typing import Any
 from gan_t2i.arithmetic import Call, Ceiling, FlopCounter, ceiling, seconds_alone
 from gan_t2i.phases import REST, PhaseTimer
 from gan_t2i.runs import RunFolder
-from gan_t2i.runtime import synchronize
+from gan_t2i.runtime import peak_memory_gib, synchronize
 from gan_t2i.training.loop import write_stats
-from gan_t2i.training.report import Report, peak_memory_gib
+from gan_t2i.training.report import Report
 from gan_t2i.training.session import Session
 
 # What `training/` calls its phases. G and D are moved at once: D's forward pass serves both and is counted to D, and G's backward pass leads

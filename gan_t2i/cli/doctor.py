@@ -73,7 +73,7 @@ def _show_machine() -> bool:
 def _show_data(config: "TrainConfig", config_path: Path | None) -> "Recommendation":
     """Look at the data, measure the config that was named and the recommended one, and return that."""
     from gan_t2i.runtime import pick_device
-    from gan_t2i.training.estimate import measure_on
+    from gan_t2i.training.estimate import pace_on
     from gan_t2i.training.recommend import Machine, inspect_and_recommend
 
     settings: Mapping[str, Any] = {key: value for key, value in config.data.model_dump(exclude_unset=True).items() if key != "source"}
@@ -81,8 +81,8 @@ def _show_data(config: "TrainConfig", config_path: Path | None) -> "Recommendati
     inspection, recommendation = inspect_and_recommend(config.data.source, settings, machine, limit=PICTURES, notify=click.echo)
     click.echo(f"\n{inspection.report}")
     if config_path is not None:
-        click.echo(f"\n{config_path}\n{measure_on(with_local_encoder(config, machine.has_encoder), inspection.examples)}")
-    measured = measure_on(recommendation.config(), inspection.examples)
+        click.echo(f"\n{config_path}\n{pace_on(with_local_encoder(config, machine.has_encoder), inspection.examples)}")
+    measured = pace_on(recommendation.config(), inspection.examples)
     recommendation = recommendation.with_rate(measured.rate)
     click.echo(
         f"\nrecommended, after configs/{recommendation.preset}.yaml: {measured.rate:.0f} img/s, {measured.peak_gib:.1f} GiB at the peak, "

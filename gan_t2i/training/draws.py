@@ -38,9 +38,8 @@ class Draws:
     def uneven_noise(self, most: float, resolution: int) -> Tensor:
         """Normal noise [n, 3, R, R], times a number from 0 to `most` that is another for each row."""
         shape = (3, resolution, resolution)
-        return torch.stack(
-            [most * torch.rand((), generator=generator) * torch.randn(shape, generator=generator) for generator in self._generators("uneven", len(self.rows))]
-        )
+        generators = self._generators("uneven", len(self.rows))
+        return torch.stack([most * torch.rand((), generator=one) * torch.randn(shape, generator=one) for one in generators])
 
     def _generators(self, name: str, count: int) -> list[torch.Generator]:
         """One for each of the first `count` rows: noise for a whole batch, of which a process needs its share alone, would be large."""

@@ -20,8 +20,8 @@ from gan_t2i.data.settings import DataSettings
 from gan_t2i.distributed import world_size
 from gan_t2i.errors import GanT2IError
 from gan_t2i.pictures import from_uint8, opaque_uint8
+from gan_t2i.runtime import peak_memory_gib
 from gan_t2i.training.config import DataConfig, TrainConfig
-from gan_t2i.training.report import peak_memory_gib
 from gan_t2i.training.session import Session, prepare
 
 # About how many steps are timed, after as many that are not: kernels are chosen and memory is taken in the first.
@@ -45,7 +45,7 @@ def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
             *generator_rows,
             f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
             *discriminator_rows,
-            str(measure(session)),
+            str(measure(session, TIMED_STEPS)),
             "dry run: nothing was trained or written to a run folder",
         ]
     )
@@ -87,8 +87,8 @@ def _shape(output: object) -> str:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a few real steps tell of a whole run; `str` gives the lines to show."""
+class Pace:
+    """What a few real steps tell of a whole run's time and memory; `str` gives the line to show."""
 
     where: str  # processes and device
     steps: int
@@ -96,8 +96,6 @@ class Estimate:
     kimg: float
     rate: float  # pictures a second
     peak_gib: float
-    gflop: float  # a picture
-    limit: float  # GFLOP/s that the machine reaches in convolutions
 
     @property
     def minutes(self) -> float:
@@ -107,14 +105,27 @@ class Estimate:
     def __str__(self) -> str:
         return (
             f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
-            f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak\n"
-            f"arithmetic: {self.gflop:.2f} GFLOP a picture, {self.rate * self.gflop:.0f} GFLOP/s, "
-            f"{self.rate * self.gflop / self.limit:.0%} of this machine's {self.limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the "
-            f"same precision"
+            f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
         )
 
 
-def measure(session: Session, steps: int = TIMED_STEPS) -> Estimate:
+@dataclass(frozen=True)
+class Estimate:
+    """A pace, and how near it comes to the machine's limit; `str` gives the lines to show."""
+
+    pace: Pace
+    gflop: float  # a picture
+    limit: float  # GFLOP/s that the machine reaches in convolutions
+
+    def __str__(self) -> str:
+        reached = self.pace.rate * self.gflop
+        return (
+            f"{self.pace}\narithmetic: {self.gflop:.2f} GFLOP a picture, {reached:.0f} GFLOP/s, {reached / self.limit:.0%} of this machine's "
+            f"{self.limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
+        )
+
+
+def measure(session: Session, steps: int) -> Estimate:
     """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps: as many as are asked for,
     in whole intervals of the penalty."""
     config = session.config
@@ -125,27 +136,32 @@ def measure(session: Session, steps: int = TIMED_STEPS) -> Estimate:
             session.run_step(number * config.batch)
         counted.append(counter.total)
     operations = counted[0] + (interval - 1) * counted[-1]
-    steps = interval * max(1, steps // interval)
+    return Estimate(
+        pace=_pace(session, interval * max(1, steps // interval)),
+        gflop=operations * world_size() / (interval * config.batch) / 1e9,
+        limit=convolution_rate(session.device, config.precision) * world_size(),
+    )
+
+
+def measure_pace(session: Session) -> Pace:
+    """The memory and the time of the whole run, from the few steps of one interval of the penalty."""
+    session.run_step(0)  # kernels are chosen and memory is taken
+    return _pace(session, session.config.penalty.interval)
+
+
+def _pace(session: Session, steps: int) -> Pace:
+    config = session.config
     start = time.perf_counter()
     for number in range(steps):
         metrics = session.run_step(number * config.batch)
     [value.item() for value in metrics.values()]  # waits for the device
     rate = steps * config.batch / (time.perf_counter() - start)
     many = f"{world_size()} processes, each " if world_size() > 1 else ""
-    return Estimate(
-        where=f"{many}{session.device}",
-        steps=steps,
-        batch=config.batch,
-        kimg=config.kimg,
-        rate=rate,
-        peak_gib=peak_memory_gib(session.device),
-        gflop=operations * world_size() / (interval * config.batch) / 1e9,
-        limit=convolution_rate(session.device, config.precision) * world_size(),
-    )
+    return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak_memory_gib(session.device))
 
 
-def measure_on(config: TrainConfig, records: Sequence[Record]) -> Estimate:
-    """`measure` with only these few pictures, which are shown again and again: what a step takes does not depend on how many there are.
+def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
+    """`measure_pace` with only these few pictures, which are shown again and again: what a step takes does not depend on how many there are.
 
     Nothing is left on disk. Raises `GanT2IError` where the config does not fit into memory, or the encoder's weights cannot be had.
     """
@@ -156,7 +172,7 @@ def measure_on(config: TrainConfig, records: Sequence[Record]) -> Estimate:
             torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
         try:
             session = prepare(config.model_copy(update={"data": data}), lambda message: None, measured=True, text_folder=Path(folder) / "text")
-            return measure(session, steps=config.penalty.interval)  # few, as its user waits
+            return measure_pace(session)
         except torch.OutOfMemoryError as error:
             raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
 

@@ -1,7 +1,6 @@
 """What a run tells its user while it trains: TensorBoard, stats.jsonl, grids of pictures, and a progress bar."""
 
 import json
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -23,6 +22,7 @@ from gan_t2i.files import atomic_file
 from gan_t2i.phases import phase
 from gan_t2i.pictures import opaque_uint8
 from gan_t2i.runs import RunFolder
+from gan_t2i.runtime import peak_memory_gib
 
 
 class Report:
@@ -154,14 +154,6 @@ class SilentReport(Report):
 def _bar_interval() -> float:
     """Seconds between two states of the progress bar: a terminal shows it live, a log file gets a line now and then."""
     return 0.5 if sys.stderr.isatty() else 30.0
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory that the process (on a GPU: its tensors there) has held, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    # Linux counts in KiB, macOS in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:

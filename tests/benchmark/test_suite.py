@@ -9,7 +9,7 @@ import torch
 
 from gan_t2i.benchmark import suite
 from gan_t2i.errors import UsageError
-from gan_t2i.training.report import peak_memory_gib
+from gan_t2i.runtime import peak_memory_gib
 
 CPU = torch.device("cpu")
 

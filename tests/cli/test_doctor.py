@@ -90,7 +90,6 @@ def test_the_exit_code_is_one_where_training_cannot_work(fault: str, monkeypatch
 def test_it_writes_a_config_that_train_takes(
     pictures: Path, small_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "convolution_rate", lambda device, precision: 100.0)  # seconds of arithmetic, tested elsewhere
     small = {key: small_config()[key] for key in ("generator", "discriminator")}
     monkeypatch.setattr(recommend, "ON_CPU", (replace(recommend.ON_CPU[0], networks=small),))
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(small_config(batch=6)))

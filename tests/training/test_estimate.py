@@ -13,17 +13,16 @@ from gan_t2i.data.readers import read
 from gan_t2i.errors import GanT2IError
 from gan_t2i.training import estimate
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.estimate import measure_on
+from gan_t2i.training.estimate import pace_on
 
 
 def test_pictures_with_one_caption_can_be_measured(
     small_config: Callable[..., dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "convolution_rate", lambda device, precision: 100.0)  # seconds of arithmetic, tested elsewhere
     monkeypatch.delattr("gan_t2i.text.cache.cache_key")  # for that the encoder's library would be loaded, which takes longer than the steps
     records = [replace(record, captions=("the same",), split=None) for record in read(pictures).records[:3]]
     before = os.environ["GAN_T2I_CACHE"]
-    found = measure_on(TrainConfig.parse(small_config(kimg=6)), records)
+    found = pace_on(TrainConfig.parse(small_config(kimg=6)), records)
     assert os.environ["GAN_T2I_CACHE"] == before
     assert found.batch == 4
     assert found.steps == 4  # one interval of the penalty
@@ -34,9 +33,9 @@ def test_pictures_with_one_caption_can_be_measured(
 def test_what_does_not_fit_into_memory_is_one_sentence(
     small_config: Callable[..., dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(session: object, steps: int) -> None:
+    def full(session: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(estimate, "measure", full)
+    monkeypatch.setattr(estimate, "measure_pace", full)
     with pytest.raises(GanT2IError, match="4 pictures at once do not fit into memory: raise accumulation"):
-        measure_on(TrainConfig.parse(small_config()), read(pictures).records[:2])
+        pace_on(TrainConfig.parse(small_config()), read(pictures).records[:2])
