@@ -1,5 +1,8 @@
 """Attention of a feature map to itself and to the words. N batch, C channels, D width of the words, W style width."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +17,13 @@ HEAD_WIDTH = 32
 def heads_for(channels: int) -> int:
     """Number of attention heads for a feature map of `channels`: heads of HEAD_WIDTH, or wider where that does not divide."""
     return next(heads for heads in range(max(1, channels // HEAD_WIDTH), 0, -1) if channels % heads == 0)
+
+
+def placement(places: Tensor, resolution: int) -> Tensor:
+    """Log-probabilities [N, L, S * S] of places -> [N, r * r, L], by how much a word is likelier there than anywhere."""
+    side = math.isqrt(places.shape[2])
+    ratio = (places + math.log(places.shape[2])).clamp(min=-4).unflatten(2, (side, side))
+    return F.interpolate(ratio, size=(resolution, resolution), mode="bilinear").flatten(2).transpose(1, 2)
 
 
 class SelfAttentionBlock(nn.Module):
@@ -46,13 +56,15 @@ class WordAttentionBlock(nn.Module):
 class LocalStyleBlock(nn.Module):
     """w at each place: the picture's, or the coarser block's, and what the place finds in the words."""
 
-    def __init__(self, channels: int, word_width: int, w_width: int, heads: int = 4) -> None:
+    def __init__(self, channels: int, word_width: int, w_width: int, *, placed: bool = False, heads: int = 4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.to_place = nn.Linear(channels, w_width)
         self.attention = MultiHeadAttention(w_width, heads, context_width=word_width)
+        self.trust = nn.Parameter(torch.ones(())) if placed else None  # in where words were placed
 
     def forward(self, x: Tensor, w: Tensor, text: TextCondition) -> Tensor:
         """x [N, C, r, r] and w [N, W] or [N, W, h, h], h <= r -> w [N, W, r, r]."""
-        found = to_map(self.attention(self.to_place(self.norm(to_sequence(x))), text.words, text.mask), x)
+        bias = None if text.places is None or self.trust is None else self.trust * placement(text.places, x.shape[-1])
+        found = to_map(self.attention(self.to_place(self.norm(to_sequence(x))), text.words, text.mask, bias), x)
         return found + (w[:, :, None, None] if w.ndim == 2 else F.interpolate(w, size=x.shape[2:]))

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
-from gan_t2i.models.discriminators.resnet import HEAD_RESOLUTION, residual_trunk
+from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, residual_trunk
 from gan_t2i.models.text_head import SelfAttentionLayer
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import channels_at, linear, to_sequence
+from gan_t2i.ops.resample import average_to
 from gan_t2i.text.tiny import word_pieces
 
 if TYPE_CHECKING:
@@ -95,15 +96,10 @@ class Captioner(nn.Module):
     def _tokenizer(self) -> "Tokenizer":
         return word_pieces({token: number for number, token in enumerate(self.vocabulary)})
 
-    def averaged(self, pictures: Tensor) -> Tensor:
-        """[N, 3, R, R] -> [N, 3, side, side], as much as is seen of them. Noise belongs on this: finer noise would be averaged away."""
-        factor = pictures.shape[-1] // self.side
-        return F.avg_pool2d(pictures, factor) if factor > 1 else pictures
-
     def forward(self, pictures: Tensor, tokens: Tensor) -> Tensor:
-        """Pictures [N, 3, R, R] in [-1, 1], or `averaged` ones, and what `tokens` made of their captions [N, L] -> [N] float32, the mean of a
-        caption's log-probabilities, each of a token given the picture and the tokens before it."""
-        features = self.trunk(self.averaged(pictures))
+        """Pictures [N, 3, R, R] in [-1, 1], or averaged ones, and what `tokens` made of their captions [N, L] -> [N] float32, the mean of a caption's
+        log-probabilities, each of a token given the picture and the tokens before it."""
+        features = self.trunk(average_to(pictures, self.side))
         places = self.to_places(self.norm_places(to_sequence(features))) + self.positions  # [N, P, D]
         given, asked = tokens[:, :-1], tokens[:, 1:]
         length = given.shape[1]

@@ -45,14 +45,15 @@ class TextCondition:
     words: Tensor  # [N, L, D]
     mask: Tensor  # [N, L] bool, True at a real token
     sentence: Tensor  # [N, D]
+    places: Tensor | None = None  # [N, L, P], the log-probability of each place for what the word names, over all places
 
     def __getitem__(self, index: Tensor | slice) -> "TextCondition":
         """The captions that `index` selects, in its order."""
-        return TextCondition(self.words[index], self.mask[index], self.sentence[index])
+        return TextCondition(self.words[index], self.mask[index], self.sentence[index], None if self.places is None else self.places[index])
 
     def float(self) -> "TextCondition":
         """The same in float32, for work outside autocast."""
-        return TextCondition(self.words.float(), self.mask, self.sentence.float())
+        return TextCondition(self.words.float(), self.mask, self.sentence.float(), self.places)
 
 
 class SelfAttentionLayer(nn.Module):

@@ -9,19 +9,22 @@ import math
 from torch import Tensor, nn
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(QK^T / sqrt(d_k)) V.
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """softmax(QK^T / sqrt(d_k) + bias) V.
 
     Args:
         query: [..., Q, d_k].
         key: [..., L, d_k].
         value: [..., L, d_v].
+        bias: broadcast to [..., Q, L].
         mask: bool, broadcast to [..., Q, L]; keys at False get no weight. Every query needs one True.
 
     Returns:
         [..., Q, d_v].
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # [..., Q, L]
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim=-1).to(value.dtype) @ value
@@ -46,13 +49,14 @@ class MultiHeadAttention(nn.Module):
         self.to_value = nn.Linear(context_width or width, width, bias=False)
         self.to_output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [N, Q, C], context [N, L, context_width], mask bool [N, L], or one for each query [N or 1, Q, L] -> [N, Q, C]."""
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """x [N, Q, C], context [N, L, context_width], mask bool [N, L], or one for each query [N or 1, Q, L], bias [N, Q, L] of every head's
+        scores -> [N, Q, C]."""
         context = x if context is None else context
         query, key, value = (self._split(t) for t in (self.to_query(x), self.to_key(context), self.to_value(context)))  # [N, H, *, C/H]
         if mask is not None:
             mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-        attended = attend(query, key, value, mask)  # [N, H, Q, C/H]
+        attended = attend(query, key, value, mask, None if bias is None else bias[:, None])  # [N, H, Q, C/H]
         return self.to_output(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

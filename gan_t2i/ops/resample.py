@@ -10,6 +10,12 @@ from torch import Tensor
 from gan_t2i.runtime import full_precision
 
 
+def average_to(x: Tensor, side: int) -> Tensor:
+    """[N, C, R, R] -> [N, C, side, side] by the mean of each square; as it is where R is no more than that."""
+    factor = x.shape[-1] // side
+    return F.avg_pool2d(x, factor) if factor > 1 else x
+
+
 def upsample(x: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, C, 2H, 2W] by linear interpolation; a constant picture stays constant, up to its edges."""
     height, width = x.shape[2:]

@@ -102,6 +102,14 @@ class SentenceEncoder:
         ids = self.model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
+    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """The tokens of each caption as numbers, those that `encode` gives vectors for, in their order."""
+        rows: list[list[int]] = []
+        for start in range(0, len(captions), 1024):
+            features = self.model.preprocess(list(captions[start : start + 1024]))
+            rows += [row[mask.bool()].tolist() for row, mask in zip(features["input_ids"], features["attention_mask"], strict=True)]
+        return rows
+
     def _probe(self) -> int:
         """E. Raises GanT2IError where the model gives no token embeddings, or pools them to another width."""
         try:

@@ -59,12 +59,28 @@ class CaptionerTraining(StrictConfig):
     weight: NotNegative = 0.0
     """Of G's term, the mean of -log p(word | picture, words before it), in nats; 0: there is no captioner."""
     size: CaptionerConfig = CaptionerConfig()
-    kimg: Positive = 100.0
+    kimg: Positive = 120.0
     """Real pictures that it is shown, in thousands."""
     batch: Count = 32
     learning_rate: Positive = 1e-3
+    noise: NotNegative = 1.0
+    """Largest standard deviation of the noise on what it is shown, real or drawn; the range of a pixel is 2. With little of it G finds fine
+    patterns that please the captioner and show nobody anything."""
+
+
+class GroundingConfig(StrictConfig):
+    """How a generator's placer is taught, before the run begins, where captions put what they name."""
+
+    finder_kimg: Positive = 60.0
+    """Real pictures from which it is learned how each word looks, in thousands, ..."""
+    kimg: Positive = 60.0
+    """... and from which it is then learned where sentences put them."""
+    vocabulary_size: Count = 2000
+    """Most tokens that are placed: the most frequent ones."""
+    batch: Count = 32
+    learning_rate: Positive = 5e-4
     noise: NotNegative = 0.3
-    """Largest standard deviation of the noise on what it is shown; the range of a pixel is 2."""
+    """Largest standard deviation of the noise on pictures; the range of a pixel is 2."""
 
 
 class PenaltyConfig(StrictConfig):
@@ -178,6 +194,7 @@ class TrainConfig(StrictConfig):
     discriminator: Spec = Spec(name="resnet")
     loss: LossConfig = LossConfig()
     captioner: CaptionerTraining = CaptionerTraining()
+    grounding: GroundingConfig = GroundingConfig()
     penalty: PenaltyConfig = PenaltyConfig()
     augment: AugmentConfig = AugmentConfig()
     blur: BlurConfig = BlurConfig()
@@ -217,6 +234,8 @@ class TrainConfig(StrictConfig):
             raise ValueError("loss.match_weight needs a batch of at least two pictures, to hold one against the other's caption")
         if self.data.stream and (others := sorted({*self.loss.negatives} - {"random"})):
             raise ValueError(f"loss.negatives {others[0]} needs all captions at hand, which data.stream has not; allowed with it: random")
+        if self.data.stream and self.generator.params.get("placer"):
+            raise ValueError("generator.params.placer needs all pictures at hand, which data.stream has not: leave one of them out")
         if self.data.stream and self.captioner.weight:
             raise ValueError("captioner.weight needs all pictures at hand, which data.stream has not: leave one of them out")
         return self

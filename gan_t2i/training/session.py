@@ -25,6 +25,7 @@ from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.captioning import build_captioner, taught_captioner
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.grounding import taught_placer
 from gan_t2i.training.sampler import Batch, Sampler
 from gan_t2i.training.step import Networks, TrainStep, build_networks
 from gan_t2i.training.stream_sampler import StreamedBatch, StreamSampler
@@ -174,6 +175,10 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool,
     typical = cache.gather(random.Random(config.seed).sample(trained, min(len(trained), WHITENED_CAPTIONS))).to(device)
     for network in (networks.G, networks.D, networks.G_ema):
         network.text_head.fit(typical)
+    placers = [network.placer for network in (networks.G, networks.G_ema) if network.placer is not None]
+    if placers and not measured:
+        taught_placer(placers[0], config, dataset, encoder, cache, device, notify)
+        placers[1].load_state_dict(placers[0].state_dict())
     if config.captioner.weight:
         build = build_captioner if measured else partial(taught_captioner, precision=config.precision, notify=notify)
         networks.captioner = build(config.captioner, dataset, config.seed, device)

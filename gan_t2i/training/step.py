@@ -23,6 +23,7 @@ from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
 from gan_t2i.ops.blur import blur
 from gan_t2i.ops.recompute import everything_kept, recompute_blocks
+from gan_t2i.ops.resample import average_to
 from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8, over
 from gan_t2i.runtime import autocast, full_precision
@@ -214,7 +215,7 @@ class TrainStep:
             return torch.zeros((), device=self.device)
         noise = draws.uneven_noise(self.config.captioner.noise, captioner.side).to(self.device)
         with autocast(self.device, self.config.precision):
-            return -captioner(captioner.averaged(pictures) + noise, asked).mean()
+            return -captioner(average_to(pictures, captioner.side) + noise, asked).mean()
 
     def _seen(self, images: Tensor, changes: Tensor, draws: Draws) -> Tensor:
         """Pictures [n, C, R, R] as D sees them, [n, 3, R, R]: over a colour, blurred, changed.

@@ -37,6 +37,15 @@ def test_shapes_types_and_zero_padding(encoder, captions):
     assert batch.pooled.norm(dim=1).allclose(torch.ones(len(captions)))
 
 
+def test_token_ids_are_of_the_tokens_that_are_encoded(encoder, captions):
+    ids = encoder.token_ids([*captions, captions[0]])
+    assert [len(row) for row in ids] == encoder.encode([*captions, captions[0]]).mask.sum(1).tolist()
+    assert ids[0] == ids[-1] != ids[1]
+    [long] = encoder.token_ids(["red " * 100])
+    assert len(long) == encoder.max_tokens  # cut where encode cuts
+    assert len(set(long[1:-1])) == 1
+
+
 def test_padding_leaves_embeddings_alone(encoder, captions):
     together = encoder.encode(captions)
     for i, caption in enumerate(captions):

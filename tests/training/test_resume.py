@@ -25,6 +25,8 @@ TEXT_HEAD = {"width": 32, "layers": 1, "heads": 2, "whiten": True}
 WHITENED_G = {"name": "style", "params": {"channel_base": 128, "channel_max": 16, "w_width": 32, "z_width": 8, "text_head": TEXT_HEAD}}
 WHITENED_D = {"name": "aligned", "params": {"channel_base": 128, "channel_max": 16, "text_head": TEXT_HEAD}}
 CAPTIONER = {"weight": 1.0, "size": {"width": 16, "layers": 1, "heads": 2, "channel_base": 128, "channel_max": 16}, "kimg": 0.032, "batch": 8}
+PLACED_G = {"name": "style", "params": {**WHITENED_G["params"], "local_styles": True, "placer": True}}
+GROUNDING = {"finder_kimg": 0.032, "kimg": 0.032, "batch": 8}
 Start = Callable[..., tuple[RunFolder, int | None]]
 SameState = Callable[[RunFolder, RunFolder], None]
 
@@ -40,8 +42,9 @@ SameState = Callable[[RunFolder, RunFolder], None]
         {"discriminator": {"name": "projected", "params": PROJECTED}, "penalty": {"r1_gamma": 0, "r2_gamma": 0}, "accumulation": 2},
         {"generator": WHITENED_G, "discriminator": WHITENED_D},
         {"captioner": CAPTIONER, "accumulation": 2},
+        {"generator": PLACED_G, "grounding": GROUNDING},
     ],
-    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "whitened words", "captioner"],
+    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "whitened words", "captioner", "placer"],
 )
 def test_ten_steps_are_five_and_five(
     start: Start, signal_after: Callable[..., None], assert_same_state: SameState, tmp_path: Path, changes: dict[str, Any]

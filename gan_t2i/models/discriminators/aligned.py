@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
 from gan_t2i.models.base import Discriminator
-from gan_t2i.models.discriminators.resnet import HEAD_RESOLUTION, residual_trunk
+from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, residual_trunk
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.models.word_alignment import WordAlignment
 from gan_t2i.ops.layers import activate, channels_at, conv, linear

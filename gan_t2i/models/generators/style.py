@@ -2,15 +2,18 @@
 (arXiv 2301.09515). N batch, L tokens, E encoder width, Z latent width, W style width, C channels, R resolution."""
 
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
 from gan_t2i.errors import UsageError
 from gan_t2i.models.attention_block import LocalStyleBlock, SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
+from gan_t2i.models.grounding import Placer
 from gan_t2i.models.mapping import MappingNetwork
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.ops.layers import activate, channels_at
@@ -45,6 +48,7 @@ class SynthesisBlock(Block):
         up: bool,
         words: bool,
         local_styles: bool,
+        placed: bool,
         self_attention: bool,
         second_order: bool,
     ) -> None:
@@ -54,7 +58,7 @@ class SynthesisBlock(Block):
         self.conv1 = ModulatedConv(outputs, outputs, 3, w_width=w_width, second_order=second_order)
         self.self_attention = SelfAttentionBlock(outputs) if self_attention else None
         self.word_attention = WordAttentionBlock(outputs, word_width) if words and not local_styles else None
-        self.local_style = LocalStyleBlock(outputs, word_width, w_width) if words and local_styles else None
+        self.local_style = LocalStyleBlock(outputs, word_width, w_width, placed=placed) if words and local_styles else None
         self.to_rgb = ModulatedConv(outputs, channels, 1, w_width=w_width, demodulate=False)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,12 +112,22 @@ class StyleGenerator(Generator):
         second_order: bool = False
         """Second-order styles, s = m1 * m2 + m3."""
         text_head: TextHeadConfig = TextHeadConfig()
+        placer: bool = False
+        """Whether a network that learned it from real pairs, before the run, says where what a word names is to be; local styles heed it."""
+
+        @model_validator(mode="after")
+        def _placed_locally(self) -> Self:
+            if self.placer and not self.local_styles:
+                raise ValueError("placer: only local styles heed it: set local_styles too")
+            return self
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_width = config.z_width
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
+        if config.placer:
+            self.placer = Placer(TextHeadConfig(), text_width=text_width, max_tokens=max_tokens).requires_grad_(False)
         self.mapping = MappingNetwork(config.z_width, config.text_head.width, config.w_width, config.mapping_layers)
         first = channels_at(4, config.channel_base, config.channel_max)
         self.constant = nn.Parameter(torch.randn(1, first, 4, 4))
@@ -131,6 +145,7 @@ class StyleGenerator(Generator):
                     up=r > 4,
                     words=r in config.word_resolutions,
                     local_styles=config.local_styles,
+                    placed=config.placer,
                     self_attention=r in config.self_attention_resolutions,
                     second_order=config.second_order,
                 )
@@ -139,6 +154,9 @@ class StyleGenerator(Generator):
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         condition = self.text_head(text)
+        if self.placer is not None:
+            with torch.no_grad():
+                condition = replace(condition, places=self.placer(text))
         w = self.mapping(z, condition.sentence, truncation_psi)
         return self.synthesize(w, condition)
 
