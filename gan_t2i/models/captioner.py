@@ -97,8 +97,8 @@ class Captioner(nn.Module):
         return word_pieces({token: number for number, token in enumerate(self.vocabulary)})
 
     def forward(self, pictures: Tensor, tokens: Tensor) -> Tensor:
-        """Pictures [N, 3, R, R] in [-1, 1], or averaged ones, and what `tokens` made of their captions [N, L] -> [N] float32, the mean of a caption's
-        log-probabilities, each of a token given the picture and the tokens before it."""
+        """Pictures [N, 3, R, R] in [-1, 1], or averaged ones, and what `tokens` made of their captions [N, L] -> [N] float32, the mean of
+        a caption's log-probabilities, each of a token given the picture and the tokens before it."""
         features = self.trunk(average_to(pictures, self.side))
         places = self.to_places(self.norm_places(to_sequence(features))) + self.positions  # [N, P, D]
         given, asked = tokens[:, :-1], tokens[:, 1:]
