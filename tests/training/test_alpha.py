@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
-from gan_t2i.checkpoint import read_info
+from gan_t2i.checkpoint import load_snapshot, read_info, save_snapshot
 from gan_t2i.cli.main import command
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
@@ -167,8 +168,13 @@ def test_a_run_draws_transparent_pngs(drawn: RunFolder, tmp_path: Path) -> None:
     assert "16 px, RGBA" in told.output
 
 
-def test_a_snapshot_from_before_alpha_draws_as_ever(trained: RunFolder) -> None:
-    model = Text2Image.load("pretrained", device="cpu")
-    assert "channels" not in model.info.generator.interface
-    assert model.generate("a red circle on white")[0].mode == "RGB"
-    assert read_info(trained.snapshots()[-1]).generator.interface["channels"] == 3
+def test_a_snapshot_from_before_alpha_draws_as_ever(trained: RunFolder, tmp_path: Path) -> None:
+    G, info = load_snapshot(trained.snapshots()[-1])
+    assert info.generator.interface["channels"] == 3
+    before = {key: value for key, value in info.generator.interface.items() if key != "channels"}
+    save_snapshot(tmp_path / "old.safetensors", G, replace(info, generator=replace(info.generator, interface=before)))
+    old, new = (
+        Text2Image.load(str(path), device="cpu").generate("a red circle") for path in (tmp_path / "old.safetensors", trained.snapshots()[-1])
+    )
+    assert old[0].mode == "RGB"
+    assert old[0].tobytes() == new[0].tobytes()
