@@ -96,6 +96,20 @@ def test_g_alone_is_taught_by_it(make_session: MakeSession) -> None:
     assert all(p.grad is None for p in captioner.parameters())
 
 
+def test_it_looks_at_drawn_pictures_through_noise(make_session: MakeSession) -> None:
+    session = make_session(captioner={**SMALL, "noise": 1.0})
+    captioner = session.networks.captioner
+    assert captioner is not None
+    looked: list[torch.Tensor] = []
+    captioner.register_forward_pre_hook(lambda module, given: looked.append(given[0].detach()))
+    drawn: list[torch.Tensor] = []
+    session.networks.G.register_forward_hook(lambda module, given, output: drawn.append(output.detach()))
+    session.run_step(0)
+    strengths = (looked[0] - drawn[0]).flatten(1).std(dim=1)
+    assert ((strengths > 0) & (strengths < 1.1)).all()
+    assert strengths.max() > 1.5 * strengths.min()  # another for each picture
+
+
 @pytest.mark.slow
 def test_g_learns_to_be_told(make_session: MakeSession) -> None:
     """Beside a D that hardly moves, G's pictures come to be told by the captioner, as those without its pull do not."""
