@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
-from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, residual_trunk
+from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, ResidualTrunk
 from gan_t2i.models.text_head import SelfAttentionLayer
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import channels_at, linear, to_sequence
@@ -75,7 +75,7 @@ class Captioner(nn.Module):
         super().__init__()
         self.side = min(resolution, config.side)
         self.vocabulary = list(vocabulary)
-        self.trunk = residual_trunk(self.side, config.channel_base, config.channel_max)
+        self.trunk = ResidualTrunk(self.side, config.channel_base, config.channel_max)
         channels = channels_at(HEAD_RESOLUTION, config.channel_base, config.channel_max)
         self.norm_places = nn.LayerNorm(channels)
         self.to_places = nn.Linear(channels, config.width)

@@ -12,12 +12,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, residual_trunk
+from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, ResidualTrunk
 from gan_t2i.models.text_head import TextHead, TextHeadConfig
 from gan_t2i.ops.layers import channels_at, linear, to_sequence
 from gan_t2i.text.batch import TextBatch
 
 SIDE = HEAD_RESOLUTION  # S
+CHANNEL_BASE, CHANNEL_MAX = 512, 128  # of the finder's trunk
 FINDER_SIDE = 32  # larger pictures are averaged down to it: where things are is to be seen in small ones too
 
 
@@ -31,9 +32,8 @@ class WordFinder(nn.Module):
 
     def __init__(self, resolution: int, words: int) -> None:
         super().__init__()
-        widths = {"channel_base": 512, "channel_max": 128}
-        self.trunk = residual_trunk(min(resolution, FINDER_SIDE), **widths)
-        channels = channels_at(HEAD_RESOLUTION, **widths)
+        self.trunk = ResidualTrunk(min(resolution, FINDER_SIDE), CHANNEL_BASE, CHANNEL_MAX)
+        channels = channels_at(HEAD_RESOLUTION, CHANNEL_BASE, CHANNEL_MAX)
         self.norm = nn.LayerNorm(channels)
         self.to_words = nn.Linear(channels, words)
         self.offset = nn.Parameter(torch.full((words,), -3.0))  # most words are missing from most captions

@@ -1,12 +1,15 @@
 """A run that begins with the weights of another, to go on with other data or settings, or with larger pictures: growing (Karras et al. 2018,
 arXiv 1710.10196) without a fade, the new layers being there at once."""
 
+import re
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.errors import UsageError
+from gan_t2i.models.base import Discriminator
+from gan_t2i.models.residual_trunk import ResidualTrunk
 from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.training.state import read_progress
 from gan_t2i.training.step import Networks
@@ -56,7 +59,14 @@ def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
     fitting = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape and tensor.isfinite().all()}
     network.load_state_dict(fitting, strict=False)
     for key, weight in network.named_parameters():
-        if key not in fitting and key.endswith("to_rgb.weight"):
-            # a new resolution adds nothing to the picture at first, so that G goes on drawing what it drew
+        if key not in fitting and _speaks_first(network, key):
             nn.init.zeros_(weight)
     return sum(tensor.numel() for tensor in fitting.values()) / sum(tensor.numel() for tensor in own.values())
+
+
+def _speaks_first(network: nn.Module, key: str) -> bool:
+    """Whether a new resolution is heard through the weight `key`: silent at first, it lets G go on drawing, and D judging, as they did."""
+    if isinstance(network, Discriminator):
+        grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.seen) > 1
+        return grown and re.fullmatch(r"trunk\.down\d+\.(conv1|skip)\.weight", key) is not None
+    return key.endswith("to_rgb.weight")

@@ -1,12 +1,15 @@
 """A run begins with another's weights, also where its pictures are larger."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo, save_snapshot
 from gan_t2i.errors import UsageError
+from gan_t2i.ops.resample import downsample
 from gan_t2i.runs import PRETRAINED, RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.inherit import begin_with, initial
@@ -18,8 +21,8 @@ SMALL = {"channel_base": 512, "channel_max": 16, "text_head": {"width": 16, "lay
 GENERATOR = {**SMALL, "w_width": 16, "z_width": 8, "local_styles": True}
 
 
-def networks(resolution: int, seed: int, discriminator: str = "aligned", channels: int = 16) -> Networks:
-    small = {**SMALL, "channel_max": channels}
+def networks(resolution: int, seed: int, discriminator: str = "aligned", channels: int = 16, grown_from: Sequence[int] = ()) -> Networks:
+    small = {**SMALL, "channel_max": channels, "grown_from": grown_from}
     values = {
         "seed": seed,
         "resolution": resolution,
@@ -42,6 +45,28 @@ def test_larger_pictures_take_over_all_but_the_new_resolution(tmp_path: Path, di
                 assert torch.equal(tensor, theirs[key]), key
     assert not torch.any(large.G.blocks[4].to_rgb.weight)
     assert torch.any(large.G.blocks[4].conv0.weight)
+
+
+@pytest.mark.parametrize("discriminator", ["aligned", "resnet"])
+def test_growing_begins_with_the_verdicts_on_smaller_pictures(tmp_path: Path, discriminator: str) -> None:
+    small = networks(32, 0, discriminator)
+    for resolution, grown_from in ((64, [32]), (128, [32, 64])):
+        save_state(tmp_path / "state.safetensors", small, Progress(nimg=4000), {})
+        large = networks(resolution, 1, discriminator, grown_from=grown_from)
+        begin_with(large, tmp_path / "state.safetensors")
+        pictures = torch.randn(2, 3, resolution, resolution)
+        verdicts = large.D.trunk(pictures)
+        assert torch.equal(verdicts, small.D.trunk(downsample(pictures)))
+        verdicts.sum().backward()
+        weight = large.D.get_submodule(f"trunk.down{resolution}.conv1").weight
+        assert torch.any(weight.grad)
+        nn.init.normal_(weight)  # as if it had learned something
+        small = large
+
+
+def test_what_a_network_cannot_have_grown_from_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"grown_from: \[64\] px, allowed: \[16, 32\]"):
+        networks(64, 0, grown_from=[64])
 
 
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gan_t2i.config import Count, StrictConfig
 from gan_t2i.models.base import Discriminator
-from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, residual_trunk
+from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, ResidualTrunk
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.models.word_alignment import WordAlignment
 from gan_t2i.ops.layers import activate, channels_at, conv, linear
@@ -59,12 +59,15 @@ class AlignedDiscriminator(Discriminator):
         """A feature map at resolution r has channel_base / r channels, ..."""
         channel_max: Count = 128
         """... at most this many."""
+        grown_from: tuple[int, ...] = ()
+        """Resolutions at which the trunk sees the picture too. With that of the run whose weights it begins with (`init`), it begins with
+        the verdicts of that run on pictures shrunken to it."""
         text_head: TextHeadConfig = TextHeadConfig()
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
         super().__init__()
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
-        self.trunk = residual_trunk(resolution, config.channel_base, config.channel_max)
+        self.trunk = ResidualTrunk(resolution, config.channel_base, config.channel_max, config.grown_from)
         channels, channels_4 = (channels_at(r, config.channel_base, config.channel_max) for r in (HEAD_RESOLUTION, 4))
         self.head = AlignedHead(channels, channels_4, config.text_head.width, config.text_head.heads)
