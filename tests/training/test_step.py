@@ -216,7 +216,7 @@ def test_checkpointing_changes_no_bit(
         session = make_session(checkpointing=checkpointing, accumulation=2, penalty={"name": penalty, "interval": 2}, **changes)
         gradients = record_gradients(session, monkeypatch)
         calls: list[nn.Module] = []
-        for network in (session.networks.G.blocks[-1], session.networks.D.trunk[-1]):
+        for network in (session.networks.G.blocks[-1], session.networks.D.trunk.down16):
             network.conv1.register_forward_hook(lambda layer, inputs, output, calls=calls: calls.append(layer))
         for nimg in (4, 8):
             metrics = session.run_step(nimg)
