@@ -47,6 +47,8 @@ class LossConfig(StrictConfig):
     reconstruction_weight: NotNegative = 0.0
     """Weight of the mean squared distance between a drawn picture and the real one of its caption (pix2pix, arXiv 1611.07004): for sets
     where a caption has about one picture, and too few for D alone to teach G from nothing. Seeds of a prompt come to look alike."""
+    reconstruction_kimg: Positive | None = None
+    """Over which that weight falls to nothing, so that D alone has the last word on details; None: it stays."""
     negatives: tuple[Literal["random", "one_change", "nearest"], ...] = ("random",)
     """Those other captions, one a picture for each mention: any other's, one that is wrong in a single respect (data with scenes), or one
     of those that the text encoder places nearest to the picture's own."""

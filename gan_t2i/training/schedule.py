@@ -1,7 +1,7 @@
 """Everything that changes over a run, as pure functions of nimg, the number of training pictures shown."""
 
 from gan_t2i.ops.augment import AugmentConfig
-from gan_t2i.training.config import BlurConfig, EmaConfig, OptimizerConfig
+from gan_t2i.training.config import BlurConfig, EmaConfig, LossConfig, OptimizerConfig
 
 
 def learning_rate_factor(nimg: int, total: float, config: OptimizerConfig) -> float:
@@ -21,6 +21,13 @@ def augment_at(nimg: int, config: AugmentConfig) -> AugmentConfig:
     """
     ramp = config.ramp_kimg * 1000
     return config.times(min(1.0, nimg / ramp)) if ramp else config
+
+
+def reconstruction_weight(nimg: int, config: LossConfig) -> float:
+    """Weight of the distance to real pictures: as configured, or falling linearly from that to 0."""
+    if config.reconstruction_kimg is None:
+        return config.reconstruction_weight
+    return config.reconstruction_weight * max(0.0, 1 - nimg / (config.reconstruction_kimg * 1000))
 
 
 def blur_sigma(nimg: int, kimg: float, config: BlurConfig) -> float:

@@ -32,7 +32,7 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.draws import Draws, draw
 from gan_t2i.training.exchange import Exchange
 from gan_t2i.training.sampler import Batch
-from gan_t2i.training.schedule import augment_at, blur_sigma, ema_decay, learning_rate_factor
+from gan_t2i.training.schedule import augment_at, blur_sigma, ema_decay, learning_rate_factor, reconstruction_weight
 
 Metrics = dict[str, Tensor]
 
@@ -176,8 +176,8 @@ class TrainStep:
         untold = self._untold(over(fake_drawn, draws.background), asked, draws)
         g_loss = g_loss + config.captioner.weight * untold
         distance = (fake_drawn - real_pictures).square().mean()
-        if config.loss.reconstruction_weight:
-            g_loss = g_loss + config.loss.reconstruction_weight * distance
+        if pull := reconstruction_weight(draws.nimg, config.loss):
+            g_loss = g_loss + pull * distance
         with phase("G backward"):
             (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_drawn, retain_graph=True)
             fake.backward(gradient)

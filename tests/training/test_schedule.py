@@ -5,8 +5,8 @@ import math
 import pytest
 
 from gan_t2i.ops.augment import AugmentConfig
-from gan_t2i.training.config import BlurConfig, EmaConfig, OptimizerConfig
-from gan_t2i.training.schedule import augment_at, blur_sigma, crosses, ema_decay, learning_rate_factor
+from gan_t2i.training.config import BlurConfig, EmaConfig, LossConfig, OptimizerConfig
+from gan_t2i.training.schedule import augment_at, blur_sigma, crosses, ema_decay, learning_rate_factor, reconstruction_weight
 
 
 def test_warm_up_rises_linearly_to_one() -> None:
@@ -54,6 +54,12 @@ def test_the_blur_falls_to_nothing_over_its_share_of_the_run() -> None:
     assert [blur_sigma(nimg, 100, config) for nimg in (0, 5000, 10_000, 20_000, 90_000)] == pytest.approx([0.1, 0.075, 0.05, 0, 0])
     assert blur_sigma(5000, 50, config) == pytest.approx(0.05)  # a shorter run is sharp sooner
     assert blur_sigma(0, 100, BlurConfig()) == 0
+
+
+def test_the_pull_to_real_pictures_falls_to_nothing_or_stays() -> None:
+    falling = LossConfig(reconstruction_weight=10, reconstruction_kimg=40)
+    assert [reconstruction_weight(nimg, falling) for nimg in (0, 20_000, 40_000, 90_000)] == [10, 5, 0, 0]
+    assert reconstruction_weight(90_000, LossConfig(reconstruction_weight=10)) == 10
 
 
 def test_crosses_once_an_interval() -> None:

@@ -99,9 +99,9 @@ def test_gradients_are_those_of_the_two_losses(make_session: MakeSession, monkey
     torch.testing.assert_close(metrics["Gradient/D"], norm)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("accumulation", "kimg", "nimg", "pull"), [(1, None, 0, 7.0), (2, None, 0, 7.0), (1, 0.032, 16, 3.5)])
 def test_reconstruction_draws_g_to_the_picture_of_its_caption_and_leaves_d_alone(
-    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, accumulation: int
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, accumulation: int, kimg: float | None, nimg: int, pull: float
 ) -> None:
     found = []
     for weight in (0.0, 7.0):
@@ -109,20 +109,20 @@ def test_reconstruction_draws_g_to_the_picture_of_its_caption_and_leaves_d_alone
         session = make_session(
             precision="float32",
             accumulation=accumulation,
-            loss={"reconstruction_weight": weight},
+            loss={"reconstruction_weight": weight, "reconstruction_kimg": kimg},
             augment={"translation": 0.25, "brightness": 0.5},
             penalty=NO_PENALTY,
         )
         gradients = record_gradients(session, monkeypatch)
-        found.append((session.run_step(0), gradients))
+        found.append((session.run_step(nimg), gradients))
     (_, without), (metrics, gradients) = found
 
     G, config = session.networks.G, session.config
-    batch = session.sampler.batch(0, config.batch)
-    fake = G(draw(config, G.z_width, 0).z, session.cache.gather(batch.captions))
+    batch = session.sampler.batch(nimg, config.batch)
+    fake = G(draw(config, G.z_width, nimg).z, session.cache.gather(batch.captions))
     distance = (fake - (batch.images.float() / 127.5 - 1)).square().mean()
     torch.testing.assert_close(metrics["Loss/G/distance"], distance.detach())
-    expected = {name: without["G"][name] + gradient for name, gradient in gradients_of(7.0 * distance, G).items()}
+    expected = {name: without["G"][name] + gradient for name, gradient in gradients_of(pull * distance, G).items()}
     torch.testing.assert_close({name: gradients["G"][name] for name in expected}, expected, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(gradients["D"], without["D"], rtol=1e-5, atol=1e-7)
 
