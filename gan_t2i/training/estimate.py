@@ -21,6 +21,7 @@ from gan_t2i.distributed import world_size
 from gan_t2i.errors import GanT2IError
 from gan_t2i.pictures import from_uint8, opaque_uint8
 from gan_t2i.runtime import peak_memory_gib
+from gan_t2i.training import captioning, grounding
 from gan_t2i.training.config import DataConfig, TrainConfig
 from gan_t2i.training.session import Session, prepare
 
@@ -46,6 +47,7 @@ def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
             f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
             *discriminator_rows,
             str(measure(session, TIMED_STEPS)),
+            *lesson_lines(session),
             "dry run: nothing was trained or written to a run folder",
         ]
     )
@@ -158,6 +160,41 @@ def _pace(session: Session, steps: int) -> Pace:
     rate = steps * config.batch / (time.perf_counter() - start)
     many = f"{world_size()} processes, each " if world_size() > 1 else ""
     return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak_memory_gib(session.device))
+
+
+def lesson_lines(session: Session) -> list[str]:
+    """A line for each lesson that a run would begin with: its time, from a few batches of it."""
+    config, dataset, device, networks = session.config, session.dataset, session.device, session.networks
+    lines = []
+
+    def line(name: str, kimg: float, batch: int, teach: Callable[[float], None]) -> None:
+        few, more = (_seconds(teach, batches * batch / 1000) for batches in (2, 2 + TIMED_STEPS))
+        minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
+        lines.append(f"lesson before it, once for these data: {name}, {minutes:.0f} minutes")
+
+    if (placer := networks.G.placer) is not None:
+        longest = max(config.grounding.finder_kimg, config.grounding.kimg)
+
+        def ground(kimg: float) -> None:
+            shares = {name: kimg * getattr(config.grounding, name) / longest for name in ("finder_kimg", "kimg")}
+            few = config.model_copy(update={"grounding": config.grounding.model_copy(update=shares)})
+            grounding.teach(placer, few, dataset, session.encoder, session.cache, device)
+
+        line("placer", longest, config.grounding.batch, ground)
+    if (captioner := networks.captioner) is not None:
+
+        def caption(kimg: float) -> None:
+            few = config.captioner.model_copy(update={"kimg": kimg})
+            captioning.teach(captioner, few, dataset, config.seed, device, config.precision)
+
+        line("captioner", config.captioner.kimg, config.captioner.batch, caption)
+    return lines
+
+
+def _seconds(teach: Callable[[float], None], kimg: float) -> float:
+    start = time.perf_counter()
+    teach(kimg)
+    return time.perf_counter() - start
 
 
 def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:

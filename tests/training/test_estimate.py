@@ -13,7 +13,8 @@ from gan_t2i.data.readers import read
 from gan_t2i.errors import GanT2IError
 from gan_t2i.training import estimate
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.estimate import pace_on
+from gan_t2i.training.estimate import lesson_lines, pace_on
+from gan_t2i.training.session import prepare
 
 
 def test_pictures_with_one_caption_can_be_measured(
@@ -28,6 +29,30 @@ def test_pictures_with_one_caption_can_be_measured(
     assert found.steps == 4  # one interval of the penalty
     assert found.minutes == pytest.approx(100 / found.rate)
     assert f"{found.rate:.0f} img/s" in str(found)
+
+
+def test_lessons_count_for_a_dry_run_by_the_pictures_that_they_show(
+    small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = small_config()["generator"]
+    placed = {**generator, "params": {**generator["params"], "local_styles": True, "placer": True}}
+    lessons = {"grounding": {"finder_kimg": 60, "kimg": 30, "batch": 8}, "captioner": {"weight": 1, "kimg": 120, "batch": 4}}
+    session = prepare(TrainConfig.parse(small_config(generator=placed, **lessons)), lambda message: None, measured=True)
+    shown = []
+
+    def placer(*arguments: Any) -> None:
+        settings = arguments[1].grounding
+        shown.append(("placer", settings.finder_kimg * 1000, settings.kimg * 1000))
+
+    monkeypatch.setattr("gan_t2i.training.grounding.teach", placer)
+    monkeypatch.setattr("gan_t2i.training.captioning.teach", lambda *arguments: shown.append(("captioner", arguments[1].kimg * 1000)))
+    seconds = iter([0, 3, 10, 23, 30, 31, 40, 43])  # ten for 64 pictures, and two for 32
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(seconds))
+    assert lesson_lines(session) == [
+        "lesson before it, once for these data: placer, 156 minutes",
+        "lesson before it, once for these data: captioner, 125 minutes",
+    ]
+    assert shown == [("placer", 16, 8), ("placer", 80, 40), ("captioner", 8), ("captioner", 40)]
 
 
 def test_what_does_not_fit_into_memory_is_one_sentence(
