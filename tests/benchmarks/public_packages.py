@@ -14,24 +14,17 @@ It is no test, and pytest does not collect it; it takes ten minutes on two cores
 """
 
 import argparse
-import contextlib
-import importlib.machinery
-import importlib.util
-import io
 import itertools
-import os
 import statistics
 import sys
-import tempfile
 import time
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from packages import RESOLUTION, diffusion_network, gigagan_networks, require_packages, stylegan2_networks
+from torch import Tensor
 
 from gan_t2i.arithmetic import FlopCounter
 from gan_t2i.benchmark.sample_speed import draw_one
@@ -43,8 +36,6 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.estimate import count_parameters
 from gan_t2i.training.session import Session, prepare
 
-PACKAGES = {"stylegan2_pytorch": "stylegan2-pytorch==1.9.0", "gigagan_pytorch": "gigagan-pytorch==0.3.0", "diffusers": "diffusers"}
-RESOLUTION = 64
 DENOISING_STEPS = 20
 
 
@@ -72,8 +63,7 @@ def main() -> None:
     parser.add_argument("--gigagan-batch", type=int, default=4, help="smaller, as it takes seconds a picture on a CPU")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    if missing := [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]:
-        sys.exit(f"Error: {', '.join(missing)} not installed: pip install {' '.join(missing)}")
+    require_packages()
     config = TrainConfig.parse(read_yaml(arguments.config) | {"batch": arguments.batch, "device": "cpu"})
     if config.resolution != RESOLUTION:
         sys.exit(f"Error: {arguments.config} is of {config.resolution} px; name a config of {RESOLUTION} px")
@@ -123,25 +113,10 @@ def our_sampling(session: Session) -> Contender:
 
 
 def diffusion(session: Session) -> Contender:
-    """The UNet whose width brings it nearest to our generator's parameters, in pixels, told by the same encoder."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+    """The UNet of about our generator's parameters, in pixels, told by the same encoder."""
+    from diffusers import DDIMScheduler
 
-    def unet(width: int) -> nn.Module:
-        return UNet2DConditionModel(
-            sample_size=RESOLUTION,
-            in_channels=3,
-            out_channels=3,
-            layers_per_block=1,
-            block_out_channels=(width, 2 * width, 2 * width),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            norm_num_groups=8,
-            attention_head_dim=8,
-            cross_attention_dim=session.encoder.width,
-        )
-
-    wanted = count_parameters(session.networks.G)
-    network: Any = min(map(unet, range(16, 65, 8)), key=lambda network: abs(count_parameters(network) - wanted)).eval()
+    network = diffusion_network(count_parameters(session.networks.G), session.encoder.width).eval()
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(DENOISING_STEPS)
     prompts = itertools.cycle(some_captions(session))
@@ -158,25 +133,8 @@ def diffusion(session: Session) -> Contender:
 
 
 def stylegan2(batch: int) -> Contender:
-    """Its losses and optimizers at their defaults, narrower networks, float32 (its half precision needs CUDA); no penalty."""
-    # aim, a tracker of experiments that it imports for its logs alone, does not install everywhere
-    if importlib.util.find_spec("aim") is None:
-        sys.modules["aim"] = types.ModuleType("aim")
-        sys.modules["aim"].__spec__ = importlib.machinery.ModuleSpec("aim", None)  # others ask whether it is there
-    has_cuda = torch.cuda.is_available
-    torch.cuda.is_available = lambda: True  # it refuses to be imported without
-    try:
-        from stylegan2_pytorch import stylegan2_pytorch as package
-    finally:
-        torch.cuda.is_available = has_cuda
-
-    class OnCpu(package.StyleGAN2):
-        def cuda(self, device: object = None) -> "OnCpu":
-            """Its constructor asks for a GPU."""
-            return self
-
-    # 32 times the capacity is the widest layer that it would make; its copy for averages fails where fmap_max is less
-    gan = OnCpu(RESOLUTION, network_capacity=6, fmap_max=192, latent_dim=256)
+    """Its losses and optimizers at their defaults; no penalty."""
+    gan, package = stylegan2_networks()
     real = torch.randn(batch, 3, RESOLUTION, RESOLUTION)
 
     def fake() -> Tensor:
@@ -195,22 +153,8 @@ def stylegan2(batch: int) -> Contender:
 
 
 def gigagan(batch: int) -> Contender:
-    """Its README's settings at 64 px but narrower, without text, whose encoder it would download; no penalty."""
-    from gigagan_pytorch import GigaGAN
-
-    sizes = {"dim_max": 64, "image_size": RESOLUTION, "num_skip_layers_excite": 4, "unconditional": True}
-    home = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        os.chdir(folder)  # it makes folders where it stands
-        try:
-            gan = GigaGAN(
-                generator={"dim_capacity": 8, "self_attn_heads": 4, "style_network": {"dim": 64, "depth": 4}, **sizes},
-                discriminator={"dim_capacity": 8, **sizes},
-                accelerate_kwargs={"cpu": True},
-                create_ema_generator_at_init=False,
-            )
-        finally:
-            os.chdir(home)
+    """Its own steps, without text and penalty."""
+    gan = gigagan_networks(average=False)
     pictures = itertools.repeat(torch.rand(batch, 3, RESOLUTION, RESOLUTION))
 
     def step() -> None:
