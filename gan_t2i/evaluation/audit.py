@@ -25,6 +25,7 @@ from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.feature_metrics import nearest
 from gan_t2i.evaluation.feature_spaces import FeatureSpace, pixels
 from gan_t2i.evaluation.pictures_suite import embed_real, to_uint8
+from gan_t2i.evaluation.recombined import recombine
 from gan_t2i.pictures import sheet
 from gan_t2i.runtime import generator_for
 
@@ -212,22 +213,6 @@ def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
     kinds = {"train": sample(dataset.train), "held out": sample(dataset.heldout)}
     kinds["recombined"] = recombine(kinds["train"], dataset.captions, limit)
     return {kind: texts for kind, texts in kinds.items() if texts}
-
-
-def recombine(texts: Sequence[str], known: Sequence[str], limit: int) -> list[str]:
-    """Up to `limit` captions of the first half of the words of one of `texts` and the second half of another's, none of which is `known`."""
-    taken = {text.casefold() for text in known}
-    words = [text.split() for text in texts if len(text.split()) > 1]
-    made: dict[str, None] = {}
-    for shift in range(1, len(words)):
-        for place, first in enumerate(words):
-            second = words[(place + shift) % len(words)]
-            text = " ".join([*first[: len(first) // 2], *second[len(second) // 2 :]])
-            if text.casefold() not in taken:
-                made[text] = None
-            if len(made) >= limit:
-                return list(made)
-    return list(made)
 
 
 def _not_duplicates(dataset: PackedDataset) -> Tensor:

@@ -9,8 +9,10 @@ judge, a `Matcher`, is trained here on real pairs. No caption that is scored or 
 | validation: up to a quarter of the training side's captions | yes | no; they say when it stops |
 | the held-out side | no | no |
 
-So the scores of real pictures are what a perfect generator would reach. Sides are of captions: a picture goes with its first one, and whatever
-captions the scored pictures have are left out of the matcher's training. N pictures, M captions in the pool, K captions a picture.
+So the scores of real pictures are what a perfect generator would reach. Recombined captions, halves of two training captions that no picture
+has together, are asked among each other; what a perfect generator would reach there nobody knows. Sides are of captions: a picture goes with
+its first one, and whatever captions the scored pictures have are left out of the matcher's training. N pictures, M captions in the pool, K
+captions a picture.
 """
 
 import hashlib
@@ -31,6 +33,7 @@ from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
+from gan_t2i.evaluation.recombined import recombine
 from gan_t2i.files import cache_dir
 from gan_t2i.pictures import opaque
 from gan_t2i.runtime import generator_for
@@ -56,6 +59,8 @@ class Judge:
     captions: Sequence[str]
     train: Pairs
     heldout: Pairs
+    recombined: Sequence[str] = ()
+    recombined_pooled: Tensor | None = None  # [recombined, E]
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,9 @@ class RetrievalResult:
     def table(self) -> str:
         """A line for each kind of pictures, the real ones before the generated."""
         chance = 1 / self.candidates
-        lines = [f"{'pictures':17}  {'R@1':>5}  {'+-':>5}  {'chance':>6}  {'gap':>6}  {'n':>5}"]
+        lines = [f"{'pictures':20}  {'R@1':>5}  {'+-':>5}  {'chance':>6}  {'gap':>6}  {'n':>5}"]
         for name, score in self.scores.items():
-            lines.append(f"{name:17}  {score.r1:5.3f}  {score.error:5.3f}  {chance:6.3f}  {score.gap:6.3f}  {score.count:5}")
+            lines.append(f"{name:20}  {score.r1:5.3f}  {score.error:5.3f}  {chance:6.3f}  {score.gap:6.3f}  {score.count:5}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -123,6 +128,12 @@ def prepare_judge(
     cache = TextCache.build(encoder, dataset.captions, progress=progress, notify=notify)
     parts = torch.arange(len(cache)).split(1024)  # all at once would hold every token
     pooled = torch.cat([cache.gather(part).pooled for part in parts])
+    new = _recombined(dataset)
+    of_new = encoder.encode(new).pooled if new else None
+
+    def judge_with(matcher: Matcher) -> Judge:
+        return Judge(matcher, pooled, dataset.captions, validation, heldout, new, of_new)
+
     key = [dataset.fingerprint, encoder.id, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens, config.model_dump()]
     path = cache_dir() / "matchers" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
     if path.is_file():
@@ -131,13 +142,19 @@ def prepare_judge(
             load_weights(matcher, read_tensors(path)[0], str(path))
             notify(f"matcher: trained before, {path}")
             matcher = matcher.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
-            return Judge(matcher, pooled, dataset.captions, validation, heldout)
+            return judge_with(matcher)
         except GanT2IError as error:
             notify(f"the matcher is trained again: {error}")
     notify(f"matcher: training on {len(shown):,} real pictures, checked with {len(validation):,} captions that it is not shown (once)")
     matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device, progress=progress)
     write_tensors(path, matcher.state_dict(), {"type": "matcher"})
-    return Judge(matcher, pooled, dataset.captions, validation, heldout)
+    return judge_with(matcher)
+
+
+def _recombined(dataset: PackedDataset) -> list[str]:
+    firsts = list(dict.fromkeys(dataset.captions[dataset.caption_ids[item][0]] for item in dataset.train.tolist()))
+    order = torch.randperm(len(firsts), generator=generator_for("retrieval", "recombined"))
+    return recombine([firsts[place] for place in order.tolist()], dataset.captions, LIMIT)
 
 
 def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:
@@ -186,7 +203,8 @@ def run_retrieval(
 ) -> RetrievalResult:
     """Score real pictures, and what `generate` draws for the same captions, against the same candidates.
 
-    `limit` captions of each side, `seeds` pictures each; a side with fewer than two is left out. Where the two sides together have fewer
+    `limit` captions of each side and recombined ones, `seeds` pictures each; a side with fewer than two is left out, and so are recombined ones
+    where there are fewer than `candidates`. Where the two sides together have fewer
     captions than `candidates`, all that they have stand to choose from.
     """
     if seeds < 1 or limit < 2:
@@ -198,7 +216,9 @@ def run_retrieval(
     if candidates < 2:
         raise GanT2IError("the data set has too few captions to choose among: every one of them is a caption of every picture")
     scores: dict[str, Score] = {}
-    total = sum(min(limit, len(side)) for side in sides.values()) * seeds
+    new = judge.recombined[:limit]
+    asks_new = len(new) >= candidates  # among fewer, chance would be another
+    total = (sum(min(limit, len(side)) for side in sides.values()) + asks_new * len(new)) * seeds
     with tqdm(total=total, desc="retrieval", unit="img", disable=None if progress else True) as bar:
         for name, side in sides.items():
             captions = side.captions[:limit]
@@ -207,15 +227,25 @@ def run_retrieval(
                 return _score(judge.matcher.similarity(parts, judge.pooled[pool]), captions, pool, candidates)
 
             scores[f"real_{name}"] = score(side.parts(len(captions)))
-            drawn: list[list[Tensor]] = [[] for _ in range(seeds)]
-            for number, caption in enumerate(captions[:, 0].tolist()):
-                # seeds of its own for every caption, so that no one latent speaks for all
-                pictures = generate([judge.captions[caption]], range(number * seeds, (number + 1) * seeds))
-                for of_seed, picture in zip(drawn, pictures, strict=True):
-                    of_seed.append(torch.from_numpy(np.array(opaque(picture))).permute(2, 0, 1)[None])
-                bar.update(seeds)
-            scores[f"generated_{name}"] = _mean([score(of_seed) for of_seed in drawn])
+            asked = [judge.captions[caption] for caption in captions[:, 0].tolist()]
+            scores[f"generated_{name}"] = _mean([score(of_seed) for of_seed in _draw(generate, asked, seeds, bar)])
+        if asks_new and judge.recombined_pooled is not None:
+            places, pooled = torch.arange(len(new)), judge.recombined_pooled[: len(new)]
+            cosines = [judge.matcher.similarity(of_seed, pooled) for of_seed in _draw(generate, new, seeds, bar)]
+            scores["generated_recombined"] = _mean([_score(of_seed, places[:, None], places, candidates) for of_seed in cosines])
     return RetrievalResult(candidates, seeds, limit, scores)
+
+
+def _draw(generate: Generate, captions: Sequence[str], seeds: int, bar: Any) -> list[list[Tensor]]:
+    """For each seed every caption's picture, uint8 [1, 3, R, R]."""
+    drawn: list[list[Tensor]] = [[] for _ in range(seeds)]
+    for number, caption in enumerate(captions):
+        # seeds of its own for every caption, so that no one latent speaks for all
+        pictures = generate([caption], range(number * seeds, (number + 1) * seeds))
+        for of_seed, picture in zip(drawn, pictures, strict=True):
+            of_seed.append(torch.from_numpy(np.array(opaque(picture))).permute(2, 0, 1)[None])
+        bar.update(seeds)
+    return drawn
 
 
 def _score(cosines: Tensor, captions: Tensor, pool: Tensor, candidates: int) -> Score:

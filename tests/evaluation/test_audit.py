@@ -11,8 +11,9 @@ from PIL import Image
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.errors import GanT2IError
 from gan_t2i.evaluation import audit
-from gan_t2i.evaluation.audit import AuditResult, check_audit, choose_prompts, recombine, run_audit
+from gan_t2i.evaluation.audit import AuditResult, check_audit, choose_prompts, run_audit
 from gan_t2i.evaluation.feature_spaces import FeatureSpace, RandomFeatures, hash_weights
+from gan_t2i.evaluation.recombined import recombine
 
 RealOf = Callable[[str], Image.Image]
 

@@ -1,9 +1,11 @@
 """The matcher and R-precision, over generators whose worth is known."""
 
+import copy
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,35 @@ def test_pictures_of_other_captions_fall_to_chance(judge: Judge, real: Callable[
     for side in ("train", "heldout"):
         assert result.scores[f"generated_{side}"].r1 < 0.12 < result.scores[f"real_{side}"].r1
         assert abs(result.scores[f"generated_{side}"].gap) < 0.15
+
+
+@pytest.mark.parametrize("shift", [0, 7])
+def test_recombined_captions_are_asked_among_each_other(judge: Judge, real: Callable[[str], Image.Image], shift: int) -> None:
+    """Here captions of the training side, whose pictures there are, stand for recombined ones; or pictures of other ones are drawn."""
+    numbers = judge.train.captions[:, 0]
+    texts = [judge.captions[number] for number in numbers.tolist()]
+    judge = replace(judge, recombined=texts, recombined_pooled=judge.pooled[numbers])
+    picture_of = {text: real(texts[place - shift]) for place, text in enumerate(texts)}
+    picture_of |= {judge.captions[number]: real(judge.captions[number]) for number in judge.heldout.captions[:, 0].tolist()}
+    result = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], judge, progress=False, candidates=20)
+    score = result.scores["generated_recombined"]
+    assert score.count == len(texts)
+    assert (score.r1 > 0.3) if shift == 0 else (score.r1 < 0.12)
+    few = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], judge, progress=False, limit=10, candidates=20)
+    assert "generated_recombined" not in few.scores
+
+
+def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset, encoder: Any, judge: Judge) -> None:
+    assert not judge.recombined  # every combination of these words is some picture's caption
+    fewer = copy.copy(dataset)
+    fewer.captions = [f"{caption} {number}" for number, caption in enumerate(dataset.captions)]
+    found = prepare_judge(fewer, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    assert len(found.recombined) == retrieval_suite.LIMIT
+    assert not {*found.recombined} & {*fewer.captions}
+    heldout = {fewer.captions[fewer.caption_ids[item][0]].split()[-1] for item in fewer.heldout.tolist()}
+    assert not {text.split()[-1] for text in found.recombined} & heldout
+    assert found.recombined_pooled is not None
+    torch.testing.assert_close(found.recombined_pooled, encoder.encode(found.recombined).pooled)
 
 
 def test_every_caption_is_asked_once_with_seeds_of_its_own(judge: Judge) -> None:

@@ -1,0 +1,19 @@
+"""Captions of known words that no picture has: what a model that only remembers cannot draw."""
+
+from collections.abc import Sequence
+
+
+def recombine(texts: Sequence[str], known: Sequence[str], limit: int) -> list[str]:
+    """Up to `limit` captions of the first half of the words of one of `texts` and the second half of another's, none of which is `known`."""
+    taken = {text.casefold() for text in known}
+    words = [text.split() for text in texts if len(text.split()) > 1]
+    made: dict[str, None] = {}
+    for shift in range(1, len(words)):
+        for place, first in enumerate(words):
+            second = words[(place + shift) % len(words)]
+            text = " ".join([*first[: len(first) // 2], *second[len(second) // 2 :]])
+            if text.casefold() not in taken:
+                made[text] = None
+            if len(made) >= limit:
+                return list(made)
+    return list(made)
