@@ -50,10 +50,11 @@ class ResidualTrunk(nn.Module):
         if wrong := {*grown_from} - {*smaller}:
             raise UsageError(f"discriminator.params.grown_from: {sorted(wrong)} px, allowed: {smaller}, smaller than {resolution}")
         self.seen = {resolution, *grown_from}
-        for r in self.seen:
-            self.add_module(f"rgb{r}", conv(3, widths[r], 3))
-        for r in (r for r in widths if r > HEAD_RESOLUTION):
+        self.add_module(f"rgb{resolution}", conv(3, widths[resolution], 3))
+        for r in reversed([*smaller, resolution]):
             self.add_module(f"down{r}", ResidualBlock(widths[r], widths[r // 2]))
+        for r in sorted(grown_from):
+            self.add_module(f"rgb{r}", conv(3, widths[r], 3))
 
     def forward(self, pictures: Tensor) -> Tensor:
         x = self._read(pictures)

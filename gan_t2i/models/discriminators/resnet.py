@@ -60,8 +60,8 @@ class ResnetDiscriminator(Discriminator):
         channel_max: Count = 128
         """... at most this many."""
         grown_from: tuple[int, ...] = ()
-        """Resolutions at which the trunk sees the picture too. With that of the run whose weights it begins with (`init`), it begins with
-        the verdicts of that run on pictures shrunken to it."""
+        """Smaller resolutions at which the trunk sees the picture too. With 32, a run that begins (`init`) with the weights of one of 32 px
+        begins with its verdicts, on the shrunken picture."""
         text_head: TextHeadConfig = TextHeadConfig()
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
