@@ -16,8 +16,8 @@ from gan_t2i.files import slug
 RUNS = Path("runs")
 """Where runs are looked for and put, unless told."""
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "shapes32.safetensors"
-"""The model that comes with the package: configs/shapes32.yaml on the built-in shapes."""
+PRETRAINED = Path(__file__).parent / "pretrained" / "shapes64.safetensors"
+"""The model that comes with the package: configs/shapes64.yaml on the built-in shapes."""
 
 
 @dataclass(frozen=True)

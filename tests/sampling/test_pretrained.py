@@ -22,7 +22,7 @@ def model(told: list[str]) -> Text2Image:
 
 def test_it_is_small_and_says_what_it_is(model: Text2Image, told: list[str]) -> None:
     assert PRETRAINED.stat().st_size < 12e6
-    assert told[0].startswith("model: the pretrained shapes32 (style, 32 px, ")
+    assert told[0].startswith("model: the pretrained shapes64 (style, 64 px, ")
     assert read_info(PRETRAINED).data_name == "shapes"
 
 

@@ -87,7 +87,7 @@ def test_drawing_does_not_import_the_library(folder: Path, tmp_path: Path) -> No
     code = (
         "import sys\n"
         "from gan_t2i import generate_image\n"
-        "assert generate_image('a red circle', model='pretrained').size == (32, 32)\n"
+        "assert generate_image('a red circle', model='pretrained').size == (64, 64)\n"
         "print(sorted({'sentence_transformers', 'transformers', 'sklearn', 'tensorboard', 'datasets', 'torchvision'} & sys.modules.keys()))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
