@@ -59,8 +59,8 @@ class Judge:
     captions: Sequence[str]
     train: Pairs
     heldout: Pairs
-    recombined: Sequence[str] = ()
-    recombined_pooled: Tensor | None = None  # [recombined, E]
+    recombined: Sequence[str]
+    recombined_pooled: Tensor  # [recombined, E]
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,13 @@ def prepare_judge(
             f"the data set has {len(shown)} pictures to train a matcher on and {len(validation)} captions to check it with: "
             f"two of each are needed"
         )
-    cache = TextCache.build(encoder, dataset.captions, progress=progress, notify=notify)
+    known, new = len(dataset.captions), _recombined(dataset)
+    cache = TextCache.build(encoder, [*dataset.captions, *new], progress=progress, notify=notify)
     parts = torch.arange(len(cache)).split(1024)  # all at once would hold every token
     pooled = torch.cat([cache.gather(part).pooled for part in parts])
-    new = _recombined(dataset)
-    of_new = encoder.encode(new).pooled if new else None
 
     def judge_with(matcher: Matcher) -> Judge:
-        return Judge(matcher, pooled, dataset.captions, validation, heldout, new, of_new)
+        return Judge(matcher, pooled[:known], dataset.captions, validation, heldout, new, pooled[known:])
 
     key = [dataset.fingerprint, encoder.id, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens, config.model_dump()]
     path = cache_dir() / "matchers" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
@@ -146,7 +145,7 @@ def prepare_judge(
         except GanT2IError as error:
             notify(f"the matcher is trained again: {error}")
     notify(f"matcher: training on {len(shown):,} real pictures, checked with {len(validation):,} captions that it is not shown (once)")
-    matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device, progress=progress)
+    matcher = train_matcher(config, shown, validation, pooled[:known], resolution=dataset.resolution, device=device, progress=progress)
     write_tensors(path, matcher.state_dict(), {"type": "matcher"})
     return judge_with(matcher)
 
@@ -229,7 +228,7 @@ def run_retrieval(
             scores[f"real_{name}"] = score(side.parts(len(captions)))
             asked = [judge.captions[caption] for caption in captions[:, 0].tolist()]
             scores[f"generated_{name}"] = _mean([score(of_seed) for of_seed in _draw(generate, asked, seeds, bar)])
-        if asks_new and judge.recombined_pooled is not None:
+        if asks_new:
             places, pooled = torch.arange(len(new)), judge.recombined_pooled[: len(new)]
             cosines = [judge.matcher.similarity(of_seed, pooled) for of_seed in _draw(generate, new, seeds, bar)]
             scores["generated_recombined"] = _mean([_score(of_seed, places[:, None], places, candidates) for of_seed in cosines])

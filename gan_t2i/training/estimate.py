@@ -168,6 +168,7 @@ def lesson_lines(session: Session) -> list[str]:
     lines = []
 
     def line(name: str, kimg: float, batch: int, teach: Callable[[float], None]) -> None:
+        teach(2 * batch / 1000)  # kernels are chosen
         few, more = (_seconds(teach, batches * batch / 1000) for batches in (2, 2 + TIMED_STEPS))
         minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
         lines.append(f"lesson before it, once for these data: {name}, {minutes:.0f} minutes")
