@@ -12,6 +12,9 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Optimizers import it. Were a group there by then, it would be among its default arguments, and the group's threads would outlive it.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from gan_t2i.errors import GanT2IError, UsageError

@@ -13,14 +13,19 @@ from gan_t2i.distributed import process_group
 from gan_t2i.errors import GanT2IError
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:
     """What `function(*arguments)`, of a module's top level, returns in each process, by rank; the `GanT2IError` where it raised one, None
     where the process died."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan_t2i.training.start", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes, ends = [], []
     for rank in range(size):
         end, theirs = context.Pipe(duplex=False)

@@ -1,12 +1,14 @@
 """Alone, nothing is exchanged; together, everyone gets the mean, and the first one's word."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import together
+from processes import free_port, together
 
 from gan_t2i import distributed
 from gan_t2i.errors import GanT2IError, UsageError
@@ -41,6 +43,33 @@ def test_three_together(tmp_path: Path) -> None:
     picture = torch.arange(24.0).view(1, 2, 3, 4).tolist()
     expected = [(3, rank, slice(2 * rank, 2 * rank + 2), 1.0, picture, rank > 0, "of 0") for rank in range(3)]
     assert together(exchange, tmp_path, size=3) == expected
+
+
+TRAINS = """
+import os, torch
+from pathlib import Path
+from gan_t2i.distributed import average, process_group
+
+with process_group("cpu"):
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.sum().backward()
+    average([weight.grad])
+    torch.optim.Adam([weight]).step()
+print(*sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have their names in /proc")
+def test_no_thread_of_the_group_outlives_it() -> None:
+    """One that still lets go of a tensor while Python ends aborts the process, and torchrun calls a finished run failed."""
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TRAINS]
+    processes = [
+        subprocess.Popen(command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True) for rank in "01"
+    ]
+    names = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert all("python" in line and "gloo" not in line for line in names)
 
 
 def leave() -> float:
