@@ -27,7 +27,7 @@ from gan_t2i.training.captioning import build_captioner, taught_captioner
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.grounding import taught_placer
 from gan_t2i.training.sampler import Batch, Sampler
-from gan_t2i.training.step import Networks, TrainStep, build_networks
+from gan_t2i.training.step import Networks, TrainStep, build_networks, check_networks
 from gan_t2i.training.stream_sampler import StreamedBatch, StreamSampler
 
 # So many captions of the training data tell a text head that whitens what to whiten by.
@@ -144,9 +144,10 @@ def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: boo
 
 def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool, text_folder: Path | None) -> Session:
     device = pick_device(config.device)
-    # weights that are missing are missed before the data are touched: those of D, and of an encoder that needs no captions
+    # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
     registry.lookup("discriminator", spec.name).find_weights(registry.config_for("discriminator", spec.name, spec.params), notify)
+    check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
     source = resolve_source(config.data.source, config.resolution, notify=notify, alpha=config.data.alpha)

@@ -50,6 +50,14 @@ class Networks:
     """Taught before the run, and never trained in it."""
 
 
+def check_networks(config: TrainConfig) -> None:
+    """Raise `GanT2IError` where the networks cannot be built at this resolution: on the meta device, which costs next to nothing."""
+    interface = {"resolution": config.resolution, "text_width": 1, "max_tokens": 1}
+    with torch.device("meta"):
+        registry.build("generator", config.generator.name, config.generator.params, **interface, channels=config.data.channels)
+        registry.build("discriminator", config.discriminator.name, config.discriminator.params, **interface)
+
+
 def build_networks(config: TrainConfig, interface: dict[str, int], device: torch.device) -> Networks:
     """Both networks with weights drawn from the run's seed alone, their optimizers, and G's average."""
     with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from gan_t2i.ops.resample import downsample
 from gan_t2i.runs import PRETRAINED, RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.inherit import begin_with, initial
+from gan_t2i.training.session import prepare
 from gan_t2i.training.state import Progress, save_state
 from gan_t2i.training.step import Networks, build_networks
 
@@ -67,6 +68,19 @@ def test_growing_begins_with_the_verdicts_on_smaller_pictures(tmp_path: Path, di
 def test_what_a_network_cannot_have_grown_from_is_refused() -> None:
     with pytest.raises(UsageError, match=r"grown_from: \[64\] px, allowed: \[16, 32\]"):
         networks(64, 0, grown_from=[64])
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        ({"discriminator": {"name": "aligned", "params": {"grown_from": [64]}}}, r"grown_from: \[64\] px, allowed: \[16, 32\]"),
+        ({"generator": {"name": "style", "params": {"word_resolutions": [128]}}}, r"attention at \[128\] px"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_built_is_refused_before_the_data_are_touched(network: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        prepare(TrainConfig.parse({"resolution": 64, "data": {"source": "nowhere"}, **network}), lambda message: None)
 
 
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
