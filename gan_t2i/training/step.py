@@ -78,6 +78,33 @@ def build_networks(config: TrainConfig, interface: dict[str, int], device: torch
     return Networks(G, D, G_ema, adam(G, config.optimizer.g_lr), adam(D, config.optimizer.d_lr))
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch: n pictures and the distinct captions that they are held against."""
+
+    images: Tensor  # [n, C, R, R] uint8
+    text: TextBatch  # the distinct captions
+    places: Tensor  # [n, 1 + K], where in `text` a picture's own caption and its K negatives stand
+    wrong: Tensor  # [n, K] bool, whether those are wrong of it
+    weights: Tensor  # [n], of the pictures in the mismatch term
+    asked: Tensor | None  # [n, L], the words of their own captions for the captioner, if there is one
+    draws: Draws  # of n rows
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The pictures of a part, real and drawn, and what D says of them; N is n times D's heads."""
+
+    real: Tensor  # [n, C, R, R]
+    drawn: Tensor  # [n, C, R, R], with G's graph
+    leaf: Tensor  # the same, where D's graph ends: its gradient is handed on to G
+    real_seen: Tensor  # [n, 3, R, R], as D sees them
+    drawn_seen: Tensor
+    conditions: TextCondition  # the distinct captions, as D reads them
+    real_logits: Tensor  # [N, 1 + K], of the own caption and the negatives
+    drawn_logits: Tensor  # [N, 1 + K], or [N, 1] where nobody asks for more
+
+
 class TrainStep:
     """Call it with a batch to move both networks once.
 
@@ -108,19 +135,11 @@ class TrainStep:
         gammas = config.penalty.r1_gamma + config.penalty.r2_gamma
         with_penalty = gammas > 0 and (nimg // config.batch) % config.penalty.interval == 0
         draws = draw(config, networks.G.z_width, nimg)
-        weights = mismatch_weights(batch.wrong.any(dim=1))
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         self.exchange.begin()
-        for part in torch.arange(own.stop - own.start).chunk(parts):
-            rows = part + own.start
-            # each caption once: those of the batch are random negatives too
-            ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
-            with phase("text"):
-                told = encode(ids).to(self.device)
-                asked = self._asked(batch.captions[rows])
-            for name, value in self._add_gradients(
-                batch.images[part], told, asked, places, batch.wrong[rows], weights[rows], draws[rows], with_penalty
-            ).items():
+        for local in torch.arange(own.stop - own.start).chunk(parts):
+            part = self._part(batch, local, local + own.start, encode, draws)
+            for name, value in self._add_gradients(part, with_penalty).items():
                 metrics[name] = metrics[name] + value / parts
             self.exchange.end_part(parts)
         self.exchange.finish()
@@ -137,80 +156,83 @@ class TrainStep:
         update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
         return dict(metrics)
 
+    def _part(self, batch: Batch, local: Tensor, rows: Tensor, encode: Callable[[Tensor], TextBatch], draws: Draws) -> Part:
+        """The pictures `local` [n] of this process's share, which are the `rows` [n] of the whole batch; `draws` are the whole batch's."""
+        weights = mismatch_weights(batch.wrong.any(dim=1))[rows]
+        # each caption once: those of the batch are random negatives too
+        ids, places = torch.cat([batch.captions[rows, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
+        with phase("text"):
+            told, asked = encode(ids).to(self.device), self._asked(batch.captions[rows])
+        images, places, wrong, weights = (x.to(self.device) for x in (batch.images[local], places, batch.wrong[rows], weights))
+        return Part(images, told, places, wrong, weights, asked, draws[rows])
+
     def _asked(self, ids: Tensor) -> Tensor | None:
         """The words [n, L] of the captions `ids` [n], for the captioner, if there is one."""
         captioner = self.networks.captioner
         return captioner.tokens([self.captions[index] for index in ids.tolist()]).to(self.device) if captioner else None
 
-    def _add_gradients(
-        self,
-        images: Tensor,
-        text: TextBatch,
-        asked: Tensor | None,
-        places: Tensor,
-        wrong: Tensor,
-        weights: Tensor,
-        draws: Draws,
-        with_penalty: bool,
-    ) -> Metrics:
-        """Forward and backward of one part of a batch; leaves the gradients in the networks.
-
-        images [n, C, R, R]; their captions' words for the captioner, [n, L]; the places in `text` of their own captions and their K
-        negatives, [n, 1 + K]; whether those are wrong [n, K];
-        weights of the pictures in the mismatch term [n]; draws of n rows.
-        """
-        G, D, config = self.networks.G, self.networks.D, self.config
-        places, wrong, weights, z = (x.to(self.device) for x in (places, wrong, weights, draws.z))
-        own = places[:, 0]
-        with autocast(self.device, config.precision), phase("G forward"):
-            fake = G(z, text[own])
-        with autocast(self.device, config.precision), phase("D forward"):
-            fake_drawn = fake.detach().requires_grad_()  # D's graph ends here; its gradient is handed on to G below
-            real_pictures = from_uint8(images.to(self.device))
-            real_seen = self._seen(real_pictures, draws.real, draws)
-            fake_seen = self._seen(fake_drawn, draws.fake, draws)
-            conditions = D.text_head(text)
-            logits = against(D, D.trunk(real_seen), conditions, places)
-            real, mismatched = logits[:, 0], logits[:, 1:]
-            generator_places = places if config.loss.generator_match_weight else places[:, :1]
-            fake_logits = against(D, D.trunk(fake_seen), conditions, generator_places)
-            fake_own, fake_mismatched = fake_logits[:, 0], fake_logits[:, 1:]
-        wrong, weights = (x.repeat_interleave(len(real) // len(x), dim=0) for x in (wrong, weights))  # for each of D's heads
-
-        g_loss = self.loss.generator(real.detach(), fake_own).mean()
-        if config.loss.generator_match_weight:
-            g_match_loss = (self.loss.mismatch(fake_own, fake_mismatched, wrong) * weights).mean()
-            g_loss = g_loss + config.loss.generator_match_weight * g_match_loss
-        untold = self._untold(over(fake_drawn, draws.background), asked, draws)
-        g_loss = g_loss + config.captioner.weight * untold
-        distance = (fake_drawn - real_pictures).square().mean()
-        if pull := reconstruction_weight(draws.nimg, config.loss):
-            g_loss = g_loss + pull * distance
+    def _add_gradients(self, part: Part, with_penalty: bool) -> Metrics:
+        """Forward and backward of one part of a batch; leaves the gradients in the networks."""
+        judged = self._judge(part)
+        g_loss, metrics_of_g = self._generator_loss(part, judged)
         with phase("G backward"):
-            (gradient,) = torch.autograd.grad(g_loss / config.accumulation, fake_drawn, retain_graph=True)
-            fake.backward(gradient)
-
-        d_loss = self.loss.discriminator(real, fake_own).mean()
-        match_loss = (self.loss.mismatch(real, mismatched, wrong) * weights).mean()
-        metrics = {
-            "Loss/G/loss": g_loss.detach(),
-            "Loss/G/distance": distance.detach(),
-            "Loss/D/loss": d_loss.detach(),
-            "Loss/D/mismatch": match_loss.detach(),
-            **_scores(real=real, fake=fake_own, mismatched=mismatched),
-            "Loss/signs/real_above_fake": (real - fake_own).detach().sign().mean(),
-        }
-        total = d_loss + config.loss.match_weight * match_loss
-        if with_penalty:
-            penalty, slopes = self._penalty(real_seen, fake_seen, conditions[own], draws)
-            total = total + penalty * config.penalty.interval
-            metrics |= slopes
-        if asked is not None:
-            metrics["Loss/G/caption"] = untold.detach()
-        trained = [p for p in D.parameters() if p.requires_grad]
+            (gradient,) = torch.autograd.grad(g_loss / self.config.accumulation, judged.leaf, retain_graph=True)
+            judged.drawn.backward(gradient)
+        d_loss, metrics_of_d = self._discriminator_loss(part, judged, with_penalty)
+        trained = [p for p in self.networks.D.parameters() if p.requires_grad]
         with phase("D backward with penalty" if with_penalty else "D backward"):
-            (total / config.accumulation).backward(inputs=trained)  # and not the pictures: a frozen trunk is not passed a second time
-        return metrics
+            (d_loss / self.config.accumulation).backward(inputs=trained)  # and not the pictures: a frozen trunk is not passed a second time
+        return metrics_of_g | metrics_of_d
+
+    def _judge(self, part: Part) -> Judged:
+        G, D, config, draws = self.networks.G, self.networks.D, self.config, part.draws
+        with autocast(self.device, config.precision), phase("G forward"):
+            drawn = G(draws.z.to(self.device), part.text[part.places[:, 0]])
+        with autocast(self.device, config.precision), phase("D forward"):
+            leaf = drawn.detach().requires_grad_()
+            real = from_uint8(part.images)
+            real_seen, drawn_seen = self._seen(real, draws.real, draws), self._seen(leaf, draws.fake, draws)
+            conditions = D.text_head(part.text)
+            real_logits = against(D, D.trunk(real_seen), conditions, part.places)
+            asked_of_drawn = part.places if config.loss.generator_match_weight else part.places[:, :1]
+            drawn_logits = against(D, D.trunk(drawn_seen), conditions, asked_of_drawn)
+        return Judged(real, drawn, leaf, real_seen, drawn_seen, conditions, real_logits, drawn_logits)
+
+    def _generator_loss(self, part: Part, judged: Judged) -> tuple[Tensor, Metrics]:
+        """What G is to make small, a scalar: D's doubt, and what else the config asks of its pictures."""
+        config = self.config
+        loss = self.loss.generator(judged.real_logits[:, 0].detach(), judged.drawn_logits[:, 0]).mean()
+        if config.loss.generator_match_weight:
+            loss = loss + config.loss.generator_match_weight * self._mismatch(judged.drawn_logits, part)
+        untold = self._untold(over(judged.leaf, part.draws.background), part.asked, part.draws)
+        loss = loss + config.captioner.weight * untold
+        distance = (judged.leaf - judged.real).square().mean()
+        if pull := reconstruction_weight(part.draws.nimg, config.loss):
+            loss = loss + pull * distance
+        metrics = {"Loss/G/loss": loss.detach(), "Loss/G/distance": distance.detach()}
+        return loss, metrics if part.asked is None else metrics | {"Loss/G/caption": untold.detach()}
+
+    def _discriminator_loss(self, part: Part, judged: Judged, with_penalty: bool) -> tuple[Tensor, Metrics]:
+        """What D is to make small, a scalar."""
+        config, real, fake = self.config, judged.real_logits[:, 0], judged.drawn_logits[:, 0]
+        loss = self.loss.discriminator(real, fake).mean()
+        mismatch = self._mismatch(judged.real_logits, part)
+        metrics = {
+            "Loss/D/loss": loss.detach(),
+            "Loss/D/mismatch": mismatch.detach(),
+            **_scores(real=real, fake=fake, mismatched=judged.real_logits[:, 1:]),
+            "Loss/signs/real_above_fake": (real - fake).detach().sign().mean(),
+        }
+        loss = loss + config.loss.match_weight * mismatch
+        if with_penalty:
+            penalty, slopes = self._penalty(judged.real_seen, judged.drawn_seen, judged.conditions[part.places[:, 0]], part.draws)
+            loss, metrics = loss + penalty * config.penalty.interval, metrics | slopes
+        return loss, metrics
+
+    def _mismatch(self, logits: Tensor, part: Part) -> Tensor:
+        """The mean mismatch term, a scalar, of logits [N, 1 + K]."""
+        wrong, weights = (x.repeat_interleave(len(logits) // len(x), dim=0) for x in (part.wrong, part.weights))  # for each of D's heads
+        return (self.loss.mismatch(logits[:, 0], logits[:, 1:], wrong) * weights).mean()
 
     @phase("captioner")
     def _untold(self, pictures: Tensor, asked: Tensor | None, draws: Draws) -> Tensor:
