@@ -1,4 +1,5 @@
-"""Whether a run goes well, from the numbers of each tick: what is finite, whether D has won, whether G draws the same picture over and over.
+"""Whether a run goes well, from the numbers of each tick: what is finite, whether pixels have run away, whether D has won, whether G draws
+one picture over and over.
 
 A run that goes wrong returns to its last good state with lower learning rates, a few times, and then stops. Everything here is a function
 of the numbers, which are the same in all processes, and of what the state on disk says.
@@ -18,6 +19,8 @@ from gan_t2i.training.session import Session
 
 SIGNS = "Loss/signs/real_above_fake"
 DIVERSITY = "Quality/diversity"
+DISTANCE = "Loss/G/distance"
+FARTHEST = 4.0  # mean squared distance of two pictures whose pixels are in [-1, 1]; nothing holds G to that range but D
 SATURATED = 0.999  # of a mean of signs: 1 but for rounding. Below, D takes a drawn picture for the real one now and then, and G can learn.
 MEANING = {SIGNS: "D tells every drawn picture from a real one", DIVERSITY: "the drawn pictures are all alike"}
 COMPARED = 16  # pictures, real and drawn
@@ -47,6 +50,8 @@ class Monitor:
         """What is wrong at `nimg`; None while there is nothing, or not for long enough."""
         if bad := not_finite(numbers):
             return Wrong(f"{', '.join(bad)} is not finite", doubted=False)
+        if (distance := numbers.get(DISTANCE, 0.0)) > FARTHEST:
+            return Wrong(f"pixels have run away: {DISTANCE} is {distance:.3g}, and {FARTHEST:g} is from black to white", doubted=False)
         signs, diversity = numbers.get(SIGNS), numbers.get(DIVERSITY)
         doubts = {
             SIGNS: signs is not None and signs >= SATURATED,

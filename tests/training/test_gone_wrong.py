@@ -10,7 +10,7 @@ from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.errors import GanT2IError
 from gan_t2i.runs import list_runs
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.monitor import DIVERSITY, SIGNS
+from gan_t2i.training.monitor import SIGNS
 from gan_t2i.training.start import run_training
 
 pytestmark = pytest.mark.slow
@@ -22,14 +22,13 @@ WILD = {"penalty": {"r1_gamma": 0.0, "r2_gamma": 0.0}, "precision": "float32"}
 @pytest.mark.parametrize(
     ("rates", "seen"),
     [
-        ({"g_lr": 0.05, "d_lr": 0.05}, (SIGNS, DIVERSITY, "is not finite")),
-        ({"g_lr": 1e-9, "d_lr": 3e-3}, (SIGNS,)),
-        ({"g_lr": 1.0, "d_lr": 1e-4}, (DIVERSITY, SIGNS, "is not finite")),
+        ({"g_lr": 0.02, "d_lr": 0.02}, "pixels have run away"),
+        ({"g_lr": 1e-9, "d_lr": 3e-3}, SIGNS),
     ],
-    ids=["both rates too high", "D wins", "G collapses"],
+    ids=["both rates too high", "D wins"],
 )
-def test_a_run_that_goes_wrong_stops(small_config: Callable[..., Any], tmp_path: Path, rates: dict[str, float], seen: tuple[str, ...]) -> None:
-    report = {"stats_kimg": 0.04, "grid_kimg": 100, "snapshot_kimg": 0.08, "grid_prompts": 1, "grid_seeds": 1, "keep": 3}
+def test_a_run_that_goes_wrong_stops(small_config: Callable[..., Any], tmp_path: Path, rates: dict[str, float], seen: str) -> None:
+    report = {"stats_kimg": 0.04, "grid_kimg": 100, "snapshot_kimg": 0.04, "grid_prompts": 1, "grid_seeds": 1, "keep": 3}
     monitor = {"patience_kimg": 0.4, "rollbacks": 2}
     told: list[str] = []
     optimizer = {"warmup_kimg": 0.2, **rates}
@@ -41,10 +40,17 @@ def test_a_run_that_goes_wrong_stops(small_config: Callable[..., Any], tmp_path:
     print(*back, message, sep="\n")
     assert [line.rpartition("(")[2] for line in back] == ["rollback 1 of 2)", "rollback 2 of 2)"]
     assert [f"times {factor}" in line for factor, line in zip(("0.5", "0.25"), back, strict=True)] == [True, True]
-    assert any(what in message for what in seen)
+    assert seen in message
     assert "it went back 2 times, to ever lower rates" in message
     assert "optimizer.g_lr" in message
     (folder,) = list_runs(tmp_path)
     assert read_tensors(folder.state)[1]["rollbacks"] == 2
     assert all(tensor.isfinite().all() for tensor in read_tensors(folder.state)[0].values())
     load_snapshot(folder.snapshots()[-1])
+
+
+def test_a_run_whose_pixels_run_away_before_anything_is_saved_says_what_to_try(small_config: Callable[..., Any], tmp_path: Path) -> None:
+    report = {"stats_kimg": 0.04, "grid_kimg": 100, "snapshot_kimg": 1, "grid_prompts": 1, "grid_seeds": 1}
+    config = TrainConfig.parse(small_config(kimg=20, report=report, optimizer={"g_lr": 0.1}, **WILD))
+    with pytest.raises(GanT2IError, match=r"stopped at \d+ images: pixels have run away: .*; there is no snapshot yet; try lower"):
+        run_training(config, tmp_path, resume="never", description="wrong", notify=lambda message: None)

@@ -17,7 +17,7 @@ from gan_t2i.training import loop
 from gan_t2i.training import monitor as monitor_module
 from gan_t2i.training import session as session_module
 from gan_t2i.training.config import MonitorConfig, TrainConfig
-from gan_t2i.training.monitor import DIVERSITY, SIGNS, Monitor, Wrong, diversity, mean_distance
+from gan_t2i.training.monitor import DISTANCE, DIVERSITY, SIGNS, Monitor, Wrong, diversity, mean_distance
 from gan_t2i.training.session import Session
 from gan_t2i.training.start import run_training
 
@@ -36,6 +36,13 @@ def test_a_number_that_is_not_finite_is_wrong_at_once() -> None:
     (wrong,) = verdicts({"Gradient/G": math.inf, "Loss/G/loss": math.nan})
     assert wrong is not None
     assert wrong == ("Loss/G/loss, Gradient/G is not finite", False)
+
+
+def test_pixels_that_run_away_are_wrong_at_once() -> None:
+    """The two numbers that a run with twice the rates of configs/ablations/around/recipe.yaml had after 2,000 and 3,000 images."""
+    assert verdicts({DISTANCE: 0.58}, {DISTANCE: 4.0}) == [None, None]
+    (wrong,) = verdicts({DISTANCE: 2047.44})
+    assert wrong == ("pixels have run away: Loss/G/distance is 2.05e+03, and 4 is from black to white", False)
 
 
 @pytest.mark.parametrize(("name", "bad", "fair"), [(SIGNS, 1.0, 0.99), (DIVERSITY, 0.09, 0.11)])
