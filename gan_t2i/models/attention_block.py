@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import to_map, to_sequence
+from gan_t2i.ops.resample import spread
 
 # Channels of one attention head; narrower maps get a single head.
 HEAD_WIDTH = 32
@@ -56,8 +57,9 @@ class WordAttentionBlock(nn.Module):
 class LocalStyleBlock(nn.Module):
     """w at each place: the picture's, or the coarser block's, and what the place finds in the words."""
 
-    def __init__(self, channels: int, word_width: int, w_width: int, *, placed: bool = False, heads: int = 4) -> None:
+    def __init__(self, channels: int, word_width: int, w_width: int, *, placed: bool = False, smooth: bool = False, heads: int = 4) -> None:
         super().__init__()
+        self.smooth = smooth
         self.norm = nn.LayerNorm(channels)
         self.to_place = nn.Linear(channels, w_width)
         self.attention = MultiHeadAttention(w_width, heads, context_width=word_width)
@@ -67,4 +69,4 @@ class LocalStyleBlock(nn.Module):
         """x [N, C, r, r] and w [N, W] or [N, W, h, h], h <= r -> w [N, W, r, r]."""
         bias = None if text.places is None or self.trust is None else self.trust * placement(text.places, x.shape[-1])
         found = to_map(self.attention(self.to_place(self.norm(to_sequence(x))), text.words, text.mask, bias), x)
-        return found + (w[:, :, None, None] if w.ndim == 2 else F.interpolate(w, size=x.shape[2:]))
+        return found + (w[:, :, None, None] if w.ndim == 2 else spread(w, x.shape[-1], smooth=self.smooth))

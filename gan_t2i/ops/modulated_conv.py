@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.ops.layers import linear
+from gan_t2i.ops.resample import spread
 from gan_t2i.runtime import full_precision
 
 
@@ -45,10 +46,22 @@ class ModulatedConv(nn.Module):
         w_width: W.
         demodulate: divide each output channel by the norm of its modulated weights; toRGB layers leave it out.
         second_order: see `Style`.
+        smooth: a map of styles is interpolated; else each of its places covers a square.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int, *, w_width: int, demodulate: bool = True, second_order: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        w_width: int,
+        demodulate: bool = True,
+        second_order: bool = False,
+        smooth: bool = False,
+    ) -> None:
         super().__init__()
+        self.smooth = smooth
         self.style = Style(w_width, inputs, second_order=second_order)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size) / math.sqrt(inputs * size**2))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -58,7 +71,7 @@ class ModulatedConv(nn.Module):
         """x [N, I, H, H], w [N, W] or a map of it [N, W, h, h] with h <= H -> [N, O, H, H]."""
         scale = self.style(w)
         scale = scale[:, :, None, None] if scale.ndim == 2 else scale  # [N, I, h, h]
-        everywhere = F.interpolate(scale, size=x.shape[2:]) if 1 < scale.shape[-1] < x.shape[-1] else scale
+        everywhere = spread(scale, x.shape[-1], smooth=self.smooth) if scale.shape[-1] > 1 else scale
         y = F.conv2d(x * everywhere.to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
         if self.demodulate:
             with full_precision(x.device):

@@ -26,6 +26,15 @@ def upsample(x: Tensor) -> Tensor:
         return F.pad(y, (0, 1, 0, 1), mode="replicate")
 
 
+def spread(x: Tensor, side: int, *, smooth: bool) -> Tensor:
+    """[N, C, h, h] -> [N, C, side, side], a power of two times as large: each place covers a square, or goes over into the next."""
+    if not smooth:
+        return F.interpolate(x, size=(side, side)) if x.shape[-1] < side else x
+    while x.shape[-1] < side:
+        x = upsample(x)
+    return x
+
+
 def downsample(x: Tensor) -> Tensor:
     """[N, C, 2H, 2W] -> [N, C, H, W], low-pass filtered; a constant picture stays constant, up to its edges."""
     return _Downsample.apply(x)

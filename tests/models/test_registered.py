@@ -24,7 +24,13 @@ CHEAP = {
 # Options of single networks that deserve the whole treatment too.
 OPTIONS = {
     ("generator", "adaptive"): [{"kernels": 2, "self_attention_resolutions": []}, {"word_resolutions": [4]}],
-    ("generator", "style"): [{"second_order": True}, {"self_attention_resolutions": [4, 8], "word_resolutions": [4]}, {"mapping_layers": 1}],
+    ("generator", "style"): [
+        {"second_order": True},
+        {"self_attention_resolutions": [4, 8], "word_resolutions": [4]},
+        {"mapping_layers": 1},
+        {"local_styles": True, "word_resolutions": [4, 8]},
+        {"smooth_styles": True, "local_styles": True, "word_resolutions": [4]},
+    ],
 }
 
 Case = tuple[str, dict]

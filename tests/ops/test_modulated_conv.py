@@ -62,6 +62,26 @@ def test_the_style_of_one_item_leaves_the_others_alone():
     assert not torch.allclose(before[1], after[1], atol=1e-2)
 
 
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_map_of_one_style_is_that_style(smooth):
+    torch.manual_seed(0)
+    layer, x, w = ModulatedConv(3, 4, 3, w_width=2, smooth=smooth), draws(2, 3, 8, 8), draws(2, 2, seed=1)
+    torch.testing.assert_close(layer(x, w[:, :, None, None].expand(-1, -1, 2, 2)), layer(x, w))
+
+
+def test_smooth_styles_show_no_squares():
+    torch.manual_seed(0)
+    x, w = torch.ones(1, 3, 16, 16), torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 1, 1, 4).expand(1, 2, 4, 4)
+    steps = {}
+    for smooth in (True, False):
+        layer = ModulatedConv(3, 1, 1, w_width=2, demodulate=False, smooth=smooth)
+        torch.nn.init.ones_(layer.weight)
+        torch.nn.init.ones_(layer.style.affine.weight)
+        steps[smooth] = layer(x, w)[0, 0].diff(dim=1).abs().detach()
+    assert steps[False].max() == pytest.approx(6)  # the style of 3 channels goes from 1 to 3, between one square and the next
+    assert steps[True].max() == pytest.approx(6 / 4)  # ... over 4 pixels
+
+
 def test_bfloat16_stays_bfloat16_and_near_float32():
     torch.manual_seed(0)
     layer, x, w = ModulatedConv(8, 4, 3, w_width=2), draws(2, 8, 4, 4), draws(2, 2, seed=1)

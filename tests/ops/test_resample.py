@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_t2i.ops.resample import downsample, upsample
+from gan_t2i.ops.resample import downsample, spread, upsample
 
 BOTH = pytest.mark.parametrize("resample", [upsample, downsample])
 
@@ -95,3 +95,10 @@ def test_downsampling_and_its_derivatives_are_those_of_a_plain_convolution(dtype
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1].dtype == found[0][2].dtype == dtype
     torch.testing.assert_close(found[0][1:], found[1][1:])
+
+
+def test_spread_covers_squares_or_goes_over_from_place_to_place():
+    x = draws(2, 3, 4, 4)
+    torch.testing.assert_close(spread(x, 16, smooth=False), x.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))
+    torch.testing.assert_close(spread(x, 16, smooth=True), upsample(upsample(x)))
+    assert all(torch.equal(spread(x, 4, smooth=smooth), x) for smooth in (True, False))

@@ -49,17 +49,18 @@ class SynthesisBlock(Block):
         words: bool,
         local_styles: bool,
         placed: bool,
+        smooth: bool,
         self_attention: bool,
         second_order: bool,
     ) -> None:
         super().__init__()
         self.up = up
-        self.conv0 = ModulatedConv(inputs, outputs, 3, w_width=w_width, second_order=second_order)
-        self.conv1 = ModulatedConv(outputs, outputs, 3, w_width=w_width, second_order=second_order)
+        self.conv0 = ModulatedConv(inputs, outputs, 3, w_width=w_width, second_order=second_order, smooth=smooth)
+        self.conv1 = ModulatedConv(outputs, outputs, 3, w_width=w_width, second_order=second_order, smooth=smooth)
         self.self_attention = SelfAttentionBlock(outputs) if self_attention else None
         self.word_attention = WordAttentionBlock(outputs, word_width) if words and not local_styles else None
-        self.local_style = LocalStyleBlock(outputs, word_width, w_width, placed=placed) if words and local_styles else None
-        self.to_rgb = ModulatedConv(outputs, channels, 1, w_width=w_width, demodulate=False)
+        self.local_style = LocalStyleBlock(outputs, word_width, w_width, placed=placed, smooth=smooth) if words and local_styles else None
+        self.to_rgb = ModulatedConv(outputs, channels, 1, w_width=w_width, demodulate=False, smooth=smooth)
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor, text: TextCondition) -> tuple[Tensor, Tensor, Tensor]:
         """x [N, C, r, r], image [N, 3 or 4, r, r] or None, both at this block's resolution in the result; w [N, W], which the words make a
@@ -107,6 +108,8 @@ class StyleGenerator(Generator):
         """Where every place attends to the words."""
         local_styles: bool = False
         """What a place finds in the words changes its style, there and at all finer resolutions, instead of being added to its features."""
+        smooth_styles: bool = False
+        """Local styles go over into each other at finer resolutions; else each covers a square, whose edges show."""
         self_attention_resolutions: tuple[MapResolution, ...] = ()
         """Where every place attends to every other."""
         second_order: bool = False
@@ -119,6 +122,8 @@ class StyleGenerator(Generator):
         def _placed_locally(self) -> Self:
             if self.placer and not self.local_styles:
                 raise ValueError("placer: only local styles heed it: set local_styles too")
+            if self.smooth_styles and not self.local_styles:
+                raise ValueError("smooth_styles: it is local styles that are smooth: set local_styles too")
             return self
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
@@ -146,6 +151,7 @@ class StyleGenerator(Generator):
                     words=r in config.word_resolutions,
                     local_styles=config.local_styles,
                     placed=config.placer,
+                    smooth=config.smooth_styles,
                     self_attention=r in config.self_attention_resolutions,
                     second_order=config.second_order,
                 )
