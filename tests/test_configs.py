@@ -35,15 +35,23 @@ def test_config_says_how_to_run_it_and_builds(path: Path) -> None:
             assert build(kind, spec.name, spec.params, **interface).resolution == config.resolution
 
 
-ABLATIONS = sorted((Path(__file__).parents[1] / "configs" / "ablations").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs" / "ablations"
+ABLATIONS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
+AROUND = [path for path in ABLATIONS if path.parent.name == "around" and path.stem != "recipe"]
 
 
-@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ABLATIONS, ids=str)
 def test_an_ablation_is_a_row_of_the_table(path: Path) -> None:
-    assert path.read_text(encoding="utf-8").startswith(f"# gan-t2i train --config configs/ablations/{path.name}\n")
-    config = TrainConfig.parse(read_yaml(path))
-    assert config.kimg == 80  # all alike
-    assert f"[{path.stem}](configs/ablations/{path.name})" in (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert (FOLDER / path).read_text(encoding="utf-8").startswith(f"# gan-t2i train --config configs/ablations/{path}\n")
+    assert TrainConfig.parse(read_yaml(FOLDER / path)).kimg == (48 if path.parent.name == "around" else 80)  # all of a table alike
+    assert f"[{path.stem}](configs/ablations/{path})" in (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", AROUND, ids=str)
+def test_a_row_around_the_recipe_changes_one_thing(path: Path) -> None:
+    recipe, row = (TrainConfig.parse(read_yaml(FOLDER / name)).model_dump() for name in ("around/recipe.yaml", path))
+    changed = {section for section in recipe if recipe[section] != row[section]}
+    assert len(changed) == 1 or changed == {"generator", "discriminator"}
 
 
 def base256(folder: Path, *changes: str) -> TrainConfig:
