@@ -20,7 +20,9 @@ from gan_t2i.training.session import Session
 SIGNS = "Loss/signs/real_above_fake"
 DIVERSITY = "Quality/diversity"
 DISTANCE = "Loss/G/distance"
-FARTHEST = 4.0  # mean squared distance of two pictures whose pixels are in [-1, 1]; nothing holds G to that range but D
+# The mean squared distance from black to white is 4; nothing holds G to that range but D. A small G may begin a little beyond it; once it is
+# off by ten times as much it has nothing left of what it learned.
+FARTHEST = 40.0
 SATURATED = 0.999  # of a mean of signs: 1 but for rounding. Below, D takes a drawn picture for the real one now and then, and G can learn.
 MEANING = {SIGNS: "D tells every drawn picture from a real one", DIVERSITY: "the drawn pictures are all alike"}
 COMPARED = 16  # pictures, real and drawn
@@ -51,7 +53,7 @@ class Monitor:
         if bad := not_finite(numbers):
             return Wrong(f"{', '.join(bad)} is not finite", doubted=False)
         if (distance := numbers.get(DISTANCE, 0.0)) > FARTHEST:
-            return Wrong(f"pixels have run away: {DISTANCE} is {distance:.3g}, and {FARTHEST:g} is from black to white", doubted=False)
+            return Wrong(f"pixels have run away: {DISTANCE} is {distance:.3g}, where black and white are 4 apart", doubted=False)
         signs, diversity = numbers.get(SIGNS), numbers.get(DIVERSITY)
         doubts = {
             SIGNS: signs is not None and signs >= SATURATED,
