@@ -109,7 +109,7 @@ class StyleGenerator(Generator):
         local_styles: bool = False
         """What a place finds in the words changes its style, there and at all finer resolutions, instead of being added to its features."""
         smooth_styles: bool = False
-        """Local styles go over into each other at finer resolutions; else each covers a square, whose edges show."""
+        """Local styles go over into each other at finer resolutions; else each covers a square."""
         self_attention_resolutions: tuple[MapResolution, ...] = ()
         """Where every place attends to every other."""
         second_order: bool = False
