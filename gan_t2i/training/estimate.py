@@ -171,7 +171,7 @@ def lesson_lines(session: Session) -> list[str]:
         teach(2 * batch / 1000)  # kernels are chosen
         few, more = (_seconds(teach, batches * batch / 1000) for batches in (2, 2 + TIMED_STEPS))
         minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
-        lines.append(f"lesson before it, once for these data: {name}, {minutes:.0f} minutes")
+        lines.append(f"lesson before it, once for these data: {name}, {minutes:.1f} minutes")
 
     if (placer := networks.G.placer) is not None:
         longest = max(config.grounding.finder_kimg, config.grounding.kimg)

@@ -49,8 +49,8 @@ def test_lessons_count_for_a_dry_run_by_the_pictures_that_they_show(
     seconds = iter([0, 3, 10, 23, 30, 31, 40, 43])  # ten for 64 pictures, and two for 32
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(seconds))
     assert lesson_lines(session) == [
-        "lesson before it, once for these data: placer, 156 minutes",
-        "lesson before it, once for these data: captioner, 125 minutes",
+        "lesson before it, once for these data: placer, 156.2 minutes",
+        "lesson before it, once for these data: captioner, 125.0 minutes",
     ]
     assert shown == [*[("placer", 16, 8)] * 2, ("placer", 80, 40), *[("captioner", 8)] * 2, ("captioner", 40)]
 
