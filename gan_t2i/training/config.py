@@ -115,6 +115,9 @@ class OptimizerConfig(StrictConfig):
     d_lr: Positive = 3e-4
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    g_orthogonal: bool = False
+    """Gradients of G's matrices and kernels are made orthogonal first (Muon): more is learned from a picture, for some arithmetic a step. D
+    so driven outran G."""
     warmup_kimg: NotNegative = 1.0
     """The learning rates rise linearly from zero over this time, ..."""
     cooldown_kimg: NotNegative = 0.0

@@ -31,6 +31,7 @@ from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.draws import Draws, draw
 from gan_t2i.training.exchange import Exchange
+from gan_t2i.training.orthogonal import orthogonalize_gradients
 from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import augment_at, blur_sigma, ema_decay, learning_rate_factor, reconstruction_weight
 
@@ -151,6 +152,8 @@ class TrainStep:
             metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
             optimizer.param_groups[0]["lr"] = rate * factor * self.rate_scale
             with phase(f"{name} optimizer"):
+                if network is networks.G and config.optimizer.g_orthogonal:
+                    orthogonalize_gradients(network.parameters())
                 optimizer.step()
                 optimizer.zero_grad()
         update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
