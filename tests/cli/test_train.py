@@ -51,7 +51,8 @@ def test_options_beat_set_beats_the_file(train: Callable[..., Result], pictures:
     assert folder.path.name == "00000-my-run"
     values = read_yaml(folder.config)
     assert (values["kimg"], values["seed"], values["batch"], values["data"]["source"]) == (0.004, 7, 2, str(pictures))
-    assert values["optimizer"] == {"g_lr": 2e-4, "d_lr": 3e-4, "beta1": 0.0, "beta2": 0.99, "warmup_kimg": 0.0, "cooldown_kimg": 0.0}
+    rates = {"g_lr": 2e-4, "d_lr": 3e-4, "warmup_kimg": 0.0, "cooldown_kimg": 0.0}
+    assert values["optimizer"] == {**rates, "beta1": 0.0, "beta2": 0.99, "g_orthogonal": False}
     assert read_tensors(folder.state)[1]["nimg"] == 4
 
 
