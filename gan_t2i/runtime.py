@@ -41,11 +41,15 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
+def product_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What convolutions and matrix products are computed in, by `precision` ("auto", "bf16", "float32")."""
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)) else torch.float32
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Context in which convolutions and matrix products run in bfloat16, where `precision` ("auto", "bf16", "float32") asks for it."""
-    if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    """Context in which convolutions and matrix products run in `product_dtype`."""
+    dtype = product_dtype(device, precision)
+    return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

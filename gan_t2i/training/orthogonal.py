@@ -17,12 +17,12 @@ ROUNDS = 3
 LEAST_SIDE = 16
 
 
-def orthogonalize(x: Tensor) -> Tensor:
+def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A matrix [m, n] -> one of the same singular vectors [m, n] float32 whose singular values are near 1, but for those that were less than
-    about a fiftieth of the matrix's norm; computed in bfloat16."""
+    about a fiftieth of the matrix's norm; computed in `dtype`."""
     a, b, c = COEFFICIENTS
     tall = x.shape[0] > x.shape[1]
-    y = (x.T if tall else x).bfloat16()
+    y = (x.T if tall else x).to(dtype)
     y = y / (y.norm() + 1e-12)
     for _ in range(ROUNDS):
         squared = y @ y.T
@@ -31,8 +31,8 @@ def orthogonalize(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def orthogonalize_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def orthogonalize_gradients(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
     """Orthogonalize the gradient of every matrix, and of every kernel, read as a matrix [outputs, the rest]."""
     for parameter in parameters:
         if parameter.grad is not None and parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= LEAST_SIDE:
-            parameter.grad.copy_(orthogonalize(parameter.grad.flatten(1)).view(parameter.shape))
+            parameter.grad.copy_(orthogonalize(parameter.grad.flatten(1), dtype).view(parameter.shape))

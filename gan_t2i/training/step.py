@@ -26,7 +26,7 @@ from gan_t2i.ops.recompute import everything_kept, recompute_blocks
 from gan_t2i.ops.resample import average_to
 from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8, over
-from gan_t2i.runtime import autocast, full_precision
+from gan_t2i.runtime import autocast, full_precision, product_dtype
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.draws import Draws, draw
@@ -153,7 +153,7 @@ class TrainStep:
             optimizer.param_groups[0]["lr"] = rate * factor * self.rate_scale
             with phase(f"{name} optimizer"):
                 if network is networks.G and config.optimizer.g_orthogonal:
-                    orthogonalize_gradients(network.parameters())
+                    orthogonalize_gradients(network.parameters(), product_dtype(self.device, config.precision))
                 optimizer.step()
                 optimizer.zero_grad()
         update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))

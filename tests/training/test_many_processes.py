@@ -40,6 +40,7 @@ CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
     "finite difference": ({"penalty": {"name": "finite_difference", "fraction": 1, "interval": 1, "step": 0.5}}, {}, ()),
     "accumulation": ({"penalty": EVERYTHING, "accumulation": 2}, {"accumulation": 1}, ()),
     "a share of accumulated parts": ({"penalty": {"fraction": 0.5, "interval": 1}, "accumulation": 2}, {"accumulation": 4}, ()),
+    "orthogonal gradients": ({"optimizer": {"warmup_kimg": 0, "g_orthogonal": True}}, {"accumulation": 2}, ()),
     "captioner": ({"captioner": CAPTIONER}, {"accumulation": 2}, ()),
     "frozen parts": ({"penalty": EVERYTHING}, {}, ("G.text_head", "D.trunk.rgb16", "D.head.word_attention")),
 }

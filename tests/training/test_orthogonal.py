@@ -12,21 +12,24 @@ from gan_t2i.training.session import Session
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 288), (288, 32)])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_orthogonalized_matrix_keeps_singular_vectors_and_evens_singular_values(shape: tuple[int, int], scale: float) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float32, 1e-4)])
+def test_orthogonalized_matrix_keeps_singular_vectors_and_evens_singular_values(
+    shape: tuple[int, int], scale: float, dtype: torch.dtype, tolerance: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     singular = torch.logspace(-1, 0, 32)  # the least is a twenty-fifth of the norm
-    result = orthogonalize(scale * u @ torch.diag(singular) @ v)
+    result = orthogonalize(scale * u @ torch.diag(singular) @ v, dtype)
     assert result.shape == shape
     assert result.dtype == torch.float32
     in_place = u.T @ result @ v.T
     assert in_place.diagonal().min() > 0.6
     assert in_place.diagonal().max() < 1.3
-    assert (in_place - torch.diag(in_place.diagonal())).abs().max() < 0.05
+    assert (in_place - torch.diag(in_place.diagonal())).abs().max() < tolerance
 
 
 def test_matrix_of_zeros_stays_zero() -> None:
-    assert torch.equal(orthogonalize(torch.zeros(16, 24)), torch.zeros(16, 24))
+    assert torch.equal(orthogonalize(torch.zeros(16, 24), torch.bfloat16), torch.zeros(16, 24))
 
 
 def test_kernels_are_read_as_matrices_and_thin_ones_and_biases_are_left_alone() -> None:
@@ -35,9 +38,9 @@ def test_kernels_are_read_as_matrices_and_thin_ones_and_biases_are_left_alone() 
     before = {p: torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) for p in (kernel, thin, bias)}
     for parameter, gradient in before.items():
         parameter.grad = gradient.clone(memory_format=torch.preserve_format)
-    orthogonalize_gradients([kernel, thin, bias, unused])
+    orthogonalize_gradients([kernel, thin, bias, unused], torch.float32)
     assert kernel.grad is not None
-    assert torch.equal(kernel.grad.flatten(1), orthogonalize(before[kernel].flatten(1)))
+    assert torch.equal(kernel.grad.flatten(1), orthogonalize(before[kernel].flatten(1), torch.float32))
     assert torch.equal(thin.grad, before[thin])
     assert torch.equal(bias.grad, before[bias])
     assert unused.grad is None
