@@ -100,7 +100,7 @@ class PenaltyConfig(StrictConfig):
 
 
 class BlurConfig(StrictConfig):
-    """D sees pictures blurred at first, so that it judges what is where before it judges pixels."""
+    """D sees pictures blurred at first, so that it judges what is where before it judges pixels. The discriminator `projected` needs it."""
 
     sigma: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Standard deviation at the beginning, as a share of the picture's side; 0: pictures are never blurred."""

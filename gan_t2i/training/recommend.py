@@ -66,7 +66,7 @@ def _large_networks(base: int, most: int) -> dict[str, Any]:
 
 ON_CPU = (
     Preset("quickstart", 32, {}, 16, 64, 186),
-    Preset("emoji64", 64, _networks(1024, 128, [8, 16]), 16, 64, 91),
+    Preset("emoji64_resnet", 64, _networks(1024, 128, [8, 16]), 16, 64, 91),
 )
 ON_GPU = (
     Preset("base64", 64, _large_networks(4096, 256), 64, 84, 2000),

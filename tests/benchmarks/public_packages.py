@@ -1,12 +1,12 @@
 """Public packages against this one, on the same cores in one run: training steps at 64 px, and sampling.
 
     pip install stylegan2-pytorch==1.9.0 gigagan-pytorch==0.3.0 diffusers
-    python tests/benchmarks/public_packages.py --config configs/emoji64.yaml
+    python tests/benchmarks/public_packages.py --config configs/emoji64_resnet.yaml
 
 stylegan2-pytorch and gigagan-pytorch train on noise that lies ready in memory, without penalties, averages, augmentation, text and logging;
 gan_t2i trains as it does: with all of them, on its data. A step of theirs updates D and then G once. They are measured in turns, repeat by
-repeat, and medians are shown; operations are counted by torch's formulas. Their widths are
-chosen so that their parameters are about as many as those of configs/shapes64.yaml and emoji64.yaml; the table shows them. A diffusion model
+repeat, and medians are shown; operations are counted by torch's formulas. Their widths are chosen so that their parameters are about as many
+as those of configs/shapes64.yaml and emoji64_resnet.yaml; the table shows them. A diffusion model
 of about as many parameters as our generator (random weights; diffusers' UNet and DDIM in 20 steps, without guidance, which would double it)
 is timed against our sampling.
 
@@ -58,7 +58,7 @@ class Contender:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/emoji64.yaml"), help="of 64 px")
+    parser.add_argument("--config", type=Path, default=Path("configs/emoji64_resnet.yaml"), help="of 64 px")
     parser.add_argument("--batch", type=int, default=16, help="of all but gigagan-pytorch")
     parser.add_argument("--gigagan-batch", type=int, default=4, help="smaller, as it takes seconds a picture on a CPU")
     parser.add_argument("--repeats", type=int, default=3)

@@ -3,7 +3,8 @@
 Projected GAN (Sauer et al. 2021, arXiv 2111.01007) with the text of StyleGAN-T (arXiv 2301.09515): random fixed convolutions mix the
 channels and then the scales of the features, from coarse to fine, so that no part of them can be passed over; a small head judges each
 scale, by projection of the sentence (Miyato & Koyama 2018, arXiv 1802.05637) and, at the two coarsest, by looking for the words.
-It is meant for the hinge loss and no penalty, and so far trains no G: CONTRIBUTING.md says what was found.
+It is meant for the hinge loss, no penalty, and a blur over most of the run (`blur` in the config), without which G learns nothing: the slope of
+such features at a pixel is nearly noise, and only its coarse part leads to real pictures (CONTRIBUTING.md, "What makes `projected` train").
 n pictures, k captions each, H heads, C channels, D width of the text head.
 """
 
