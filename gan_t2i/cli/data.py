@@ -103,13 +103,14 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
 
     settings = given(**chosen)
     inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit, notify=_to_stderr)
-    values = {**inspection.to_json(), "recommended": {"preset": recommendation.preset, "config": recommendation.values()}}
+    preset = recommendation.preset.name
+    values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values()}}
     if json_file == Path("-"):
         click.echo(json.dumps(values, indent=2, ensure_ascii=False))
     else:
         click.echo(inspection)
         _show_captions([record.captions[0] for record in inspection.examples])
-        click.echo(f"it would be trained with configs/{recommendation.preset}.yaml, as `gan-t2i doctor --data {source} --write FILE` writes it")
+        click.echo(f"it would be trained with configs/{preset}.yaml, as `gan-t2i doctor --data {source} --write FILE` writes it")
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:

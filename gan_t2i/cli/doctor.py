@@ -85,7 +85,7 @@ def _show_data(config: "TrainConfig", config_path: Path | None) -> "Recommendati
     measured = pace_on(recommendation.config(), inspection.examples)
     recommendation = recommendation.with_rate(measured.rate)
     click.echo(
-        f"\nrecommended, after configs/{recommendation.preset}.yaml: {measured.rate:.0f} img/s, {measured.peak_gib:.1f} GiB at the peak, "
+        f"\nrecommended, after configs/{recommendation.preset.name}.yaml: {measured.rate:.0f} img/s, {measured.peak_gib:.1f} GiB at the peak, "
         f"{recommendation.config().kimg * 1000 / measured.rate / 60:.0f} minutes for {recommendation.config().kimg:g} kimg\n"
     )
     return recommendation

@@ -49,6 +49,8 @@ class Discriminator(nn.Module):
     head: nn.Module
     pretrained: Mapping[str, str] = {}
     """What frozen weights it builds on -> their sha256; a run goes on only with the same."""
+    needs_blur: bool = False
+    """Whether G learns nothing from it unless what it sees is blurred at first."""
 
     @classmethod
     def find_weights(cls, config: StrictConfig, notify: Notify) -> None:

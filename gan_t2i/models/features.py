@@ -58,6 +58,11 @@ def resolve(backbone: str, file: str | None, notify: Notify) -> FeatureWeights:
     return packaged or _from_hub(backbone, notify)
 
 
+def find_local() -> FeatureWeights | None:
+    """The default backbone's weights where the extra is installed; no network is asked. Raises GanT2IError where the package holds others."""
+    return _from_package() if importlib.util.find_spec("timm") is not None else None
+
+
 def build_features(backbone: str, weights: FeatureWeights, resolution: int) -> "Frozen":
     """`Features` with the pretrained weights, that nothing trains; raises GanT2IError where the file does not fit the backbone."""
     import timm

@@ -7,7 +7,7 @@ import math
 import os
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.inspection import Inspection, inspect
 from gan_t2i.data.packing import PackedDataset, is_packed
 from gan_t2i.data.settings import DataSettings
+from gan_t2i.models import features
 from gan_t2i.text import weights
 from gan_t2i.text.encoder import silent
 from gan_t2i.text.window import default_window
@@ -26,6 +27,7 @@ from gan_t2i.training.config import TrainConfig
 _WIDTH = 110  # of a comment in the YAML
 _SPOKEN = 0.01  # of the captions, above which they are said to speak of something
 _FEW_PICTURES = 30_000
+_FEW_FOR_FEATURES = 10_000  # below which pretrained features judge: with 3,700 it was run
 _HOUR = 3600  # seconds
 _BUILTIN_SIDE = 64  # pixels at which a built-in set is looked at
 
@@ -68,6 +70,17 @@ ON_CPU = (
     Preset("quickstart", 32, {}, 16, 64, 186),
     Preset("emoji64_resnet", 64, _networks(1024, 128, [8, 16]), 16, 64, 91),
 )
+FEW_ON_CPU = Preset(
+    "emoji64",
+    64,
+    {
+        "generator": {"name": "style", "params": {"channel_base": 1024, "channel_max": 128, "local_styles": True}},
+        "discriminator": {"name": "projected"},
+    },
+    16,
+    128,
+    25,
+)
 ON_GPU = (
     Preset("base64", 64, _large_networks(4096, 256), 64, 84, 2000),
     Preset("base256", 256, _large_networks(8192, 512), 64, 487, 300),
@@ -82,6 +95,7 @@ class Machine:
     kind: str  # cpu, cuda or mps
     memory_gib: float
     has_encoder: bool  # the default text encoder's weights
+    has_features: bool  # those of the frozen network of D `projected`
 
     @classmethod
     def here(cls, device: torch.device) -> Self:
@@ -90,7 +104,7 @@ class Machine:
             memory = torch.cuda.get_device_properties(device).total_memory
         else:
             memory = system_memory()
-        return cls(device.type, memory / 2**30, weights.find_local() is not None)
+        return cls(device.type, memory / 2**30, weights.find_local() is not None, features.find_local() is not None)
 
 
 def system_memory() -> int:
@@ -164,7 +178,9 @@ class Choice:
 class Recommendation:
     """A config that `gan-t2i train --config` takes."""
 
-    preset: str
+    facts: Facts
+    machine: Machine
+    preset: Preset
     choices: tuple[Choice, ...]
 
     def values(self) -> dict[str, Any]:
@@ -176,7 +192,7 @@ class Recommendation:
 
     def to_yaml(self) -> str:
         """The config with the reasons as comments."""
-        lines = [f"# after configs/{self.preset}.yaml; the comments say why", ""]
+        lines = [f"# after configs/{self.preset.name}.yaml; the comments say why", ""]
         for choice in self.choices:
             lines += textwrap.wrap(choice.why, _WIDTH, initial_indent="# ", subsequent_indent="# ")
             lines.append(yaml.safe_dump({choice.key: choice.value}, sort_keys=False, allow_unicode=True, width=1000).rstrip())
@@ -184,30 +200,70 @@ class Recommendation:
 
     def with_rate(self, rate: float) -> "Recommendation":
         """The same with the duration that `rate`, the measured pictures a second, does in an hour."""
-        others = {choice.key: choice for choice in _duration(rate, "measured here")}
-        return replace(self, choices=tuple(others.get(choice.key, choice) for choice in self.choices))
+        return recommend(self.facts, self.machine, rate)
 
 
-def recommend(facts: Facts, machine: Machine) -> Recommendation:
-    """The config for this data on this machine; its duration rests on the preset's rate until `with_rate` puts the measured one in."""
+def recommend(facts: Facts, machine: Machine, rate: float | None = None) -> Recommendation:
+    """The config for this data on this machine, for an hour at `rate` pictures a second: None rests on the preset's."""
     resolution, why = choose_resolution(facts, machine)
-    presets = ON_CPU if machine.kind == "cpu" else ON_GPU
-    preset = next((preset for preset in presets if preset.resolution >= resolution), presets[-1])
+    preset = _preset(facts, machine, resolution)
     where = "a machine of two CPU cores" if machine.kind == "cpu" else "an A100"
+    source = "measured here" if rate else f"not measured here, but what configs/{preset.name}.yaml does on {where}"
+    duration = _duration(rate or preset.rate, source)
+    game = _few_pictures_game(facts, duration[0].value) if preset is FEW_ON_CPU else [*_loss(facts), *_penalty(resolution)]
     return Recommendation(
-        preset.name,
+        facts,
+        machine,
+        preset,
         (
             Choice("resolution", resolution, why),
-            *_duration(preset.rate, f"not measured here, but what configs/{preset.name}.yaml does on {where}"),
+            *duration,
             *_batch(preset, machine),
             _data(facts),
             *_text_encoder(facts, machine),
-            *(Choice(key, value) for key, value in preset.networks.items()),
-            *_loss(facts),
-            *_penalty(resolution),
+            *_networks_of(preset, facts, machine, resolution),
+            *game,
             _augment(facts),
         ),
     )
+
+
+def _suits_features(facts: Facts, machine: Machine, resolution: int) -> bool:
+    """Whether D had better look through pretrained features: where that has been tried."""
+    return machine.kind == "cpu" and resolution == FEW_ON_CPU.resolution and facts.pictures < _FEW_FOR_FEATURES and facts.captions > 1
+
+
+def _preset(facts: Facts, machine: Machine, resolution: int) -> Preset:
+    """The smallest shipped config that is large enough, or the one for few pictures."""
+    if _suits_features(facts, machine, resolution) and machine.has_features:
+        return FEW_ON_CPU
+    presets = ON_CPU if machine.kind == "cpu" else ON_GPU
+    return next((preset for preset in presets if preset.resolution >= resolution), presets[-1])
+
+
+def _networks_of(preset: Preset, facts: Facts, machine: Machine, resolution: int) -> list[Choice]:
+    reasons = {}
+    if _suits_features(facts, machine, resolution):
+        few = f"{facts.pictures:,} pictures are few"
+        missing = f"{few}, and projected is better for them: {features.EXTRA}, and ask again"
+        reasons["discriminator"] = f"{few}: D looks through features learned elsewhere" if machine.has_features else missing
+    return [Choice(key, value, reasons.get(key, "")) for key, value in preset.networks.items()]
+
+
+def _few_pictures_game(facts: Facts, kimg: float) -> list[Choice]:
+    """What D `projected` and G play for, in a run of `kimg`: the shares of it are those of configs/emoji64.yaml."""
+    loss: dict[str, Any] = {"name": "hinge", "match_weight": 0.5, "negatives": ["random", "nearest"]}
+    why = "what projected has been run with"
+    if facts.captions >= facts.pictures / 2:
+        loss |= {"reconstruction_weight": 10.0, "reconstruction_kimg": _rounded(kimg * 0.4)}
+        why += "; a caption has about one picture, and G is drawn to it at first"
+    return [
+        Choice("loss", loss, why),
+        Choice("captioner", {"weight": 1.0, "kimg": 60.0}, "asks G for pictures that it can tell the caption of; its lesson comes first"),
+        Choice("penalty", {"r1_gamma": 0.0, "r2_gamma": 0.0}, "none: D's features are frozen"),
+        Choice("optimizer", {"d_lr": 2.0e-4, "g_orthogonal": True, "cooldown_kimg": _rounded(kimg / 3)}, "a third of the run to cool down"),
+        Choice("blur", {"sigma": 0.08, "share": 0.7}, "without it G learns nothing from such features"),
+    ]
 
 
 def choose_resolution(facts: Facts, machine: Machine) -> tuple[int, str]:
@@ -227,8 +283,7 @@ def choose_resolution(facts: Facts, machine: Machine) -> tuple[int, str]:
 
 def _duration(rate: float, source: str) -> list[Choice]:
     """About an hour of training, with averages and records to match."""
-    shown = rate * _HOUR / 1000
-    kimg = round(shown, 1 - math.floor(math.log10(shown)))
+    kimg = _rounded(rate * _HOUR / 1000)
     half_life = min(20.0, max(0.5, round(kimg / 50, 1)))
     report = {"stats_kimg": min(1.0, round(kimg / 50, 3)), "grid_kimg": round(kimg / 10, 3), "snapshot_kimg": round(kimg / 10, 3)}
     return [
@@ -236,6 +291,11 @@ def _duration(rate: float, source: str) -> list[Choice]:
         Choice("ema", {"half_life_kimg": half_life}, "a fiftieth of the run, so that the average is smooth and forgets the beginning"),
         Choice("report", report, "ten grids and snapshots in the run"),
     ]
+
+
+def _rounded(kimg: float) -> float:
+    """To two digits."""
+    return round(kimg, 1 - math.floor(math.log10(kimg)))
 
 
 def _batch(preset: Preset, machine: Machine) -> list[Choice]:

@@ -146,7 +146,10 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool,
     device = pick_device(config.device)
     # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
-    registry.lookup("discriminator", spec.name).find_weights(registry.config_for("discriminator", spec.name, spec.params), notify)
+    judge = registry.lookup("discriminator", spec.name)
+    judge.find_weights(registry.config_for("discriminator", spec.name, spec.params), notify)
+    if judge.needs_blur and not config.blur.sigma:
+        notify(f"the generator learns nothing from discriminator {spec.name} without a blur: set blur.sigma=0.08 and blur.share=0.7")
     check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)

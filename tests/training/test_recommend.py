@@ -8,11 +8,12 @@ import yaml
 
 from gan_t2i.config import read_yaml
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.recommend import ON_CPU, ON_GPU, Facts, Machine, Preset, recommend
+from gan_t2i.training.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Machine, Preset, recommend
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CPU = Machine("cpu", 16, has_encoder=True)
-GPU = Machine("cuda", 24, has_encoder=True)
+CPU = Machine("cpu", 16, has_encoder=True, has_features=False)
+FEATURES = replace(CPU, has_features=True)
+GPU = Machine("cuda", 24, has_encoder=True, has_features=False)
 FACTS = Facts(
     data={"source": "pictures"},
     pictures=5000,
@@ -25,16 +26,52 @@ FACTS = Facts(
 )
 
 
-@pytest.mark.parametrize("preset", [*ON_CPU, *ON_GPU], ids=lambda preset: preset.name)
+@pytest.mark.parametrize("preset", [*ON_CPU, FEW_ON_CPU, *ON_GPU], ids=lambda preset: preset.name)
 def test_presets_are_the_shipped_configs(preset: Preset) -> None:
     shipped = TrainConfig.parse(read_yaml(CONFIGS / f"{preset.name}.yaml"))
     ours = TrainConfig.parse(preset.networks)
-    assert (ours.generator, ours.discriminator, ours.optimizer) == (shipped.generator, shipped.discriminator, shipped.optimizer)
+    assert (ours.generator, ours.discriminator) == (shipped.generator, shipped.discriminator)
     assert (preset.resolution, preset.batch) == (shipped.resolution, shipped.batch)
-    assert ours.penalty == shipped.penalty
+    if preset is not FEW_ON_CPU:  # what else that one has hangs on the duration, see below
+        assert (ours.optimizer, ours.penalty) == (shipped.optimizer, shipped.penalty)
 
 
-@pytest.mark.parametrize("machine", [CPU, GPU, replace(CPU, has_encoder=False)])
+def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
+    shipped = TrainConfig.parse(read_yaml(CONFIGS / "emoji64.yaml"))
+    found = recommend(FACTS, FEATURES, rate=shipped.kimg * 1000 / 3600)
+    ours = found.config()
+    assert found.preset is FEW_ON_CPU
+    assert ours.kimg == shipped.kimg
+    for name in ("generator", "discriminator", "loss", "captioner", "penalty", "optimizer", "augment", "blur", "batch"):
+        assert getattr(ours, name) == getattr(shipped, name), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine"),
+    [
+        ({"pictures": 10_000}, "cpu"),
+        ({"captions": 1}, "cpu"),
+        ({"smallest_side": 40}, "cpu"),
+        ({}, "cuda"),
+    ],
+)
+def test_pretrained_features_are_recommended_only_where_they_were_tried(changes: dict, machine: str) -> None:
+    found = recommend(replace(FACTS, **changes), replace(FEATURES, kind=machine))
+    assert found.config().discriminator.name == "resnet"
+    assert "projected" not in found.to_yaml()
+
+
+def test_where_the_features_are_missing_the_command_is_named_that_gets_them() -> None:
+    text = recommend(FACTS, CPU).to_yaml()
+    assert "name: resnet" in text
+    assert 'pip install "gan-t2i[features]"' in text
+
+
+def test_pictures_that_share_captions_are_not_pulled_to() -> None:
+    assert recommend(replace(FACTS, captions=2000), FEATURES).config().loss.reconstruction_weight == 0
+
+
+@pytest.mark.parametrize("machine", [CPU, FEATURES, GPU, replace(CPU, has_encoder=False)])
 @pytest.mark.parametrize(
     "facts",
     [
@@ -70,7 +107,7 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
 )
 def test_resolution_follows_the_smallest_side_and_the_machine(side: int, machine: Machine, resolution: int, preset: str) -> None:
     found = recommend(replace(FACTS, smallest_side=side), machine)
-    assert (found.config().resolution, found.preset) == (resolution, preset)
+    assert (found.config().resolution, found.preset.name) == (resolution, preset)
 
 
 @pytest.mark.parametrize(("side", "gamma"), [(16, 1), (64, 1), (128, 4), (256, 16)])

@@ -138,6 +138,8 @@ class ProjectedDiscriminator(Discriminator):
         """Of the heads' own maps."""
         text_head: TextHeadConfig = TextHeadConfig()
 
+    needs_blur = True
+
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
         super().__init__()
         self.resolution = resolution
