@@ -74,7 +74,7 @@ FEW_ON_CPU = Preset(
     "emoji64",
     64,
     {
-        "generator": {"name": "style", "params": {"channel_base": 1024, "channel_max": 128, "local_styles": True}},
+        "generator": {"name": "style", "params": {"channel_base": 1024, "channel_max": 128, "local_styles": True, "smooth_styles": True}},
         "discriminator": {"name": "projected"},
     },
     16,
@@ -223,7 +223,7 @@ def recommend(facts: Facts, machine: Machine, rate: float | None = None) -> Reco
             *_text_encoder(facts, machine),
             *_networks_of(preset, facts, machine, resolution),
             *game,
-            _augment(facts),
+            _augment(facts, {"brightness": 0.05, "saturation": 0.1} if preset is FEW_ON_CPU else {"brightness": 0.2, "saturation": 0.3}),
         ),
     )
 
@@ -255,14 +255,14 @@ def _few_pictures_game(facts: Facts, kimg: float) -> list[Choice]:
     loss: dict[str, Any] = {"name": "hinge", "match_weight": 0.5, "negatives": ["random", "nearest"]}
     why = "what projected has been run with"
     if facts.captions >= facts.pictures / 2:
-        loss |= {"reconstruction_weight": 10.0, "reconstruction_kimg": _rounded(kimg * 0.4)}
-        why += "; a caption has about one picture, and G is drawn to it at first"
+        loss |= {"reconstruction_weight": 8.0, "reconstruction_kimg": round(kimg * 1.6, 1)}
+        why += "; a caption has about one picture, and G is drawn to it, at the end three eighths as much as at first"
     return [
         Choice("loss", loss, why),
         Choice("captioner", {"weight": 1.0, "kimg": 60.0}, "asks G for pictures that it can tell the caption of; its lesson comes first"),
         Choice("penalty", {"r1_gamma": 0.0, "r2_gamma": 0.0}, "none: D's features are frozen"),
         Choice("optimizer", {"d_lr": 2.0e-4, "g_orthogonal": True, "cooldown_kimg": _rounded(kimg / 3)}, "a third of the run to cool down"),
-        Choice("blur", {"sigma": 0.08, "share": 0.7}, "without it G learns nothing from such features"),
+        Choice("blur", {"sigma": 0.08, "share": 0.9}, "without it G learns nothing from such features"),
     ]
 
 
@@ -353,7 +353,8 @@ def _penalty(resolution: int) -> list[Choice]:
     return [Choice("penalty", {"r1_gamma": defaults.r1_gamma * times, "r2_gamma": defaults.r2_gamma * times}, why)]
 
 
-def _augment(facts: Facts) -> Choice:
+def _augment(facts: Facts, colours: Mapping[str, float]) -> Choice:
+    """`colours`: how much those may change."""
     if facts.pictures >= _FEW_PICTURES:
         return Choice("augment", {}, f"none: {facts.pictures:,} pictures are enough for D not to learn them by heart")
     strengths: dict[str, float] = {}
@@ -363,7 +364,7 @@ def _augment(facts: Facts) -> Choice:
     else:
         reasons.append(f"not moved, as {facts.direction_share:.0%} of the captions speak of left and right")
     if facts.colour_share <= _SPOKEN:
-        strengths |= {"brightness": 0.2, "saturation": 0.3}
+        strengths |= colours
     else:
         reasons.append(f"colours kept, as {facts.colour_share:.0%} of the captions name them")
     return Choice("augment", strengths, "; ".join(reasons))

@@ -149,7 +149,7 @@ def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool,
     judge = registry.lookup("discriminator", spec.name)
     judge.find_weights(registry.config_for("discriminator", spec.name, spec.params), notify)
     if judge.needs_blur and not config.blur.sigma:
-        notify(f"the generator learns nothing from discriminator {spec.name} without a blur: set blur.sigma=0.08 and blur.share=0.7")
+        notify(f"the generator learns nothing from discriminator {spec.name} without a blur: set blur.sigma=0.08 and blur.share=0.9")
     check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
