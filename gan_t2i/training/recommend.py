@@ -79,7 +79,7 @@ FEW_ON_CPU = Preset(
     },
     16,
     128,
-    25,
+    23,
 )
 ON_GPU = (
     Preset("base64", 64, _large_networks(4096, 256), 64, 84, 2000),
