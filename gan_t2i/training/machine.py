@@ -39,6 +39,8 @@ OPTIONAL = {
 }
 _LITTLE_SPACE = 2  # GiB: packed pictures, embeddings, and the snapshots of a run
 
+_SMALL_LOAD = 0.5  # cores, which the system itself and this command may take
+
 
 @dataclass(frozen=True)
 class Check:
@@ -155,6 +157,12 @@ def _threads() -> Check:
     if threads < available:
         text = f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
         return Check("threads", "missing", text)
+    # the load counts every core that the system has, which may be more than this process may use
+    load, total = os.getloadavg()[0], os.cpu_count() or available
+    if threads > 1 and total - load < threads - _SMALL_LOAD:
+        fewer = max(1, round(total - load))
+        text = f"other programs keep {load:.1f} of {total} cores busy, and threads wait for each other, so that speeds measured now are too low"
+        return Check("threads", "missing", f"{text}: stop them, or export OMP_NUM_THREADS={fewer}")
     return Check("threads", "ok", f"torch uses {threads} threads on {available} cores")
 
 

@@ -70,6 +70,17 @@ def test_a_check_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert "cannot be found out: the driver is ill" in result.output
 
 
+@pytest.mark.parametrize(("load", "total", "said"), [(1.1, 2, "OMP_NUM_THREADS=1"), (0.3, 2, None), (5.0, 8, None)])
+def test_it_says_where_other_programs_keep_the_cores_busy(load: float, total: int, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("gan_t2i.data.packing.cores", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: total)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    (check,) = [check for check in machine.examine() if check.name == "threads"]
+    assert check.state == ("missing" if said else "ok")
+    assert (said or "torch uses 2 threads") in check.text
+
+
 @pytest.mark.parametrize("fault", ["package", "arithmetic"])
 def test_the_exit_code_is_one_where_training_cannot_work(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> str:
