@@ -3,6 +3,7 @@
 import torch
 from PIL import Image
 
+from gan_t2i.data.packing import PackedDataset
 from gan_t2i.pictures import sheet, to_pictures
 from gan_t2i.runtime import generator_for
 from gan_t2i.training.session import Session
@@ -11,16 +12,20 @@ from gan_t2i.training.session import Session
 def grid_captions(session: Session) -> list[tuple[int, str]]:
     """(caption id, label) of the grid's prompts: half from training captions, half held out, spread over the data set."""
     dataset, count = session.dataset, session.config.report.grid_prompts
-    seen = _spread(dataset.train.tolist(), count - count // 2 if len(dataset.heldout) else count)
-    held = _spread(dataset.heldout.tolist(), count // 2)
-    labelled = [(item, "seen") for item in seen] + [(item, "held out") for item in held]
-    return [(dataset.caption_ids[item][0], f"{dataset.captions[dataset.caption_ids[item][0]]} ({label})") for item, label in labelled]
+    seen = _spread(dataset, dataset.train.tolist(), count - count // 2 if len(dataset.heldout) else count)
+    held = _spread(dataset, dataset.heldout.tolist(), count // 2)
+    labelled = [(caption_id, "seen") for caption_id in seen] + [(caption_id, "held out") for caption_id in held]
+    return [(caption_id, f"{dataset.captions[caption_id]} ({label})") for caption_id, label in labelled]
 
 
-def _spread(items: list[int], count: int) -> list[int]:
-    """`count` of `items`, the same ones in every run."""
-    order = torch.randperm(len(items), generator=generator_for("grid")).tolist()
-    return [items[index] for index in order[:count]]
+def _spread(dataset: PackedDataset, items: list[int], count: int) -> list[int]:
+    """The first captions of `count` of `items`, by id; all of them different, and the same ones in every run."""
+    chosen: dict[int, None] = {}
+    for index in torch.randperm(len(items), generator=generator_for("grid")).tolist():
+        if len(chosen) == count:
+            break
+        chosen[dataset.caption_ids[items[index]][0]] = None
+    return list(chosen)
 
 
 @torch.no_grad()
