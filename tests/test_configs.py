@@ -37,7 +37,7 @@ def test_config_says_how_to_run_it_and_builds(path: Path) -> None:
 
 FOLDER = Path(__file__).parents[1] / "configs" / "ablations"
 ABLATIONS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
-AROUND = [path for path in ABLATIONS if path.parent.name == "around" and path.stem != "recipe"]
+AROUND = [path for path in ABLATIONS if path.parent.name == "around" and path.stem not in ("recipe", "together")]
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=str)
@@ -52,6 +52,13 @@ def test_a_row_around_the_recipe_changes_one_thing(path: Path) -> None:
     recipe, row = (TrainConfig.parse(read_yaml(FOLDER / name)).model_dump() for name in ("around/recipe.yaml", path))
     changed = {section for section in recipe if recipe[section] != row[section]}
     assert len(changed) == 1 or changed == {"generator", "discriminator"}
+
+
+def test_the_row_together_changes_what_three_rows_change() -> None:
+    names = ("recipe", "together", "batch8", "hinge", "g_orthogonal")
+    recipe, together, *alone = (TrainConfig.parse(read_yaml(FOLDER / "around" / f"{name}.yaml")).model_dump() for name in names)
+    changes = [{section: row[section] for section in row if row[section] != recipe[section]} for row in alone]
+    assert together == recipe | changes[0] | changes[1] | changes[2]
 
 
 def base256(folder: Path, *changes: str) -> TrainConfig:
