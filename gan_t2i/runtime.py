@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import sys
 from contextlib import AbstractContextManager
 
@@ -21,13 +22,26 @@ def pick_device(name: str = "auto") -> torch.device:
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("it is not made for training")
         torch.empty(1, device=device)
-        if device.type == "cuda":
-            # float32 is asked for where it is needed (penalties); TF32's ten bits would drown a finite difference
-            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise UsageError(f"device {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, cuda:N, mps") from error
     return device
+
+
+def set_gpu_arithmetic(*, fixed_order: bool, exact_convolutions: bool) -> None:
+    """How a GPU computes from now on in this process; a CPU does both anyway.
+
+    Args:
+        fixed_order: it adds in the same order each time, so that the same step gives the same bits; slower.
+        exact_convolutions: those in float32 keep all of its bits. Else torch takes TF32's ten: enough for the penalty of a gradient, which
+            StyleGAN2-ADA (arXiv 2006.06676) takes through float16 with as many, and too few for a finite difference, forward or backward.
+    """
+    if fixed_order:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it before its first product
+    torch.use_deterministic_algorithms(fixed_order)
+    # nothing here reads memory that it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = "ieee" if exact_convolutions else "tf32"  # type: ignore[attr-defined]
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -191,6 +191,8 @@ class TrainConfig(StrictConfig):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of every random draw."""
     device: str = "auto"
+    deterministic: bool = False
+    """On a GPU: sums are taken in the same order each time, which is slower, so that equal runs have equal bits; on a CPU they have anyway."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto: bfloat16 where the hardware has it."""
     data: DataConfig = DataConfig()

@@ -19,7 +19,7 @@ from gan_t2i.distributed import first_of_node_first, from_first, own_rows, rank,
 from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.phases import phase
 from gan_t2i.pictures import from_uint8
-from gan_t2i.runtime import pick_device
+from gan_t2i.runtime import pick_device, set_gpu_arithmetic
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
@@ -144,6 +144,7 @@ def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: boo
 
 def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool, text_folder: Path | None) -> Session:
     device = pick_device(config.device)
+    set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
     # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
     judge = registry.lookup("discriminator", spec.name)

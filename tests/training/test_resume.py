@@ -31,6 +31,7 @@ Start = Callable[..., tuple[RunFolder, int | None]]
 SameState = Callable[[RunFolder, RunFolder], None]
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -47,8 +48,9 @@ SameState = Callable[[RunFolder, RunFolder], None]
     ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "whitened words", "captioner", "placer"],
 )
 def test_ten_steps_are_five_and_five(
-    start: Start, signal_after: Callable[..., None], assert_same_state: SameState, tmp_path: Path, changes: dict[str, Any]
+    start: Start, signal_after: Callable[..., None], assert_same_state: SameState, tmp_path: Path, changes: dict[str, Any], device: str
 ) -> None:
+    changes = {**changes, "device": device, "deterministic": device == "cuda"}
     unbroken, stopped_by = start(outdir=tmp_path / "unbroken", **changes)
     assert stopped_by is None
     signal_after(16)
