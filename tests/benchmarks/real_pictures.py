@@ -3,8 +3,11 @@
     pip install stylegan2-pytorch==1.9.0 gigagan-pytorch==0.3.0 diffusers
     python tests/benchmarks/real_pictures.py configs/emoji64.yaml --minutes 15
 
+`--only NAME...` trains those contenders alone: several of it side by side, a core each (taskset, OMP_NUM_THREADS=1), fill a machine.
+
 Every contender trains for so many minutes by the clock and then draws the captions of the data; the suites pictures and retrieval of
-`gan-t2i evaluate` judge all of them alike, by EMA weights. Ours are the configs given, with kimg to fill the minutes. Each package is given:
+`gan-t2i evaluate` judge all of them alike, by EMA weights. Ours are the configs given, with kimg to fill the minutes and their schedules as
+much shorter or longer. Each package is given:
 
 - stylegan2-pytorch: its networks, losses, optimizers, augmentation (a quarter of the batches, as its README advises for little data), penalty
   every fourth step, batch 16, float32. It knows no text.
@@ -13,7 +16,7 @@ Every contender trains for so many minutes by the clock and then draws the capti
   DDIM in 20 steps without guidance, which would double them.
 
 Lessons before a run of ours (captioner, placer) count into its minutes unless the cache has them: name a fresh one by GAN_T2I_CACHE.
-Results go to --out after each contender: results.json, and a sheet of the same prompts. It is no test, and pytest does not collect it.
+Each contender leaves NAME.json in --out, and a sheet of the same prompts. It is no test, and pytest does not collect it.
 """
 
 import argparse
@@ -53,7 +56,6 @@ DRAWN_AT_ONCE = 32
 class Contender:
     """`step(number)` trains on so many pictures as it returns; `draw` takes prompts and a latent's seed for each -> [N, 3, R, R] in [-1, 1]."""
 
-    name: str
     parameters: int  # of what draws
     step: Callable[[int], int]
     draw: Callable[[Sequence[str], Sequence[int]], Tensor]
@@ -63,7 +65,7 @@ class Contender:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", type=Path, nargs="+", help=f"ours, of {RESOLUTION} px and the same data")
-    parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of the names of the configs and of {', '.join(OTHERS)}")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--limit", type=int, default=600, help="pictures compared, half with half")
     parser.add_argument("--features", nargs="+", default=["random", "matcher", "efficientnet-lite2"])
@@ -76,17 +78,18 @@ def main() -> None:
     session = prepare(configs[0], notify=print, measured=True)
     judge = prepare_judge(session.dataset, session.encoder, session.device, notify=print)
     spaces = [open_space(name, session.device, lambda: judge.matcher) for name in arguments.features]
-    makers = [partial(ours, config, path.stem, arguments.minutes) for config, path in zip(configs, arguments.configs, strict=True)]
-    makers += [partial(OTHERS[name], session) for name in arguments.others]
-    rows = []
+    makers = {path.stem: partial(ours, config, arguments.minutes) for config, path in zip(configs, arguments.configs, strict=True)}
+    makers |= {name: partial(other, session) for name, other in OTHERS.items()}
+    if unknown := set(arguments.only or ()) - set(makers):
+        parser.error(f"--only: no contender is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.minutes:g} minutes each", flush=True)
-    for make in makers:
-        contender = make()
+    for name in arguments.only or makers:
+        contender = makers[name]()
         trained, seconds = train(contender, arguments.minutes * 60)
-        row = {"name": contender.name, "parameters": contender.parameters, "images": trained, "img/s": trained / seconds}
-        rows.append(row | judged(contender, session, judge, spaces, arguments.limit, arguments.out))
-        (arguments.out / "results.json").write_text(json.dumps(rows, indent=1))
-        show(rows[-1])
+        row = {"name": name, "parameters": contender.parameters, "images": trained, "img/s": trained / seconds}
+        row |= judged(contender, session, judge, spaces, arguments.limit, arguments.out / f"{name}.png")
+        (arguments.out / f"{name}.json").write_text(json.dumps(row, indent=1))
+        show(row)
 
 
 def train(contender: Contender, seconds: float) -> tuple[int, float]:
@@ -99,8 +102,8 @@ def train(contender: Contender, seconds: float) -> tuple[int, float]:
         trained += contender.step(number)
 
 
-def judged(contender: Contender, session: Session, judge: Judge, spaces: list[FeatureSpace], limit: int, out: Path) -> dict[str, Any]:
-    """The figures of both suites, seconds a picture, and a sheet in `out`."""
+def judged(contender: Contender, session: Session, judge: Judge, spaces: list[FeatureSpace], limit: int, sheet_file: Path) -> dict[str, Any]:
+    """The figures of both suites, seconds a picture, and a sheet in `sheet_file`."""
     start = time.perf_counter()
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -113,7 +116,7 @@ def judged(contender: Contender, session: Session, judge: Judge, spaces: list[Fe
     for number, prompt in enumerate(prompts):
         sheet.paste(generate([prompt], [number])[0], (number % 12 * RESOLUTION, number // 12 * RESOLUTION))
     each = (time.perf_counter() - start) / SHEET
-    sheet.save(out / f"{contender.name.replace(' ', '_')}.png")
+    sheet.save(sheet_file)
     pictures = run_pictures(generate, session.dataset, spaces, limit=limit, seeds=2)
     retrieval = run_retrieval(generate, judge)
     figures = {f"{f.network} {f.name}": (f.drawn, f.real) for f in pictures.figures if f.side == "train"}
@@ -131,7 +134,7 @@ def show(row: dict[str, Any]) -> None:
         print(f"  R@1 {name:28} {r1:8.3f} +- {error:.3f}", flush=True)
 
 
-def ours(config: TrainConfig, name: str, minutes: float) -> Contender:
+def ours(config: TrainConfig, minutes: float) -> Contender:
     start = time.perf_counter()
     rate = measure_pace(prepare(config, notify=print)).rate  # lessons are taken here
     first = time.perf_counter() - start
@@ -140,7 +143,7 @@ def ours(config: TrainConfig, name: str, minutes: float) -> Contender:
     prepare(config, notify=lambda message: None)
     spent = max(0.0, first - (time.perf_counter() - start))
     kimg = rate * (minutes * 60 - spent) / 1000
-    session = prepare(config.model_copy(update={"kimg": kimg}), notify=lambda message: None)
+    session = prepare(lasting(config, kimg), notify=lambda message: None)
     networks = session.networks
 
     def step(number: int) -> int:
@@ -152,7 +155,16 @@ def ours(config: TrainConfig, name: str, minutes: float) -> Contender:
         with autocast(session.device, config.precision):
             return networks.G_ema(latents(seeds, networks.G.z_width), session.encoder.encode(list(prompts)).to(session.device))
 
-    return Contender(f"gan_t2i {name}", count_parameters(networks.G), step, draw, spent)
+    return Contender(count_parameters(networks.G), step, draw, spent)
+
+
+def lasting(config: TrainConfig, kimg: float) -> TrainConfig:
+    """A config whose run takes `kimg`, with the schedules that are told in kimg in the same proportion to it."""
+    share = kimg / config.kimg
+    reconstruction = config.loss.reconstruction_kimg
+    loss = config.loss.model_copy(update={"reconstruction_kimg": reconstruction and reconstruction * share})
+    optimizer = config.optimizer.model_copy(update={"cooldown_kimg": config.optimizer.cooldown_kimg * share})
+    return config.model_copy(update={"kimg": kimg, "loss": loss, "optimizer": optimizer})
 
 
 def stylegan2(session: Session) -> Contender:
@@ -188,7 +200,7 @@ def stylegan2(session: Session) -> Contender:
         pixels = torch.rand(len(seeds), RESOLUTION, RESOLUTION, 1, generator=torch.Generator().manual_seed(seeds[0]))
         return gan.GE(w[:, None].expand(-1, gan.G.num_layers, -1), pixels).clamp(0, 1) * 2 - 1
 
-    return Contender("stylegan2-pytorch 1.9.0", count_parameters(gan.S) + count_parameters(gan.G), step, draw)
+    return Contender(count_parameters(gan.S) + count_parameters(gan.G), step, draw)
 
 
 def gigagan(session: Session) -> Contender:
@@ -205,7 +217,7 @@ def gigagan(session: Session) -> Contender:
         noise = latents(seeds, gan.unwrapped_G.style_network.dim)
         return gan.generate(noise=noise, batch_size=len(seeds)).clamp(0, 1) * 2 - 1
 
-    return Contender("gigagan-pytorch 0.3.0", count_parameters(gan.unwrapped_G), step, draw)
+    return Contender(count_parameters(gan.unwrapped_G), step, draw)
 
 
 def diffusion(session: Session) -> Contender:
@@ -245,7 +257,7 @@ def diffusion(session: Session) -> Contender:
         average.restore(network.parameters())
         return x.clamp(-1, 1)
 
-    return Contender(f"diffusers UNet, {DENOISING_STEPS} steps", count_parameters(network), step, draw)
+    return Contender(count_parameters(network), step, draw)
 
 
 OTHERS: dict[str, Callable[[Session], Contender]] = {"stylegan2-pytorch": stylegan2, "gigagan-pytorch": gigagan, "diffusers": diffusion}
