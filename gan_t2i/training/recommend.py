@@ -40,8 +40,8 @@ class Preset:
     resolution: int
     networks: dict[str, Any]
     batch: int
-    mib_per_picture: int  # at most, for the backward passes; the header of a large config counts it, and a small one has 2 GiB in all
-    rate: float  # pictures a second, until it is measured: of two CPU cores, or estimated of an A100
+    mib_per_picture: int  # beside the weights; of the large configs measured on an H200, and a small one has 2 GiB in all
+    rate: float  # pictures a second, until it is measured: of two CPU cores, or of an H200
 
 
 def _networks(base: int, most: int, words: list[int]) -> dict[str, Any]:
@@ -82,9 +82,9 @@ FEW_ON_CPU = Preset(
     23,
 )
 ON_GPU = (
-    Preset("base64", 64, _large_networks(4096, 256), 64, 84, 2000),
-    Preset("base256", 256, _large_networks(8192, 512), 64, 487, 300),
-    Preset("base512", 512, _large_networks(16384, 512), 64, 1696, 77),
+    Preset("base64", 64, _large_networks(4096, 256), 64, 33, 462),
+    Preset("base256", 256, _large_networks(8192, 512), 64, 204, 227),
+    Preset("base512", 512, _large_networks(16384, 512), 64, 778, 51),
 )
 
 
@@ -207,7 +207,7 @@ def recommend(facts: Facts, machine: Machine, rate: float | None = None) -> Reco
     """The config for this data on this machine, for an hour at `rate` pictures a second: None rests on the preset's."""
     resolution, why = choose_resolution(facts, machine)
     preset = _preset(facts, machine, resolution)
-    where = "a machine of two CPU cores" if machine.kind == "cpu" else "an A100"
+    where = "a machine of two CPU cores" if machine.kind == "cpu" else "an H200"
     source = "measured here" if rate else f"not measured here, but what configs/{preset.name}.yaml does on {where}"
     duration = _duration(rate or preset.rate, source)
     game = _few_pictures_game(facts, duration[0].value) if preset is FEW_ON_CPU else [*_loss(facts), *_penalty(resolution)]
@@ -247,7 +247,16 @@ def _networks_of(preset: Preset, facts: Facts, machine: Machine, resolution: int
         few = f"{facts.pictures:,} pictures are few"
         missing = f"{few}, and projected is better for them: {features.EXTRA}, and ask again"
         reasons["discriminator"] = f"{few}: D looks through features learned elsewhere" if machine.has_features else missing
-    return [Choice(key, value, reasons.get(key, "")) for key, value in preset.networks.items()]
+    return [Choice(key, _without_larger(value, resolution), reasons.get(key, "")) for key, value in preset.networks.items()]
+
+
+def _without_larger(network: dict[str, Any], resolution: int) -> dict[str, Any]:
+    """A network's settings without attention at resolutions that it does not have."""
+    params = {
+        name: [r for r in value if r <= resolution] if name.endswith("_resolutions") else value
+        for name, value in network.get("params", {}).items()
+    }
+    return network | {"params": params} if params else network
 
 
 def _few_pictures_game(facts: Facts, kimg: float) -> list[Choice]:

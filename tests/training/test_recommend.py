@@ -9,6 +9,7 @@ import yaml
 from gan_t2i.config import read_yaml
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Machine, Preset, recommend
+from gan_t2i.training.step import check_networks
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = Machine("cpu", 16, has_encoder=True, has_features=False)
@@ -86,6 +87,7 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
     text = found.to_yaml()
     assert yaml.safe_load(text) == found.values()
     config = TrainConfig.parse(yaml.safe_load(text))
+    check_networks(config)
     assert config.data.source == "pictures"
     assert max(map(len, text.splitlines())) < 144
     assert {choice.key for choice in found.choices if not choice.why} <= {"generator", "discriminator", "optimizer"}
@@ -156,7 +158,7 @@ def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
 def test_a_batch_that_does_not_fit_is_worked_off_in_parts() -> None:
     facts = replace(FACTS, smallest_side=256)
     assert recommend(facts, replace(GPU, memory_gib=80)).config().accumulation == 1
-    assert recommend(facts, GPU).config().accumulation == 4
+    assert recommend(facts, GPU).config().accumulation == 2
     assert recommend(facts, replace(GPU, memory_gib=0.1)).config().accumulation == 64
 
 
