@@ -26,7 +26,7 @@ def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
     y = y / (y.norm() + 1e-12)
     for _ in range(ROUNDS):
         squared = y @ y.T
-        y = a * y + (b * squared + c * squared @ squared) @ y
+        y = torch.addmm(y, torch.addmm(squared, squared, squared, beta=b, alpha=c), y, beta=a)  # a y + (b s + c s s) y, each rounded once
     return (y.T if tall else y).float()
 
 
