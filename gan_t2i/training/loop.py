@@ -4,7 +4,9 @@ import math
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -51,41 +53,62 @@ def train(session: Session, folder: RunFolder, progress: Progress, notify: Calla
                 nimg += config.batch
                 report.add(metrics, config.batch)
                 stopping = exchange.stopping()  # asked once a step: of several processes, all then do the same
-                ends = nimg >= total
-                saves = ends or crosses(nimg, config.batch, config.report.snapshot_kimg)
-                draws = ends or crosses(nimg, config.batch, config.report.grid_kimg)
-                evaluates = is_due(session, nimg, total)
-                # numbers are checked before anything is saved, and a signal may come while pictures are drawn
-                ticks = saves or draws or evaluates or crosses(nimg, config.batch, config.report.stats_kimg)
-                if ticks or stopping:
-                    numbers = write_stats(session, folder, report, nimg, measured=ticks)
+                due = Due.after(session, nimg, total)
+                if due.tick or stopping:
+                    numbers = write_stats(session, folder, report, nimg, measured=due.tick)
                     # a stop is no tick: doubts rise and fall at the same nimg, whether the run is stopped or not
-                    wrong = monitor.look(nimg, numbers) if ticks or not_finite(numbers) else None
+                    wrong = monitor.look(nimg, numbers) if due.tick or not_finite(numbers) else None
                     if wrong is not None:
                         back = roll_back(session, folder, report, Progress(nimg, rollbacks), wrong, notify)
                         nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.doubtful)
                         saved = nimg
                         continue
-                if is_first() and draws and not stopping:
+                if is_first() and due.grid and not stopping:
                     draw_samples(session, folder, report, nimg, stop)
-                if is_first() and saves:
+                if is_first() and due.snapshot:
                     save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
                     report.pause(nimg)
                     saved = nimg
                 # after saving, and not when asked to stop, which must be quick: the snapshot can be evaluated at any time
-                if is_first() and evaluates and not stopping:
+                if is_first() and due.evaluation and not stopping:
                     evaluate(session, folder, report, nimg, stop)
                 stopping = stopping or exchange.stopping_now()
             if is_first() and nimg != saved:
                 save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
     finally:
         report.close()
-    if nimg < total:
-        notify(f"stopped after {nimg:,} of {total:,} images; the same command goes on from there")
-    elif stopping:
-        notify(f"asked to stop at its end, where a last grid and evaluation are left out: gan-t2i evaluate {folder.path} makes up for that")
+    if stopping:
+        notify(_farewell(folder, nimg, total))
     # a process that was not told itself stops as if it had been
     return (stop.signal or signal.SIGTERM) if nimg < total else None
+
+
+@dataclass(frozen=True)
+class Due:
+    """What there is to do between two steps."""
+
+    snapshot: bool
+    grid: bool
+    evaluation: bool
+    tick: bool
+    """Numbers are checked before anything is saved, and a signal may come while pictures are drawn: each of the others is a tick too."""
+
+    @classmethod
+    def after(cls, session: Session, nimg: int, total: int) -> Self:
+        """What is due once `nimg` of `total` pictures have been shown."""
+        report, batch = session.config.report, session.config.batch
+        snapshot, grid, tick = (
+            nimg >= total or crosses(nimg, batch, kimg) for kimg in (report.snapshot_kimg, report.grid_kimg, report.stats_kimg)
+        )
+        evaluation = is_due(session, nimg, total)
+        return cls(snapshot, grid, evaluation, tick or snapshot or grid or evaluation)
+
+
+def _farewell(folder: RunFolder, nimg: int, total: int) -> str:
+    """What a run says that was asked to stop."""
+    if nimg < total:
+        return f"stopped after {nimg:,} of {total:,} images; the same command goes on from there"
+    return f"asked to stop at its end, where a last grid and evaluation are left out: gan-t2i evaluate {folder.path} makes up for that"
 
 
 def begin_pictures(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
