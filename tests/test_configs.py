@@ -38,12 +38,14 @@ def test_config_says_how_to_run_it_and_builds(path: Path) -> None:
 FOLDER = Path(__file__).parents[1] / "configs" / "ablations"
 ABLATIONS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
 AROUND = [path for path in ABLATIONS if path.parent.name == "around" and path.stem not in ("recipe", "together")]
+EMOJI64 = TrainConfig.parse(read_yaml(FOLDER.parent / "emoji64.yaml"))
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=str)
 def test_an_ablation_is_a_row_of_the_table(path: Path) -> None:
     assert (FOLDER / path).read_text(encoding="utf-8").startswith(f"# gan-t2i train --config configs/ablations/{path}\n")
-    assert TrainConfig.parse(read_yaml(FOLDER / path)).kimg == (48 if path.parent.name == "around" else 80)  # all of a table alike
+    kimg = {"around": 48, "real": EMOJI64.kimg}.get(path.parent.name, 80)
+    assert TrainConfig.parse(read_yaml(FOLDER / path)).kimg == kimg  # all of a table alike
     assert f"[{path.stem}](configs/ablations/{path})" in (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -52,6 +54,12 @@ def test_a_row_around_the_recipe_changes_one_thing(path: Path) -> None:
     recipe, row = (TrainConfig.parse(read_yaml(FOLDER / name)).model_dump() for name in ("around/recipe.yaml", path))
     changed = {section for section in recipe if recipe[section] != row[section]}
     assert len(changed) == 1 or changed == {"generator", "discriminator"}
+
+
+@pytest.mark.parametrize("path", [path for path in ABLATIONS if path.parent.name == "real"], ids=str)
+def test_a_row_of_real_pictures_is_emoji64_with_another_network(path: Path) -> None:
+    recipe, row = (config.model_dump() for config in (EMOJI64, TrainConfig.parse(read_yaml(FOLDER / path))))
+    assert len([section for section in recipe if recipe[section] != row[section]]) == 1
 
 
 def test_the_row_together_changes_what_three_rows_change() -> None:

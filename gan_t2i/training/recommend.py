@@ -264,13 +264,13 @@ def _few_pictures_game(facts: Facts, kimg: float) -> list[Choice]:
     loss: dict[str, Any] = {"name": "hinge", "match_weight": 0.5, "negatives": ["random", "nearest"]}
     why = "what projected has been run with"
     if facts.captions >= facts.pictures / 2:
-        loss |= {"reconstruction_weight": 8.0, "reconstruction_kimg": round(kimg * 1.6, 1)}
-        why += "; a caption has about one picture, and G is drawn to it, at the end three eighths as much as at first"
+        loss |= {"reconstruction_weight": 16.0, "reconstruction_kimg": round(kimg * 2.289, 1)}
+        why += "; a caption has about one picture, and G is drawn to it, at the end five ninths as much as at first"
     return [
         Choice("loss", loss, why),
         Choice("captioner", {"weight": 1.0, "kimg": 60.0}, "asks G for pictures that it can tell the caption of; its lesson comes first"),
         Choice("penalty", {"r1_gamma": 0.0, "r2_gamma": 0.0}, "none: D's features are frozen"),
-        Choice("optimizer", {"d_lr": 2.0e-4, "g_orthogonal": True, "cooldown_kimg": _rounded(kimg / 3)}, "a third of the run to cool down"),
+        Choice("optimizer", {"d_lr": 2.0e-4, "g_orthogonal": True, "cooldown_kimg": _rounded(kimg * 0.36)}, "more than a third of the run to cool down"),
         Choice("blur", {"sigma": 0.08, "share": 0.9}, "without it G learns nothing from such features"),
     ]
 
