@@ -270,7 +270,7 @@ def _few_pictures_game(facts: Facts, kimg: float) -> list[Choice]:
         Choice("loss", loss, why),
         Choice("captioner", {"weight": 1.0, "kimg": 60.0}, "asks G for pictures that it can tell the caption of; its lesson comes first"),
         Choice("penalty", {"r1_gamma": 0.0, "r2_gamma": 0.0}, "none: D's features are frozen"),
-        Choice("optimizer", {"d_lr": 2.0e-4, "g_orthogonal": True, "cooldown_kimg": _rounded(kimg * 0.36)}, "more than a third of the run to cool down"),
+        Choice("optimizer", {"d_lr": 2.0e-4, "g_orthogonal": True, "cooldown_kimg": _rounded(kimg * 0.36)}, "the last third cools down"),
         Choice("blur", {"sigma": 0.08, "share": 0.9}, "without it G learns nothing from such features"),
     ]
 
