@@ -1,8 +1,10 @@
+import os
+
 import pytest
 import torch
 
 from gan_t2i.errors import UsageError
-from gan_t2i.runtime import autocast, full_precision, generator_for, has_fast_bf16, pick_device
+from gan_t2i.runtime import autocast, full_precision, generator_for, has_fast_bf16, pick_device, set_gpu_arithmetic
 
 CPU = torch.device("cpu")
 
@@ -33,6 +35,15 @@ def test_a_device_that_is_not_here_is_refused_in_one_sentence():
             pick_device(name)
         assert str(error.value).startswith(f"device {name!r} cannot be used here")
         assert "\n" not in str(error.value)
+
+
+def test_a_gpu_computes_exactly_only_where_it_is_asked_to(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for asked in (True, False):
+        set_gpu_arithmetic(fixed_order=asked, exact_convolutions=asked)
+        assert torch.are_deterministic_algorithms_enabled() is asked
+        assert torch.backends.cudnn.conv.fp32_precision == ("ieee" if asked else "tf32")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # read once, and so left
 
 
 def test_precision_is_what_was_asked_for_and_can_be_switched_off_inside():

@@ -144,7 +144,8 @@ def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: boo
 
 def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool, text_folder: Path | None) -> Session:
     device = pick_device(config.device)
-    set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
+    if device.type == "cuda":
+        set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
     # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
     judge = registry.lookup("discriminator", spec.name)
