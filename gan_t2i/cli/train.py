@@ -47,7 +47,8 @@ def command(
 ) -> None:
     """Train a model on captioned pictures.
 
-    Ctrl-C saves and stops; the same command goes on, bit for bit. On several CPUs or GPUs:
+    Ctrl-C saves and stops; the same command goes on, bit for bit, on a GPU
+    with --set deterministic=true. On several CPUs or GPUs:
     torchrun --nproc-per-node N -m gan_t2i train ...
     """
     from gan_t2i.config import read_yaml, with_overrides
