@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gan_t2i import __version__
-from gan_t2i.errors import GanT2IError, UsageError
-from gan_t2i.files import atomic_file
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.files import atomic_file
 from gan_t2i.models.base import Generator
 from gan_t2i.registry import build
 

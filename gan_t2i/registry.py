@@ -14,8 +14,8 @@ resolution, text width) is passed by the caller and may not overlap the settings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from gan_t2i.config import StrictConfig, nearest
-from gan_t2i.errors import UsageError
+from gan_t2i.core.config import StrictConfig, nearest
+from gan_t2i.core.errors import UsageError
 
 _classes: dict[tuple[str, str], type[Any]] = {}
 Class = TypeVar("Class", bound=type[Any])

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gan_t2i.errors import UsageError
-from gan_t2i.files import slug
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.files import slug
 
 RUNS = Path("runs")
 """Where runs are looked for and put, unless told."""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.start import run_training
+from gan_t2i.training.run import run_training
 
 COLOURS = ("red", "orange", "green", "blue", "yellow", "purple")  # orange is held out, and not at an end
 SHAPES = ("circle", "square")

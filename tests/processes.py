@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from gan_t2i.distributed import process_group
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.distributed import process_group
+from gan_t2i.core.errors import GanT2IError
 
 
 def free_port() -> int:
@@ -24,7 +24,7 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> li
     """What `function(*arguments)`, of a module's top level, returns in each process, by rank; the `GanT2IError` where it raised one, None
     where the process died."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan_t2i.training.start", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
+    context.set_forkserver_preload(["gan_t2i.training.run", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
     port = free_port()
     processes, ends = [], []
     for rank in range(size):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_t2i.config import read_yaml, with_overrides
+from gan_t2i.core.config import read_yaml, with_overrides
+from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.registry import build
-from gan_t2i.runtime import peak_memory_gib
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
 

@@ -22,13 +22,13 @@ import yaml
 from PIL import Image
 
 from gan_t2i.checkpoint import load_snapshot, read_tensors
-from gan_t2i.config import read_yaml, with_overrides
+from gan_t2i.core.config import read_yaml, with_overrides
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import META, PackedDataset, pack
 from gan_t2i.data.readers import read
 from gan_t2i.data.records import Stored
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare

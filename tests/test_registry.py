@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gan_t2i import registry
-from gan_t2i.config import StrictConfig
-from gan_t2i.errors import UsageError
+from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.errors import UsageError
 
 
 @pytest.fixture

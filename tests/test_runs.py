@@ -1,6 +1,6 @@
 import pytest
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 from gan_t2i.runs import PRETRAINED, RunFolder, list_runs, new_run, resolve_snapshot, run_of
 
 

@@ -42,10 +42,10 @@ def command(
     Of a snapshot in a run folder, figures and the sheet (each drawn picture beside its nearest training pictures) go into the run's
     evaluation/ folder, unless told, and to TensorBoard.
     """
-    from gan_t2i.errors import UsageError
-    from gan_t2i.evaluation.audit import LIMIT, NETWORK, check_audit, run_audit
+    from gan_t2i.core.errors import UsageError
+    from gan_t2i.core.images import save_png
+    from gan_t2i.evaluation.copies import LIMIT, NETWORK, check_audit, run_audit
     from gan_t2i.evaluation.results import result_path, write_json, write_scalars
-    from gan_t2i.pictures import save_png
     from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling.pipeline import Text2Image
 

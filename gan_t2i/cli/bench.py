@@ -32,9 +32,9 @@ def command(
     """
     if trace is not None and len(configs) > 1:
         raise click.UsageError("--profile traces one config: name a single one")
-    from gan_t2i.benchmark.suite import run_benchmark
     from gan_t2i.cli.options import given
-    from gan_t2i.config import read_yaml, with_overrides
+    from gan_t2i.core.config import read_yaml, with_overrides
+    from gan_t2i.doctor.bench import run_benchmark
     from gan_t2i.evaluation.results import write_json
     from gan_t2i.training.config import TrainConfig
 

@@ -29,7 +29,7 @@ def make() -> None:
 @click.option("--heldout", type=click.IntRange(min=0), help="Pictures of combinations that training never shows.  [default: 1 in 25]")
 def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None) -> None:
     """Draw coloured shapes with captions into the new folder OUT."""
-    from gan_t2i.data import shapes
+    from gan_t2i.data.builtin import shapes
 
     shapes.make_shapes(out, count=count, size=size, seed=seed, heldout=heldout)
     _show_made(out, f"{size} x {size} pixels")
@@ -45,7 +45,7 @@ def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None
 @click.option("--skin-tones", is_flag=True, help="Every skin tone too.")
 def make_emoji(out: Path, font: Path | None, size: int, background: str, languages: tuple[str, ...], flags: bool, skin_tones: bool) -> None:
     """Draw the emoji of a colour font, with their names, into the new folder OUT."""
-    from gan_t2i.data import emoji_font
+    from gan_t2i.data.builtin import emoji_font
 
     emoji_font.make_emoji(out, font=font, size=size, background=background, languages=languages, flags=flags, skin_tones=skin_tones)
     if not emoji_font.joins_sequences():
@@ -95,11 +95,11 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     SOURCE is whatever can be packed, or a packed folder. Shown are counts, sizes, captions, duplicates, empty and tiny pictures, what
     cannot be used and why, personal data, and the config to train with.
     """
-    from gan_t2i.data.inspection_page import page
+    from gan_t2i.core.runtime import pick_device
+    from gan_t2i.data.inspect.page import page
     from gan_t2i.data.settings import DataSettings
+    from gan_t2i.doctor.recommend import Machine, inspect_and_recommend
     from gan_t2i.evaluation.results import write_json
-    from gan_t2i.runtime import pick_device
-    from gan_t2i.training.recommend import Machine, inspect_and_recommend
 
     settings = given(**chosen)
     inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit, notify=_to_stderr)
@@ -124,8 +124,8 @@ def _to_stderr(message: str) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write the text; raises `UsageError` where `path` cannot be written."""
-    from gan_t2i.errors import UsageError
-    from gan_t2i.files import atomic_file
+    from gan_t2i.core.errors import UsageError
+    from gan_t2i.core.files import atomic_file
 
     try:
         with atomic_file(path) as temporary:

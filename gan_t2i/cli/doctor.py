@@ -9,8 +9,8 @@ import click
 from gan_t2i.cli.options import given, picture_options
 
 if TYPE_CHECKING:
+    from gan_t2i.doctor.recommend import Recommendation
     from gan_t2i.training.config import TrainConfig
-    from gan_t2i.training.recommend import Recommendation
 
 PICTURES = 500  # that are looked at: enough for sizes and faults, in seconds
 
@@ -27,7 +27,7 @@ def command(ctx: click.Context, /, data: str | None, config_path: Path | None, w
     With --data, or a --config that names its data, a few training steps are measured on some of the pictures: memory, pictures a second,
     time to finish, and a recommended config. The exit code is 1 only where training cannot work at all.
     """
-    from gan_t2i.errors import UsageError
+    from gan_t2i.core.errors import UsageError
 
     if write_file is not None:
         if data is None and config_path is None:
@@ -39,7 +39,7 @@ def command(ctx: click.Context, /, data: str | None, config_path: Path | None, w
     if data is None and config_path is None:
         click.echo("next: gan-t2i doctor --data FOLDER")
         return
-    from gan_t2i.config import read_yaml
+    from gan_t2i.core.config import read_yaml
     from gan_t2i.training.config import TrainConfig
 
     values = read_yaml(config_path) if config_path else {}
@@ -60,7 +60,7 @@ def command(ctx: click.Context, /, data: str | None, config_path: Path | None, w
 
 def _show_machine() -> bool:
     """Print the checks; returns whether training can work."""
-    from gan_t2i.training.machine import examine
+    from gan_t2i.doctor.machine import examine
 
     checks = examine()
     for check in checks:
@@ -72,9 +72,9 @@ def _show_machine() -> bool:
 
 def _show_data(config: "TrainConfig", config_path: Path | None) -> "Recommendation":
     """Look at the data, measure the config that was named and the recommended one, and return that."""
-    from gan_t2i.runtime import pick_device
-    from gan_t2i.training.estimate import pace_on
-    from gan_t2i.training.recommend import Machine, inspect_and_recommend
+    from gan_t2i.core.runtime import pick_device
+    from gan_t2i.doctor.dry_run import pace_on
+    from gan_t2i.doctor.recommend import Machine, inspect_and_recommend
 
     settings: Mapping[str, Any] = {key: value for key, value in config.data.model_dump(exclude_unset=True).items() if key != "source"}
     machine = Machine.here(pick_device(config.device))

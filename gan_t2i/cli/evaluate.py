@@ -12,8 +12,8 @@ from gan_t2i.cli.run_data import check_features, data_settings, load_data, notif
 if TYPE_CHECKING:
     from PIL import Image
 
-    from gan_t2i.evaluation.pictures_suite import PicturesResult
-    from gan_t2i.evaluation.retrieval_suite import RetrievalResult
+    from gan_t2i.evaluation.pictures import PicturesResult
+    from gan_t2i.evaluation.retrieval import RetrievalResult
     from gan_t2i.runs import RunFolder
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.training.config import DataConfig
@@ -70,7 +70,7 @@ def command(
     Of a snapshot in a run folder, scores and the worst failures go into the run's evaluation/ folder, unless told, and to TensorBoard; with
     --limit or other --seeds, under names that say so.
     """
-    from gan_t2i.errors import UsageError
+    from gan_t2i.core.errors import UsageError
     from gan_t2i.evaluation.results import write_scalars
     from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling.pipeline import Text2Image
@@ -88,7 +88,7 @@ def command(
     run = run_of(snapshot)
     settings = data_settings(run, data, chosen) if suite != "shapes" else None
     if suite == "pictures":
-        from gan_t2i.evaluation.pictures_suite import FEATURES
+        from gan_t2i.evaluation.pictures import FEATURES
 
         features = check_features(features, run, FEATURES)
     pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device, notify=notify)
@@ -116,7 +116,7 @@ def _shapes(
     json_file: Path | None,
     sheet_file: Path | None,
 ) -> dict[str, float]:
-    from gan_t2i.evaluation.shapes_suite import SEEDS, run_suite, write_result
+    from gan_t2i.evaluation.shapes.suite import SEEDS, run_suite, write_result
 
     result = run_suite(_generate(pipeline), limit=limit, seeds=seeds or SEEDS)
     click.echo(result.table())
@@ -134,7 +134,7 @@ def _retrieval(
     limit: int | None,
     json_file: Path | None,
 ) -> dict[str, float]:
-    from gan_t2i.evaluation.retrieval_suite import LIMIT, SEEDS, prepare_judge, run_retrieval
+    from gan_t2i.evaluation.retrieval import LIMIT, SEEDS, prepare_judge, run_retrieval
 
     dataset = load_data(pipeline, settings)
     judge = prepare_judge(dataset, pipeline.encoder, pipeline.device, notify=notify)
@@ -152,7 +152,7 @@ def _pictures(
     features: Sequence[str],
     json_file: Path | None,
 ) -> dict[str, float]:
-    from gan_t2i.evaluation.pictures_suite import LIMIT, SEEDS, check_enough, run_pictures
+    from gan_t2i.evaluation.pictures import LIMIT, SEEDS, check_enough, run_pictures
 
     dataset = load_data(pipeline, settings)
     check_enough(dataset, limit or LIMIT)

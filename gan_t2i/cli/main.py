@@ -6,7 +6,7 @@ import importlib
 import click
 
 from gan_t2i import __version__
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 
 # name -> the line that `gan-t2i --help` shows; each lives in the module of the same name, as `command`
 COMMANDS = {

@@ -7,7 +7,7 @@ import click
 
 if TYPE_CHECKING:
     from gan_t2i.data.packing import PackedDataset
-    from gan_t2i.evaluation.feature_spaces import FeatureSpace
+    from gan_t2i.evaluation.features import FeatureSpace
     from gan_t2i.evaluation.matcher import Matcher
     from gan_t2i.runs import RunFolder
     from gan_t2i.sampling.pipeline import Text2Image
@@ -21,8 +21,8 @@ def notify(message: str) -> None:
 
 def data_settings(run: "RunFolder | None", data: str | None, chosen: Mapping[str, object]) -> "DataConfig":
     """Which data: those of `data`, read as `chosen`, else the run's own; raises `UsageError` where neither is known."""
-    from gan_t2i.config import read_yaml
-    from gan_t2i.errors import UsageError
+    from gan_t2i.core.config import read_yaml
+    from gan_t2i.core.errors import UsageError
     from gan_t2i.training.config import DataConfig, TrainConfig
 
     if data is not None:
@@ -36,9 +36,9 @@ def data_settings(run: "RunFolder | None", data: str | None, chosen: Mapping[str
 
 def load_data(pipeline: "Text2Image", settings: "DataConfig") -> "PackedDataset":
     """The pictures at the model's resolution; says so where they are not those that it was trained on."""
+    from gan_t2i.core.errors import UsageError
     from gan_t2i.data.builtin import resolve_source
     from gan_t2i.data.packing import load_dataset
-    from gan_t2i.errors import UsageError
 
     info = pipeline.info
     if settings.stream:
@@ -52,8 +52,8 @@ def load_data(pipeline: "Text2Image", settings: "DataConfig") -> "PackedDataset"
 
 def check_features(names: Sequence[str], run: "RunFolder | None", default: Sequence[str]) -> tuple[str, ...]:
     """`names`, or the `default`; raises `UsageError` for one that is unknown or that the run's discriminator looked through."""
-    from gan_t2i.config import read_yaml
-    from gan_t2i.evaluation.feature_spaces import check_names
+    from gan_t2i.core.config import read_yaml
+    from gan_t2i.evaluation.features import check_names
 
     spec = read_yaml(run.config).get("discriminator") if run else None
     params = spec.get("params") if isinstance(spec, dict) else None
@@ -69,8 +69,8 @@ def check_features(names: Sequence[str], run: "RunFolder | None", default: Seque
 
 def open_spaces(names: Sequence[str], pipeline: "Text2Image", dataset: "PackedDataset") -> "list[FeatureSpace]":
     """The named feature networks on the model's device; the matcher is the one of the suite retrieval, trained on first use."""
-    from gan_t2i.evaluation.feature_spaces import open_space
-    from gan_t2i.evaluation.retrieval_suite import prepare_judge
+    from gan_t2i.evaluation.features import open_space
+    from gan_t2i.evaluation.retrieval import prepare_judge
 
     def matcher() -> "Matcher":
         return prepare_judge(dataset, pipeline.encoder, pipeline.device, notify=notify).matcher

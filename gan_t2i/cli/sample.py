@@ -52,9 +52,9 @@ def command(
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
     if empty := [number for number, prompt in enumerate(wanted, 1) if not prompt.strip()]:
         raise click.UsageError(f"prompt {empty[0]} is empty: say what to draw")
-    from gan_t2i.pictures import save_png, sheet
+    from gan_t2i.core.images import save_png, sheet
+    from gan_t2i.sampling.file_names import file_names
     from gan_t2i.sampling.pipeline import Text2Image
-    from gan_t2i.sampling.save import file_names
 
     def notify(message: str) -> None:
         click.echo(message, err=True)

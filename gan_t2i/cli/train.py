@@ -51,7 +51,7 @@ def command(
     with --set deterministic=true. On several CPUs or GPUs:
     torchrun --nproc-per-node N -m gan_t2i train ...
     """
-    from gan_t2i.config import read_yaml, with_overrides
+    from gan_t2i.core.config import read_yaml, with_overrides
     from gan_t2i.training.config import TrainConfig
 
     values = with_overrides(read_yaml(config_path) if config_path else {}, overrides)
@@ -64,16 +64,16 @@ def command(
         report |= given(keep=keep)
     config = TrainConfig.parse(values)
     description = desc or (config_path.stem if config_path else Path(config.data.source).name)
-    from gan_t2i.distributed import is_first, process_group
+    from gan_t2i.core.distributed import is_first, process_group
 
     with process_group(config.device):
         say = click.echo if is_first() else lambda message: None
         if dry_run:
-            from gan_t2i.training.estimate import dry_run_report
+            from gan_t2i.doctor.dry_run import dry_run_report
 
             say(dry_run_report(config, notify=say))
             return
-        from gan_t2i.training.start import run_training
+        from gan_t2i.training.run import run_training
 
         folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=say, changed_data=changed_data)
     if stopped_by is not None:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import Stored
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError
 
 MIN_SIDE = 8  # pixels
 MAX_PIXELS = 64 * 1024 * 1024

@@ -27,15 +27,15 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from gan_t2i.data import stopped
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.files import atomic_folder, cache_dir
+from gan_t2i.data import partial as stopped
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading, shown
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record, Stored
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.data.splits import split_by_caption, told_in
-from gan_t2i.errors import GanT2IError, UsageError
-from gan_t2i.files import atomic_folder, cache_dir
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ class PackedDataset:
         packed = self.gather_packed(indices)
         if self.channels == 3:
             return packed
-        from gan_t2i.pictures import opaque_uint8
+        from gan_t2i.core.images import opaque_uint8
 
         return opaque_uint8(packed)
 

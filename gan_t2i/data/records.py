@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 
 TRAIN = "train"
 HELDOUT = "heldout"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from PIL import ImageColor
 from pydantic import Field, field_validator
 
-from gan_t2i.config import StrictConfig
+from gan_t2i.core.config import StrictConfig
 
 Format = Literal["auto", "imagefolder", "openclip", "stylegan", "coco", "cub", "tars", "parquet", "pairs"]
 

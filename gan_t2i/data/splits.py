@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import HELDOUT, TRAIN, Record
-from gan_t2i.errors import GanT2IError
 
 
 def told_in(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:

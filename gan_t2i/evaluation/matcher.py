@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
+from gan_t2i.core.images import from_uint8
+from gan_t2i.core.runtime import autocast, generator_for
 from gan_t2i.ops.layers import activate, linear
-from gan_t2i.pictures import from_uint8
-from gan_t2i.runtime import autocast, generator_for
 
 _LOOKED_AT = 256  # pictures embedded at a time
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gan_t2i.errors import UsageError
-from gan_t2i.files import atomic_file
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.files import atomic_file
 from gan_t2i.runs import RunFolder
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from gan_t2i.config import StrictConfig
-from gan_t2i.models.grounding import Placer
+from gan_t2i.core.config import StrictConfig
+from gan_t2i.models.layout import Placer
 from gan_t2i.models.text_head import TextCondition, TextHead
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.weights import Notify

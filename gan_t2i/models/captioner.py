@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, ResidualTrunk
 from gan_t2i.models.text_head import SelfAttentionLayer
 from gan_t2i.ops.attention import MultiHeadAttention

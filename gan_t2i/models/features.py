@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gan_t2i.errors import GanT2IError, UsageError
-from gan_t2i.runtime import full_precision
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.runtime import full_precision
 from gan_t2i.text.weights import HUB_TIMEOUT, Notify, quiet
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
+from gan_t2i.ops.checkpointing import Block
 from gan_t2i.ops.layers import activate, channels_at, conv
-from gan_t2i.ops.recompute import Block
 from gan_t2i.ops.resample import downsample
 
 # The trunk ends, and the head reads the words, at this resolution.

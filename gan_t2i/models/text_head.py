@@ -11,7 +11,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import activate, linear
 from gan_t2i.text.batch import TextBatch

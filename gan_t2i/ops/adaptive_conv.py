@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_t2i.core.runtime import full_precision
 from gan_t2i.ops.layers import linear
 from gan_t2i.ops.modulated_conv import Style
-from gan_t2i.runtime import full_precision
 
 
 class AdaptiveConv(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gan_t2i.config import StrictConfig
+from gan_t2i.core.config import StrictConfig
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 

@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 
 
 def activate(x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_t2i.core.runtime import full_precision
 from gan_t2i.ops.layers import linear
 from gan_t2i.ops.resample import spread
-from gan_t2i.runtime import full_precision
 
 
 class Style(nn.Module):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_t2i.runtime import full_precision
+from gan_t2i.core.runtime import full_precision
 
 
 def average_to(x: Tensor, side: int) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from gan_t2i.checkpoint import SnapshotInfo, load_snapshot
-from gan_t2i.config import read_yaml
-from gan_t2i.errors import UsageError
+from gan_t2i.core.config import read_yaml
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.runtime import pick_device
 from gan_t2i.models.base import Generator
-from gan_t2i.models.drawing import draw
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
-from gan_t2i.runtime import pick_device
+from gan_t2i.sampling.draw import draw
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
 Notify = Callable[[str], None]
@@ -71,7 +71,7 @@ class Text2Image:
         encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash, notify=notify)
         unknown_words: UnknownWords | None = None
         if pretrained:  # imported here, because no other model needs anything of the data
-            from gan_t2i.data import shapes_grammar
+            from gan_t2i.data.builtin import shapes_grammar
 
             unknown_words = shapes_grammar.unknown_words
         return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info, unknown_words)

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_t2i import files
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core import files
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder, silent
 

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from gan_t2i import registry
-from gan_t2i.config import StrictConfig
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text import weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.bert import Bert

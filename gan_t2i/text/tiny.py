@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, model_validator
 
 from gan_t2i import registry
-from gan_t2i.config import StrictConfig
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.text import weights
 from gan_t2i.text.encoder import KIND, SentenceEncoder, silent
 from gan_t2i.text.weights import Notify

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 import gan_t2i.models
 import gan_t2i.text  # noqa: F401 (both imports register the classes that a Spec names)
 from gan_t2i import registry
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.models.captioner import CaptionerConfig
 from gan_t2i.ops.augment import AugmentConfig

@@ -3,9 +3,9 @@
 import torch
 from PIL import Image
 
+from gan_t2i.core.images import sheet, to_pictures
+from gan_t2i.core.runtime import generator_for
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.pictures import sheet, to_pictures
-from gan_t2i.runtime import generator_for
 from gan_t2i.training.session import Session
 
 

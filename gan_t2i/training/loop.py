@@ -11,16 +11,16 @@ from typing import Self
 import torch
 
 from gan_t2i.checkpoint import save_snapshot
-from gan_t2i.distributed import from_first, is_first, world_size
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.distributed import from_first, is_first, world_size
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.files import atomic_file
+from gan_t2i.core.phases import phase
+from gan_t2i.core.stopping import Abandoned, StopRequest
 from gan_t2i.evaluation.match_gap import match_gap
-from gan_t2i.files import atomic_file
-from gan_t2i.phases import phase
 from gan_t2i.runs import RunFolder
-from gan_t2i.stopping import Abandoned, StopRequest
-from gan_t2i.training.evaluate import evaluate, is_due
 from gan_t2i.training.grid import draw_grid
 from gan_t2i.training.monitor import ADVICE, DIVERSITY, Monitor, Wrong, diversity, not_finite
+from gan_t2i.training.periodic_eval import evaluate, is_due
 from gan_t2i.training.report import Report, SilentReport
 from gan_t2i.training.schedule import crosses, learning_rate_factor
 from gan_t2i.training.session import Session

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gan_t2i.pictures import from_uint8
-from gan_t2i.runtime import generator_for
+from gan_t2i.core.images import from_uint8
+from gan_t2i.core.runtime import generator_for
 from gan_t2i.training.config import MonitorConfig
 from gan_t2i.training.session import Session
 

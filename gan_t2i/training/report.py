@@ -16,13 +16,13 @@ from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from gan_t2i.config import StrictConfig
-from gan_t2i.distributed import average
-from gan_t2i.files import atomic_file
-from gan_t2i.phases import phase
-from gan_t2i.pictures import opaque_uint8
+from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.distributed import average
+from gan_t2i.core.files import atomic_file
+from gan_t2i.core.images import opaque_uint8
+from gan_t2i.core.phases import phase
+from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.runs import RunFolder
-from gan_t2i.runtime import peak_memory_gib
 
 
 class Report:

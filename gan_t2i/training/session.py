@@ -11,24 +11,24 @@ import torch
 
 from gan_t2i import registry
 from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
+from gan_t2i.core.distributed import first_of_node_first, from_first, own_rows, rank, world_size
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.images import from_uint8
+from gan_t2i.core.phases import phase
+from gan_t2i.core.runtime import pick_device, set_gpu_arithmetic
+from gan_t2i.data.batches.negatives import OneChange
+from gan_t2i.data.batches.sampler import Batch, Sampler
+from gan_t2i.data.batches.stream import open_stream
+from gan_t2i.data.batches.stream_sampler import StreamedBatch, StreamSampler
 from gan_t2i.data.builtin import resolve_source
-from gan_t2i.data.negatives import OneChange
 from gan_t2i.data.packing import PackedDataset, load_dataset
-from gan_t2i.data.streaming import open_stream
-from gan_t2i.distributed import first_of_node_first, from_first, own_rows, rank, world_size
-from gan_t2i.errors import GanT2IError, UsageError
-from gan_t2i.phases import phase
-from gan_t2i.pictures import from_uint8
-from gan_t2i.runtime import pick_device, set_gpu_arithmetic
+from gan_t2i.pretraining.captioner import build_captioner, taught_captioner
+from gan_t2i.pretraining.layout import taught_placer
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
-from gan_t2i.training.captioning import build_captioner, taught_captioner
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.grounding import taught_placer
-from gan_t2i.training.sampler import Batch, Sampler
 from gan_t2i.training.step import Networks, TrainStep, build_networks, check_networks
-from gan_t2i.training.stream_sampler import StreamedBatch, StreamSampler
 
 # So many captions of the training data tell a text head that whitens what to whiten by.
 WHITENED_CAPTIONS = 4_000

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gan_t2i.checkpoint import load_weights, read_metadata, read_tensors, write_tensors
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.training.step import Networks
 
 FORMAT_VERSION = 1

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i import registry
-from gan_t2i.distributed import own_rows
+from gan_t2i.core.distributed import own_rows
+from gan_t2i.core.images import from_uint8, over
+from gan_t2i.core.phases import phase
+from gan_t2i.core.runtime import autocast, full_precision, product_dtype
+from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES, mismatch_weights
 from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
 from gan_t2i.models.base import Discriminator, Generator
@@ -22,18 +26,14 @@ from gan_t2i.models.captioner import Captioner
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
 from gan_t2i.ops.blur import blur
-from gan_t2i.ops.recompute import everything_kept, recompute_blocks
+from gan_t2i.ops.checkpointing import everything_kept, recompute_blocks
 from gan_t2i.ops.resample import average_to
-from gan_t2i.phases import phase
-from gan_t2i.pictures import from_uint8, over
-from gan_t2i.runtime import autocast, full_precision, product_dtype
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.draws import Draws, draw
-from gan_t2i.training.exchange import Exchange
+from gan_t2i.training.noise import Draws, draw
 from gan_t2i.training.orthogonal import orthogonalize_gradients
-from gan_t2i.training.sampler import Batch
 from gan_t2i.training.schedule import augment_at, blur_sigma, ema_decay, learning_rate_factor, reconstruction_weight
+from gan_t2i.training.sync import Exchange
 
 Metrics = dict[str, Tensor]
 

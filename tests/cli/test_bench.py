@@ -10,8 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from gan_t2i.benchmark.train_speed import SHARES
 from gan_t2i.cli.main import command
+from gan_t2i.doctor.train_speed import SHARES
 
 PHASES = {part for parts in SHARES.values() for part in parts} - {"rest"} | {"sample"}
 
@@ -27,9 +27,9 @@ def config(small_config: Callable[..., Any], tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own rates take seconds and are tested elsewhere."""
-    monkeypatch.setattr("gan_t2i.benchmark.suite.convolution_rate", lambda device, precision: 1000.0)
-    monkeypatch.setattr("gan_t2i.benchmark.suite.matmul_rate", lambda device, dtype: 500.0)
-    monkeypatch.setattr("gan_t2i.arithmetic.TIMED_SECONDS", 1e-4)
+    monkeypatch.setattr("gan_t2i.doctor.bench.convolution_rate", lambda device, precision: 1000.0)
+    monkeypatch.setattr("gan_t2i.doctor.bench.matmul_rate", lambda device, dtype: 500.0)
+    monkeypatch.setattr("gan_t2i.doctor.flops.TIMED_SECONDS", 1e-4)
 
 
 def bench(*arguments: object) -> Result:

@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from gan_t2i.cli.main import command
-from gan_t2i.data import emoji_font
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data.builtin import emoji_font
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.errors import GanT2IError
 from gan_t2i.training.config import TrainConfig
 
 
@@ -185,7 +185,7 @@ def test_pack_refuses_wrong_options(shapes: Path, tmp_path: Path, options: tuple
 
 
 def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gan_t2i.training import estimate
+    from gan_t2i.doctor import dry_run as estimate
 
     seen: list[TrainConfig] = []
     monkeypatch.setattr(estimate, "dry_run_report", lambda config, notify: seen.append(config))

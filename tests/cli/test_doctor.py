@@ -13,10 +13,11 @@ from click.testing import CliRunner, Result
 
 from gan_t2i.cli.doctor import with_local_encoder
 from gan_t2i.cli.main import command
-from gan_t2i.config import read_yaml
-from gan_t2i.files import cache_dir
+from gan_t2i.core.config import read_yaml
+from gan_t2i.core.files import cache_dir
+from gan_t2i.doctor import dry_run as estimate
+from gan_t2i.doctor import machine, recommend
 from gan_t2i.text import weights
-from gan_t2i.training import estimate, machine, recommend
 from gan_t2i.training.config import TrainConfig
 
 
@@ -50,7 +51,7 @@ def test_it_answers_before_any_network_is_loaded() -> None:
 @pytest.mark.usefixtures("no_encoder")
 def test_what_is_missing_is_said_with_the_command_that_gets_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "version_of", lambda package: None if package == "datasets" else "1.0")
-    monkeypatch.setattr("gan_t2i.data.emoji_font._font_folders", lambda: [tmp_path])
+    monkeypatch.setattr("gan_t2i.data.builtin.emoji_font._font_folders", lambda: [tmp_path])
     result = doctor()
     assert result.exit_code == 0
     lines = {line.split()[1]: line for line in result.output.splitlines() if line.startswith("missing")}

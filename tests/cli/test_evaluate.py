@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan_t2i.cli.main import command
-from gan_t2i.evaluation.shapes_prompts import SUITE_TASKS
+from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS
 from gan_t2i.runs import RunFolder
 
 QUICK = ["--suite", "shapes", "--seeds", "2", "--limit", "2"]

@@ -58,7 +58,7 @@ def test_a_fault_of_the_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "pictures/1.png")
 
-    monkeypatch.setattr("gan_t2i.data.shapes.make_shapes", full)
+    monkeypatch.setattr("gan_t2i.data.builtin.shapes.make_shapes", full)
     result = CliRunner().invoke(command, ["data", "make", "shapes", "out"])
     assert result.exit_code == 1
     assert result.stderr == "Error: pictures/1.png: No space left on device\n"

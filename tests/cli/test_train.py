@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.cli.main import command
-from gan_t2i.config import read_yaml
+from gan_t2i.core.config import read_yaml
 from gan_t2i.runs import RunFolder, list_runs
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers import read
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError
 
 STEMS = ["001.Albatross/A_0001", "001.Albatross/A_0002"]
 

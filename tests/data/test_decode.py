@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import decode
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import pack
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 
 def make_data(folder: Path, count: int = 6, size: int = 16) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.packing import load_dataset, pack
 from gan_t2i.data.readers import hub, read
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 
 def png(colour: str = "red") -> bytes:

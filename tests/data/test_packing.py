@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_t2i.data import packing, stopped
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.data import packing
+from gan_t2i.data import partial as stopped
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.records import Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 
 def make_data(folder: Path, count: int = 6, size: int = 16) -> Path:

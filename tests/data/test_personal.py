@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.packing import pack
 from gan_t2i.data.personal import find_personal, redact
 from gan_t2i.data.readers import read
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError
 
 FOUND = [
     ("mail anna.b+x@example.org now", "email", "mail now"),

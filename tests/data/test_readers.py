@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.readers import read, read_records
 from gan_t2i.data.records import BadItem, DataReport, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import Record
 from gan_t2i.data.splits import position_of, split_by_caption
-from gan_t2i.errors import GanT2IError
 
 
 def record(*captions: str, split: str | None = None) -> Record:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.packing import pack
 from gan_t2i.data.readers import parquet as parquet_reader
 from gan_t2i.data.readers import read, tables
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 
 def png(colour: str = "red") -> bytes:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.packing import pack
 from gan_t2i.data.readers import read, tars
 from gan_t2i.data.readers.tars import expand_braces
 from gan_t2i.data.records import BadItems
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 
 def png(colour: str = "red") -> bytes:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.packing import pack
 from gan_t2i.data.readers import read, tree
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError
 
 
 def png(colour: str = "red", size: tuple[int, int] = (16, 16)) -> bytes:

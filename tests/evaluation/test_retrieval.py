@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.files import cache_dir
 from gan_t2i.data.packing import PackedDataset, load_dataset
-from gan_t2i.errors import GanT2IError
-from gan_t2i.evaluation import retrieval_suite
+from gan_t2i.evaluation import retrieval as retrieval_suite
 from gan_t2i.evaluation.matcher import MatcherConfig, are_own, info_nce
-from gan_t2i.evaluation.retrieval_suite import Judge, prepare_judge, run_retrieval, split_pairs
-from gan_t2i.files import cache_dir
+from gan_t2i.evaluation.retrieval import Judge, prepare_judge, run_retrieval, split_pairs
 from gan_t2i.text.encoder import build_encoder, interface_for
 
 QUICK = MatcherConfig(channels=8, width=32, batch=64, max_kimg=16, check_steps=20, learning_rate=3e-3)

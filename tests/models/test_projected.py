@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gan_t2i import registry
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.models import features
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.text.encoder import silent

@@ -7,7 +7,7 @@ import torch
 
 import gan_t2i.models  # noqa: F401 (registers them)
 from gan_t2i import registry
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 from gan_t2i.text.batch import TextBatch
 
 E, MAX_TOKENS = 24, 8

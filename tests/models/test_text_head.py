@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig, Whitening
 from gan_t2i.text.batch import TextBatch
 

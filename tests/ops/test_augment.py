@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 from gan_t2i.ops.augment import AugmentConfig, augment, cut_out, draw_changes, translate
 
 EACH = [{"translation": 0.25}, {"cutout": 0.5}, {"brightness": 0.5}, {"saturation": 0.5}]

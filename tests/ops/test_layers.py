@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 from gan_t2i.ops.layers import activate, channels_at, conv, linear, to_map, to_sequence
 
 

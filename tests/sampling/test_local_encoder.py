@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from gan_t2i import Text2Image
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.runs import RunFolder
 from gan_t2i.text.encoder import build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.start import run_training
+from gan_t2i.training.run import run_training
 
 SMALL = {"width": 32, "layers": 1, "heads": 2, "max_tokens": 16}
 SHORT = {"kimg": 0.008, "report": {"stats_kimg": 1, "grid_kimg": 1, "snapshot_kimg": 1, "grid_prompts": 1, "grid_seeds": 1}}

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import gan_t2i
 from gan_t2i import Text2Image, generate_image
-from gan_t2i.errors import GanT2IError, UsageError
-from gan_t2i.pictures import sheet
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.images import sheet
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.grid import grid_captions

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from gan_t2i import files
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core import files
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.text import cache as cache_module
 from gan_t2i.text.cache import TextCache, cache_key
 from gan_t2i.text.encoder import build_encoder, interface_for

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gan_t2i import registry
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text.encoder import build_encoder, interface_for
 from gan_t2i.text.tiny import SPECIAL, count_vocabulary
 

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text import weights
 from gan_t2i.text.encoder import build_encoder, silent
 

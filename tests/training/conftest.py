@@ -13,8 +13,8 @@ import torch
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.start import run_training
 
 Values = Callable[..., dict[str, Any]]
 

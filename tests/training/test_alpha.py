@@ -14,17 +14,17 @@ from PIL import Image, ImageDraw
 
 from gan_t2i.checkpoint import load_snapshot, read_info, save_snapshot
 from gan_t2i.cli.main import command
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.images import from_uint8, over
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import UsageError
-from gan_t2i.pictures import from_uint8, over
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling import Text2Image, generate_image
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.draws import draw
+from gan_t2i.training.noise import draw
+from gan_t2i.training.run import run_training
 from gan_t2i.training.session import prepare
-from gan_t2i.training.start import run_training
 
 ALPHA = DataSettings(alpha=True)
 

@@ -58,7 +58,7 @@ def test_a_full_disk(
     config.write_text(yaml.safe_dump(small_config(**SHORT)), encoding="utf-8")
     arguments = ["--config", str(config), "--outdir", str(tmp_path / "runs"), "--desc", "small"]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan_t2i.training.start", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
+    context.set_forkserver_preload(["gan_t2i.training.run", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
     process = context.Process(target=train_in_a_small_space, args=(arguments, os.environ["GAN_T2I_CACHE"], tmp_path / "errors", writes))
     process.start()
     process.join(120)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from gan_t2i.checkpoint import load_snapshot, read_tensors
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.runs import list_runs
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.monitor import SIGNS
-from gan_t2i.training.start import run_training
+from gan_t2i.training.run import run_training
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from gan_t2i.cli.main import command
+from gan_t2i.core.runtime import pick_device
 from gan_t2i.runs import RunFolder
-from gan_t2i.runtime import pick_device
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.training.session import Session
 

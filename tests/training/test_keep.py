@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_t2i.errors import UsageError
+from gan_t2i.core.errors import UsageError
 from gan_t2i.runs import RunFolder
 from gan_t2i.training import loop
 

@@ -23,7 +23,7 @@ from gan_t2i.checkpoint import read_tensors
 from gan_t2i.data import packing
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.start import run_training
+from gan_t2i.training.run import run_training
 
 pytestmark = pytest.mark.slow
 
@@ -128,7 +128,7 @@ def live() -> None:
 def code_of(*arguments: Any) -> int | None:
     """The exit code of a process that does `train`; the import of torch is paid for once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan_t2i.training.start", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
+    context.set_forkserver_preload(["gan_t2i.training.run", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
     process = context.Process(target=train, args=arguments)
     process.start()
     process.join(120)

@@ -18,12 +18,12 @@ from processes import together
 
 import gan_t2i.training.session as session_module
 from gan_t2i.checkpoint import read_tensors
-from gan_t2i.distributed import own_rows, rank
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.distributed import own_rows, rank
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.start import run_training
 from gan_t2i.training.step import Networks, build_networks
 
 Values = dict[str, Any]

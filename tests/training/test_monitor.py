@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from gan_t2i.checkpoint import read_tensors
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training import loop
 from gan_t2i.training import monitor as monitor_module
 from gan_t2i.training import session as session_module
 from gan_t2i.training.config import MonitorConfig, TrainConfig
 from gan_t2i.training.monitor import DISTANCE, DIVERSITY, SIGNS, Monitor, Wrong, diversity, mean_distance
+from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session
-from gan_t2i.training.start import run_training
 
 WELL = {"Loss/G/loss": 1.0, SIGNS: 0.5, DIVERSITY: 0.8}
 REPORT = {"stats_kimg": 0.004, "grid_kimg": 1, "snapshot_kimg": 0.008, "grid_prompts": 1, "grid_seeds": 1}

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.cli.main import command
-from gan_t2i.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training.session import Session
 

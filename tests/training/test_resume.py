@@ -16,8 +16,8 @@ import yaml
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session
-from gan_t2i.training.start import run_training
 
 AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5}
 PROJECTED = {"feature_resolution": 32, "channels": 16, "head_channels": 8, "text_head": {"width": 32, "layers": 1, "heads": 2}}

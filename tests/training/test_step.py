@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i import registry
-from gan_t2i.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.models.features import PACKAGE_SHA256
 from gan_t2i.ops.blur import blur
-from gan_t2i.training.draws import draw
-from gan_t2i.training.sampler import Batch
+from gan_t2i.training.noise import draw
 from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
 

@@ -10,7 +10,8 @@ import pytest
 
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.runs import RunFolder
-from gan_t2i.training import evaluate, loop
+from gan_t2i.training import loop
+from gan_t2i.training import periodic_eval as evaluate
 from gan_t2i.training.session import Session
 
 Start = Callable[..., tuple[RunFolder, int | None]]
@@ -154,7 +155,7 @@ def test_at_its_end_it_says_what_is_left_out(
     small_config: Callable[..., Any], signal_after: Callable[..., None], calls: Calls, tmp_path: Path
 ) -> None:
     from gan_t2i.training.config import TrainConfig
-    from gan_t2i.training.start import run_training
+    from gan_t2i.training.run import run_training
 
     told: list[str] = []
     signal_after(36)

@@ -17,16 +17,16 @@ from test_many_processes import arrays_of, smooth_networks
 
 import gan_t2i.training.session as session_module
 from gan_t2i.cli.main import command
+from gan_t2i.core.distributed import own_rows
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.data.batches.stream import StreamedDataset, open_stream
+from gan_t2i.data.batches.stream_sampler import StreamedBatch, StreamSampler
 from gan_t2i.data.packing import PackedDataset, pack
 from gan_t2i.data.readers import tars
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.streaming import StreamedDataset, open_stream
-from gan_t2i.distributed import own_rows
-from gan_t2i.errors import GanT2IError, UsageError
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.stream_sampler import StreamedBatch, StreamSampler
 
 SETTINGS = DataSettings(holdout_fraction=0.2)
 BUFFER = 16
@@ -133,7 +133,7 @@ def test_little_is_held_however_long_it_runs(stream: StreamedDataset, monkeypatc
         assert len(sampler.window(0, 0)) == BUFFER
         assert stream._shard.cache_info().currsize <= 1
     # and nothing is packed of the training pictures but the sample
-    monkeypatch.setattr("gan_t2i.data.streaming.SAMPLE", 5)
+    monkeypatch.setattr("gan_t2i.data.batches.stream.SAMPLE", 5)
     small = open_stream(stream._source.tree.local("0000.tar").parent, 16, DataSettings(holdout_fraction=0.21), progress=False)
     assert (len(small.sample.train), len(small.sample.heldout) <= 5) == (4, True)  # one of each tar, and one tar is empty
 

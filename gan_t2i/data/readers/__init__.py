@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import personal
 from gan_t2i.data.readers import hub
 from gan_t2i.data.readers.base import Reader, Reading, Source
@@ -21,7 +22,6 @@ from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
 from gan_t2i.data.readers.tree import FolderTree, Tree, ZipTree, files_below, is_unsafe
 from gan_t2i.data.records import BadItem, BadItems, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 # In the order of detection: what stands above may have among its files what stands below.
 READERS: tuple[Reader, ...] = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gan_t2i.core.errors import UsageError
 from gan_t2i.data.readers.tree import Refused, Tree
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, Record, Stored
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import UsageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 CAPTION_COLUMNS = ("text", "caption", "prompt", "title")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import (
     Reading,
     Source,
@@ -18,7 +19,6 @@ from gan_t2i.data.readers.base import (
 from gan_t2i.data.readers.tables import json_object
 from gan_t2i.data.readers.tree import FolderTree, Tree
 from gan_t2i.data.records import Record
-from gan_t2i.errors import GanT2IError
 
 STYLEGAN = "dataset.json"
 

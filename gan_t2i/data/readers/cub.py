@@ -7,10 +7,10 @@ import pickletools
 from collections.abc import Sequence
 from typing import Any, Never
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, refuse_column, shown, with_two_sides
 from gan_t2i.data.readers.tree import Refused, Tree
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
-from gan_t2i.errors import GanT2IError
 
 SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
 IMAGE_FOLDERS = ("CUB_200_2011/images", "images")

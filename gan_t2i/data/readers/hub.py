@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, captions_of_value, choose_column, with_two_sides
 from gan_t2i.data.readers.tree import MAX_MEMBER
 from gan_t2i.data.records import BadItems, Record, Stored
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.errors import GanT2IError, UsageError
 
 PREFIX = "hf:"
 _FETCHED = "hub"  # marks what came from there

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import (
     CAPTION_COLUMNS,
     IMAGE_SUFFIXES,
@@ -20,7 +21,6 @@ from gan_t2i.data.readers.base import (
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, Tree
 from gan_t2i.data.records import Record, Stored
-from gan_t2i.errors import GanT2IError
 
 # In this order; another column of bytes is taken where there is none of these.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")

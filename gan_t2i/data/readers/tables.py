@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import MAX_TABLE, Row
 from gan_t2i.data.readers.tree import Refused, Tree
 from gan_t2i.data.records import BadItems
-from gan_t2i.errors import GanT2IError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

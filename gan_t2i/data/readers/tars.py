@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gan_t2i.core.errors import UsageError
 from gan_t2i.data.readers.base import (
     CAPTION_COLUMNS,
     IMAGE_SUFFIXES,
@@ -28,7 +29,6 @@ from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import DuplicateKeyError, json_value
 from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, Refused, Tree, is_unsafe
 from gan_t2i.data.records import BadItems, Record, Stored
-from gan_t2i.errors import UsageError
 
 _LINK = "link in the archive"
 

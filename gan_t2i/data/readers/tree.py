@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import BadItems, Stored
-from gan_t2i.errors import GanT2IError
 
 OUTSIDE = "path outside the folder"
 MISSING = "missing image"

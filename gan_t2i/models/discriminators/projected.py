@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.models import features
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig

@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor, nn
 
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.models.attention_block import WordAttentionBlock
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, ResidualTrunk

@@ -11,16 +11,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gan_t2i.config import Count, StrictConfig
+from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.models.attention_block import SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
 from gan_t2i.models.generators.style import MapResolution, map_resolutions
 from gan_t2i.models.mapping import MappingNetwork
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.ops.adaptive_conv import AdaptiveConv
+from gan_t2i.ops.checkpointing import Block
 from gan_t2i.ops.layers import activate, channels_at
 from gan_t2i.ops.modulated_conv import ModulatedConv
-from gan_t2i.ops.recompute import Block
 from gan_t2i.ops.resample import upsample
 from gan_t2i.registry import register
 from gan_t2i.text.batch import TextBatch

@@ -9,16 +9,16 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from gan_t2i.config import Count, StrictConfig
-from gan_t2i.errors import UsageError
+from gan_t2i.core.config import Count, StrictConfig
+from gan_t2i.core.errors import UsageError
 from gan_t2i.models.attention_block import LocalStyleBlock, SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
-from gan_t2i.models.grounding import Placer
+from gan_t2i.models.layout import Placer
 from gan_t2i.models.mapping import MappingNetwork
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
+from gan_t2i.ops.checkpointing import Block
 from gan_t2i.ops.layers import activate, channels_at
 from gan_t2i.ops.modulated_conv import ModulatedConv
-from gan_t2i.ops.recompute import Block
 from gan_t2i.ops.resample import upsample
 from gan_t2i.registry import register
 from gan_t2i.text.batch import TextBatch

@@ -1,0 +1,1 @@
+"""What everything else stands on: strict configs, errors, files, devices, processes, images."""

@@ -1,0 +1,96 @@
+"""Where things are kept on disk, and how they are written: to a temporary name, flushed, then renamed."""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gan_t2i.core.stopping import tidied_on_sigterm
+
+FEW_FILES = 16
+"""So many are flushed one by one. For the thousands of a data set that takes minutes on a slow disk: then one flush of the whole system is
+quicker, though it waits for what other programs have written."""
+
+
+def cache_dir() -> Path:
+    """Root of everything that can be made again (packed pictures, embeddings, built-in data sets): ``$GAN_T2I_CACHE``, or ``gan_t2i``
+    in the user's cache folder."""
+    root = os.environ.get("GAN_T2I_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_t2i"
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes a private file; the finished one gets the permissions that the user's umask asks for.
+        temporary.chmod(0o666 & ~_umask())
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder beside `path`; on success its files are flushed and it is renamed to `path`, else removed,
+    by SIGTERM too.
+
+    Raises FileExistsError where `path` is there already with something in it, before anything is yielded.
+    """
+    if (path.is_dir() and any(path.iterdir())) or path.is_file():
+        raise FileExistsError(f"{path} already exists")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tidied_on_sigterm():
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            written = [*temporary.rglob("*"), temporary]
+            if len(written) > FEW_FILES:
+                os.sync()
+            else:
+                for each in written:
+                    _flush(each)
+            temporary.replace(path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what `atomic_file` left anywhere in `folder` where it was killed; nobody may be writing there."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """`text` as a file name: letters and digits of any script, joined by hyphens, at most `limit` characters of 3 bytes."""
+    name = re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:limit]
+    # File systems count bytes, 255 a name; rare scripts take 4 a letter.
+    return name.encode()[: 3 * limit].decode(errors="ignore").rstrip("-") or "untitled"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

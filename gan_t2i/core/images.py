@@ -1,0 +1,128 @@
+"""Between tensors, pictures and files, and sheets of pictures with their captions drawn in."""
+
+import contextlib
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from gan_t2i import __version__
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.files import atomic_file
+
+_GAP = 8  # pixels between the parts of a sheet
+_TEXT_SIZE = 13
+_LINE = 17
+_SQUARE = 8  # pixels of the checkerboard below transparent pictures
+GREY = 128  # of 255, below transparent pictures where a plain background is needed: black and white can both be seen on it
+# Fonts with Chinese, Japanese, Korean and more, as Linux, macOS and Windows name their files.
+_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Arial Unicode.ttf", "msyh.ttc")
+# IPTC's term for pictures made by a trained model, in the XMP field that picture tools read.
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] -> float32 in [-1, 1]; channels_last, which the convolutions are fastest with."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def over(images: Tensor, background: Tensor) -> Tensor:
+    """Pictures [N, 4, H, W] with premultiplied colours, all in [-1, 1], over a colour each, [N, 3] in [0, 1] -> [N, 3, H, W].
+
+    Pictures without alpha are returned as they are. Linear in the picture and unclamped: a generator whose alpha or colours leave their range
+    shows it, and gets a gradient back. Within the range it is exact.
+    """
+    if images.shape[1] == 3:
+        return images
+    return images[:, :3] + (1 - images[:, 3:]) * background[:, :, None, None].to(images.device)
+
+
+def opaque_uint8(images: Tensor) -> Tensor:
+    """uint8 pictures [N, 4, H, W] with premultiplied colours over grey, uint8 [N, 3, H, W]; those of 3 channels as they are."""
+    if images.shape[1] == 3:
+        return images
+    return images[:, :3] + ((255 - images[:, 3:]).float() * (GREY / 255)).round().to(torch.uint8)
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """An RGB picture as it is, an RGBA one over the same grey: for measures and networks that know no transparency."""
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (GREY, GREY, GREY)), picture).convert("RGB")
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """float [N, C, H, W] in [-1, 1], clamped -> RGB pictures, or from premultiplied colours and alpha RGBA ones."""
+    levels = (images.float().clamp(-1, 1) + 1) * 127.5  # [N, C, H, W], 0 to 255
+    if levels.shape[1] == 4:
+        alpha = levels[:, 3:].round()  # as it will be written, so that colour times alpha is what was drawn
+        colours = (levels[:, :3] * 255 / alpha.clamp(min=1)).clamp(max=255) * (alpha > 0)
+        levels = torch.cat([colours, alpha], dim=1)
+    pixels = levels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in pixels]
+
+
+def _font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which knows Latin letters; for other scripts the first installed one of a few that know many."""
+    if any(ord(letter) > 0x24F for letter in text):
+        for name in _WIDE_FONTS:
+            with contextlib.suppress(OSError):  # not installed; Pillow looks through the system's font folders
+                return ImageFont.truetype(name, _TEXT_SIZE)
+    return ImageFont.load_default(_TEXT_SIZE)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cell: int = 96, blocks: int = 2) -> Image.Image:
+    """One picture of all rows, each under its caption, laid out in `blocks` columns of rows.
+
+    Args:
+        rows: pictures of one caption each, RGB or RGBA; all rows of the same length.
+        captions: one a row.
+        cell: side of a picture in the sheet; small pictures are enlarged by a whole factor where one fits, pixels left visible.
+    """
+    side = rows[0][0].width
+    cell = max(side, cell // side * side)
+    width = len(rows[0]) * cell
+    font = _font_for("".join(captions))
+    wrapped = [textwrap.wrap(caption, max(8, width // 7))[:3] or [""] for caption in captions]
+    height = max(map(len, wrapped)) * _LINE + cell + _GAP
+    blocks = min(blocks, len(rows))
+    lines = -(-len(rows) // blocks)
+    result = Image.new("RGB", (blocks * (width + _GAP) + _GAP, lines * height + _GAP), "white")
+    draw = ImageDraw.Draw(result)
+    for index, (row, text) in enumerate(zip(rows, wrapped, strict=True)):
+        x = _GAP + (index % blocks) * (width + _GAP)
+        y = _GAP // 2 + (index // blocks) * height
+        draw.multiline_text((x, y), "\n".join(text), fill="black", font=font, spacing=_LINE - _TEXT_SIZE)
+        for column, picture in enumerate(row):
+            enlarged = picture.resize((cell, cell), Image.Resampling.NEAREST)
+            if picture.mode == "RGBA":
+                enlarged = Image.alpha_composite(_checkerboard(cell), enlarged)
+            result.paste(enlarged.convert("RGB"), (x + column * cell, y + height - cell - _GAP // 2))
+    return result
+
+
+def _checkerboard(side: int) -> Image.Image:
+    """What stands for transparency in editors of pictures: light and lighter squares."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    light = 255 - 51 * ((rows // _SQUARE + columns // _SQUARE) % 2)  # [side, side]
+    return Image.fromarray(light.to(torch.uint8).numpy()).convert("RGBA")
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG that says it was drawn by a model, and nothing of its prompt; raises `UsageError` where `path` cannot be written."""
+    info = PngInfo()
+    info.add_text("Software", f"gan_t2i {__version__}")
+    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    try:
+        with atomic_file(path) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=info)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

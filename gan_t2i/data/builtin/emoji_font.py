@@ -1,0 +1,292 @@
+"""The emoji of an installed colour font as a data set: one picture each, with its names in the languages asked for.
+
+Names come from the `emoji` library. Fonts are drawn by Pillow, which knows CBDT, sbix and COLR version 0. Sequences (a family, a heart on
+fire) need Pillow's raqm layout; without it only the emoji of a single code point are drawn.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import emoji
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont, features
+from tqdm import tqdm
+
+from gan_t2i.core.config import nearest
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.files import atomic_folder
+
+# Part of the name of cached copies: raise it when the same font and options give other pictures or captions.
+VERSION = 1
+SMALLEST, LARGEST = 16, 1024
+
+# Known colour fonts, the best-drawn first; any other file with "emoji" in its name is tried after them.
+_KNOWN_FONTS = ("notocoloremoji", "apple color emoji", "seguiemj", "twemoji", "openmoji-color", "joypixels", "emojione")
+_FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
+# Bitmap fonts load only at the sizes that they hold, and do not say which.
+_STRIKES = (160, 136, 128, 109, 96, 72, 64, 48, 40, 32, 20)
+_MARGIN = 0.04  # of the picture's side, on each side
+_PROBES = 64  # glyphs that tell how large this font draws
+_INK, _OTHER_INK = (255, 0, 255), (0, 255, 0)
+_VARIATION = "\N{VARIATION SELECTOR-16}"
+_NO_CHARACTER = "\U000ffffe"
+
+
+def make_emoji(
+    out: Path,
+    *,
+    font: Path | None = None,
+    size: int = 128,
+    background: str = "white",
+    languages: Sequence[str] = ("en",),
+    flags: bool = False,
+    skin_tones: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Draw every emoji that `font` (the first colour font installed unless told) holds into the folder `out`, with ``metadata.jsonl``.
+
+    Pictures are `size` x `size` pixels over `background`, a colour name of Pillow or "transparent". `languages` are codes such as
+    "en" and "zh", or "all". Flags of countries and regions, and skin tones, are drawn only on demand. Raises `UsageError` for a wrong
+    option or where `out` holds something, `GanT2IError` where no font can be used. Returns `out`.
+    """
+    if not SMALLEST <= size <= LARGEST:
+        raise UsageError(f"size = {size}: must be from {SMALLEST} to {LARGEST} pixels")
+    colour = _parse_background(background)
+    languages = _parse_languages(languages)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not empty; name a new folder, or remove it first")
+    opened = EmojiFont(font, size) if font is not None else EmojiFont(find_font(), size)
+    wanted = list(_wanted(flags=flags, skin_tones=skin_tones))
+    with atomic_folder(out) as folder, (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
+        (folder / "images").mkdir()
+        for text, glyph in _distinct(opened, tqdm(wanted, desc=opened.name, unit="emoji", disable=None if progress else True)):
+            texts = names(text, languages)
+            if not texts:
+                continue
+            codes = [f"{ord(character):04x}" for character in text]
+            name = f"images/{'-'.join(codes)}.png"
+            _placed(glyph, opened.cell, size, colour).save(folder / name, compress_level=4)
+            unicode = " ".join(f"U+{code.upper()}" for code in codes)
+            line = {"file_name": name, "text": texts, "emoji": text, "unicode": unicode, "font": opened.name}
+            metadata.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return out
+
+
+def joins_sequences() -> bool:
+    """Whether this Pillow can draw emoji of several code points; if not, only the single ones are made."""
+    return bool(features.check("raqm"))
+
+
+# Which emoji, and their names
+
+
+def _wanted(*, flags: bool, skin_tones: bool) -> Iterator[str]:
+    """The fully-qualified emoji, short ones first: a font that lacks a sequence may draw its first part, and then is a duplicate."""
+    qualified = (text for text, entry in emoji.EMOJI_DATA.items() if entry["status"] == emoji.STATUS["fully_qualified"])
+    for text in sorted(qualified, key=lambda text: (len(text), text)):
+        if (flags or not _is_flag(text)) and (skin_tones or not _has_skin_tone(text)):
+            yield text
+
+
+def _is_flag(text: str) -> bool:
+    """A country's or region's flag: regional indicators or tag characters."""
+    return any(0x1F1E6 <= ord(character) <= 0x1F1FF or 0xE0020 <= ord(character) <= 0xE007F for character in text)
+
+
+def _has_skin_tone(text: str) -> bool:
+    return any(0x1F3FB <= ord(character) <= 0x1F3FF for character in text)
+
+
+def names(text: str, languages: Sequence[str] = ("en",)) -> list[str]:
+    """The names of an emoji in these languages, English aliases included, none twice; empty where it has none."""
+    found: dict[str, str] = {}
+    emoji.config.load_language(list(languages))  # does nothing for what is loaded already
+    for language in languages:
+        entry = emoji.EMOJI_DATA[text]
+        raw = [entry[language]] if language in entry else []
+        if language == "en":
+            raw += entry.get("alias", [])
+        for name in raw:
+            cleaned = _cleaned(name, language)
+            if cleaned:
+                found.setdefault(cleaned.casefold(), cleaned)
+    return list(found.values())
+
+
+def _cleaned(name: str, language: str) -> str:
+    """ ":red_apple:" as "red apple". A hyphen before a digit is a minus, and outside English it is part of the spelling."""
+    words = name.strip(":").replace("_", " ")
+    if language == "en":
+        words = re.sub(r"(?<=\w)-(?=\w)", " ", words)
+    return " ".join(words.split())
+
+
+def _parse_languages(languages: Sequence[str]) -> list[str]:
+    known = list(emoji.LANGUAGES)
+    if "all" in languages:
+        return known
+    for language in languages:
+        if language not in known:
+            raise UsageError(f"unknown language {language!r} of emoji names; {nearest(language, [*known, 'all'])}")
+    if not languages:
+        raise UsageError("languages: name at least one")
+    return list(dict.fromkeys(languages))
+
+
+def _parse_background(background: str) -> tuple[int, ...] | None:
+    if background == "transparent":
+        return None
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise UsageError(f"background = {background!r}: must be a colour such as white, #ffeecc or transparent") from error
+
+
+# The font
+
+
+class EmojiFont:
+    """A colour font at the size that it draws best at. `cell` is the side in pixels of a square that its usual emoji fill."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Raises `UsageError` where there is no such file, and `GanT2IError` where Pillow draws no colour emoji from it."""
+        if not path.is_file():
+            raise UsageError(f"font {path} does not exist")
+        self._font = self._open(path, size)
+        self.name = str(self._font.getname()[0] or path.stem)
+        probes = [glyph for _, glyph in zip(range(_PROBES), self._singles(), strict=False)]
+        self.cell = max(max(glyph.size) for glyph in probes)
+
+    def _open(self, path: Path, size: int) -> ImageFont.FreeTypeFont:
+        layout = ImageFont.Layout.RAQM if joins_sequences() else ImageFont.Layout.BASIC
+        fault = ""
+        for pixels in (2 * size, *_STRIKES):  # an outline font takes the first, a bitmap font only one of the others
+            try:
+                self._font = ImageFont.truetype(str(path), pixels, layout_engine=layout)
+            except OSError as error:
+                fault = str(error)
+                continue
+            fault = ""
+            self._missing = self._ink(_NO_CHARACTER, _INK)
+            if next(self._singles(), None) is not None:
+                return self._font
+        if fault and "pixel size" not in fault:
+            raise GanT2IError(f"{path} is not a font that can be read ({fault})")
+        raise GanT2IError(f"{path} holds no colour emoji that can be drawn; formats that can: CBDT, sbix, COLR version 0")
+
+    def _singles(self) -> Iterator[Image.Image]:
+        for text in _wanted(flags=False, skin_tones=False):
+            if len(text.replace(_VARIATION, "")) == 1:
+                glyph = self.draw(text)
+                if glyph is not None:
+                    yield glyph
+
+    def draw(self, text: str) -> Image.Image | None:
+        """The emoji cut to its ink (mode RGBa: colours multiplied by coverage), or None where the font has no colour glyph for it."""
+        if self._font.layout_engine == ImageFont.Layout.BASIC:
+            text = text.replace(_VARIATION, "")
+            if len(text) > 1:
+                return None
+        # A sequence that the font does not join is drawn as its parts, side by side.
+        elif len(text) > 1 and self._font.getlength(text) > 1.5 * self._font.getlength(text[0]) > 0:
+            return None
+        glyph = self._ink(text, _INK)
+        if glyph is None or _same(glyph, self._missing):
+            return None
+        # What changes with the ink has no colour of its own.
+        other = self._ink(text, _OTHER_INK)
+        if other is None or other.size != glyph.size or not _shared_colour(glyph, other):
+            return None
+        return glyph if _same(glyph, other) else self._ink(text, (0, 0, 0))
+
+    def _ink(self, text: str, ink: tuple[int, int, int]) -> Image.Image | None:
+        """The pixels that `text` leaves on an empty canvas, cut to their box; None where it leaves none."""
+        left, top, right, bottom = (round(edge) for edge in self._font.getbbox(text))
+        spare = 8 + (right - left + bottom - top) // 4  # some glyphs reach beyond the box that they report
+        canvas = Image.new("RGBA", (right - left + 2 * spare, bottom - top + 2 * spare))
+        try:
+            ImageDraw.Draw(canvas).text((spare - left, spare - top), text, font=self._font, fill=ink, embedded_color=True)
+        except OSError:  # a damaged glyph, or a format that this FreeType was built without
+            return None
+        box = canvas.getchannel("A").getbbox()
+        if box is None:
+            return None
+        # Drawing blends into transparent black, which leaves the colours multiplied by their coverage.
+        canvas = canvas.crop(box)
+        return Image.frombytes("RGBa", canvas.size, canvas.tobytes())
+
+
+def _same(a: Image.Image, b: Image.Image | None) -> bool:
+    return b is not None and a.size == b.size and a.tobytes() == b.tobytes()
+
+
+def _shared_colour(a: Image.Image, b: Image.Image) -> bool:
+    """Whether some covered pixel is the same in both."""
+    bands = [ImageChops.difference(x, y) for x, y in zip(a.split()[:3], b.split()[:3], strict=True)]
+    changed = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2]).point([0] + [255] * 255)
+    return ImageChops.subtract(a.getchannel("a").point([0] * 128 + [255] * 128), changed).getbbox() is not None
+
+
+def _distinct(font: EmojiFont, texts: Iterable[str]) -> Iterator[tuple[str, Image.Image]]:
+    """The emoji that the font holds, of several that look the same the first."""
+    seen: set[bytes] = set()
+    for text in texts:
+        glyph = font.draw(text)
+        if glyph is None:
+            continue
+        digest = hashlib.sha256(repr(glyph.size).encode() + glyph.tobytes()).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield text, glyph
+
+
+def _placed(glyph: Image.Image, cell: int, size: int, background: tuple[int, ...] | None) -> Image.Image:
+    """The glyph in the middle of a picture; all share one scale, so that a small square stays small, unless one is larger than `cell`."""
+    room = size - 2 * max(1, round(_MARGIN * size))
+    scale = room / max(cell, *glyph.size)
+    width, height = (max(1, round(side * scale)) for side in glyph.size)
+    scaled = glyph.resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
+    picture = Image.new("RGBA", (size, size), (*background, 255) if background else (0, 0, 0, 0))
+    picture.alpha_composite(scaled, ((size - width) // 2, (size - height) // 2))
+    return picture.convert("RGB") if background else picture
+
+
+def find_font() -> Path:
+    """The first installed font that draws colour emoji; raises `GanT2IError` where there is none."""
+    for path in _candidates():
+        try:
+            EmojiFont(path, SMALLEST)
+        except GanT2IError:
+            continue
+        return path
+    raise GanT2IError(
+        "no colour emoji font is installed; the package fonts-noto-color-emoji (Debian, Ubuntu) holds one, and --font FILE takes any"
+    )
+
+
+def _candidates() -> list[Path]:
+    """Font files that by their names may hold colour emoji: the known ones first, the user's before the system's."""
+    ranked = []
+    for order, folder in enumerate(_font_folders()):
+        for root, _, files in os.walk(folder):
+            for file in files:
+                stem, suffix = os.path.splitext(file.lower())
+                rank = next((rank for rank, known in enumerate(_KNOWN_FONTS) if stem.startswith(known)), len(_KNOWN_FONTS))
+                if suffix in _FONT_SUFFIXES and (rank < len(_KNOWN_FONTS) or "emoji" in stem):
+                    ranked.append((rank, order, Path(root) / file))
+    return [path for _, _, path in sorted(ranked)]
+
+
+def _font_folders() -> list[Path]:
+    """The usual places of Linux, macOS and Windows."""
+    home = Path.home()
+    data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
+    system = [Path(folder) for folder in (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(os.pathsep) if folder]
+    windows = [
+        Path(os.environ[key]) / tail for key, tail in (("LOCALAPPDATA", "Microsoft/Windows/Fonts"), ("WINDIR", "Fonts")) if key in os.environ
+    ]
+    mac = [home / "Library/Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
+    return [home / ".fonts", data / "fonts", *(folder / "fonts" for folder in system), *mac, *windows]

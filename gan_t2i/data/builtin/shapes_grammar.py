@@ -1,0 +1,237 @@
+"""What a picture of shapes holds, and the words for it: vocabulary, scenes, captions, and which combinations are held out.
+
+A `Scene` is the truth about a picture. Captions are made from it and never parsed back; a grader compares pictures with scenes.
+Lengths are fractions of the picture's side and y grows downwards.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Task = Literal["single", "position", "two", "relation", "count"]
+Split = Literal["train", "heldout"]
+Colour = tuple[int, int, int]
+
+INVERSE = {"to the left of": "to the right of", "to the right of": "to the left of", "above": "below", "below": "above"}
+
+# The held-out combinations follow from this word alone, so that every seed, size and count holds out the same ones. It was chosen to
+# spread the eight held-out (shape, colour) pairs over eight colours and six shapes, and to hold out seven each of two, three and four.
+_HELDOUT_SALT = "shapes-2169"
+_HELDOUT_SHARE = 0.07
+
+_SIZE_WORDS = {"": [""], "small": ["small", "little"], "large": ["large", "big"]}
+_RELATION_WORDS = {
+    "to the left of": ["to the left of", "left of"],
+    "to the right of": ["to the right of", "right of"],
+    "above": ["above", "over"],
+    "below": ["below", "under"],
+}
+_PLACE_WORDS = {
+    "on the left": ["on the left side"],
+    "on the right": ["on the right side"],
+    "in the center": ["in the middle"],
+    "in the top left corner": ["in the upper left corner"],
+    "in the top right corner": ["in the upper right corner"],
+    "in the bottom left corner": ["in the lower left corner"],
+    "in the bottom right corner": ["in the lower right corner"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The words of the data set and what they mean: colours as RGB, sizes as half extents, positions as (x, y)."""
+
+    shapes: tuple[str, ...]
+    plurals: dict[str, str]
+    colours: dict[str, Colour]
+    backgrounds: dict[str, Colour]
+    never_on: dict[str, tuple[str, ...]]
+    sizes: dict[str, float]
+    positions: dict[str, tuple[float, float]]
+    relations: tuple[str, ...]
+    counts: dict[str, int]
+
+
+@functools.cache
+def vocabulary() -> Vocabulary:
+    """The vocabulary of ``shapes.json``, which stands beside this module."""
+    values = json.loads(importlib.resources.files("gan_t2i.data.builtin").joinpath("shapes.json").read_text(encoding="utf-8"))
+    return Vocabulary(
+        shapes=tuple(values["shapes"]),
+        plurals=values["plurals"],
+        colours={name: tuple(rgb) for name, rgb in values["colours"].items()},
+        backgrounds={name: tuple(rgb) for name, rgb in values["backgrounds"].items()},
+        never_on={name: tuple(colours) for name, colours in values["never_on"].items()},
+        sizes=values["sizes"],
+        positions={name: tuple(place) for name, place in values["positions"].items()},
+        relations=tuple(values["relations"]),
+        counts=values["counts"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One shape of a scene. `size` and `position` are the words that the caption states ("" and None where it states none);
+    (x, y) is the centre and r the half extent of what is drawn."""
+
+    shape: str
+    colour: str
+    size: str
+    position: str | None
+    x: float
+    y: float
+    r: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A picture: its background, its objects, and for the task "relation" how the first object stands to the second."""
+
+    task: Task
+    background: str
+    objects: tuple[Thing, ...]
+    relation: str | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.objects)
+
+    def to_json(self) -> dict[str, Any]:
+        """The scene as the plain values that stand in a metadata line."""
+        return {
+            "task": self.task,
+            "background": self.background,
+            "objects": [dataclasses.asdict(thing) for thing in self.objects],
+            "relation": self.relation,
+            "count": self.count,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Scene":
+        """The scene that `to_json` gave."""
+        objects = tuple(Thing(**thing) for thing in values["objects"])
+        return cls(task=values["task"], background=values["background"], objects=objects, relation=values["relation"])
+
+
+def composition(scene: Scene) -> tuple[str, ...]:
+    """What the scene combines, in one order: "B right of A" is "A left of B", and "A and B" is "B and A".
+
+    One object without a place, and a count of one, are both ("single", shape, colour).
+    """
+    pairs = [f"{thing.colour} {thing.shape}" for thing in scene.objects]
+    if scene.task == "position":
+        return ("position", pairs[0], str(scene.objects[0].position))
+    if scene.task == "two":
+        return ("two", *sorted(pairs))
+    if scene.task == "relation":
+        assert scene.relation is not None
+        if scene.relation in ("to the right of", "below"):
+            return ("relation", pairs[1], INVERSE[scene.relation], pairs[0])
+        return ("relation", pairs[0], scene.relation, pairs[1])
+    if scene.count > 1:
+        return ("count", pairs[0], str(scene.count))
+    return ("single", pairs[0])
+
+
+def split_of(scene: Scene) -> Split:
+    """The side that the scene's composition is on, whatever the seed. A (shape, colour) held out as a single object is held out at
+    every place too."""
+    combined = composition(scene)
+    out = _is_held_out(combined) or (combined[0] == "position" and _is_held_out(("single", combined[1])))
+    return "heldout" if out else "train"
+
+
+@functools.lru_cache(maxsize=100_000)
+def _is_held_out(combined: tuple[str, ...]) -> bool:
+    digest = hashlib.sha256("|".join((_HELDOUT_SALT, *combined)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < _HELDOUT_SHARE * 2**64
+
+
+def captions(scene: Scene) -> list[str]:
+    """Every wording that the grammar has for the scene, the plain one ("... on a white background") first, none twice."""
+    result = []
+    for subject in _subjects(scene):
+        result += _with_background(subject, scene.background)
+    if scene.task == "position":
+        thing = scene.objects[0]
+        for size in _SIZE_WORDS[thing.size]:
+            for place in _places(thing):
+                result.append(f"{_noun(thing, size)} {place} of a {scene.background} background")
+                result.append(f"{place}, {_noun(thing, size)} on {scene.background}")
+    return list(dict.fromkeys(result))
+
+
+@functools.cache
+def known_words() -> frozenset[str]:
+    """Every word that a caption can hold, in small letters."""
+    words = vocabulary()
+    colours = list(words.colours)
+
+    def thing(shape: str, colour: str = colours[0], size: str = "", position: str | None = None) -> Thing:
+        return Thing(shape, colour, size, position, 0.5, 0.5, 0.2)
+
+    first = thing(words.shapes[0])
+    scenes = [Scene("single", background, (first,)) for background in words.backgrounds]
+    scenes += [Scene("single", scenes[0].background, (thing(shape, colour),)) for shape in words.shapes for colour in colours]
+    scenes += [Scene("single", scenes[0].background, (thing(words.shapes[0], size=size),)) for size in words.sizes]
+    scenes += [Scene("position", scenes[0].background, (thing(words.shapes[0], position=place),)) for place in words.positions]
+    scenes += [Scene("count", scenes[0].background, (thing(shape),) * n) for shape in words.shapes for n in words.counts.values()]
+    scenes += [Scene("relation", scenes[0].background, (first, first), relation) for relation in words.relations]
+    scenes.append(Scene("two", scenes[0].background, (first, first)))
+    return frozenset(word for scene in scenes for caption in captions(scene) for word in split_words(caption))
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that no caption holds, in small letters."""
+    return [word for word in split_words(prompt) if word not in known_words()]
+
+
+def split_words(caption: str) -> list[str]:
+    """The words of a caption in small letters, without punctuation."""
+    return re.findall(r"\w+", caption.lower())
+
+
+def _subjects(scene: Scene) -> list[str]:
+    """The wordings of everything but the background, the plain one first."""
+    first = scene.objects[0]
+    if scene.task == "single":
+        return [_noun(first, size) for size in _SIZE_WORDS[first.size]]
+    if scene.task == "position":
+        return [f"{_noun(first, size)} {place}" for size in _SIZE_WORDS[first.size] for place in _places(first)]
+    if scene.task == "count":
+        return _counted(first, scene.count)
+    a, b = (_noun(thing) for thing in scene.objects)
+    if scene.task == "two":
+        return [f"{a} and {b}", f"{b} and {a}"]
+    assert scene.relation is not None
+    forwards = [f"{a} {words} {b}" for words in _RELATION_WORDS[scene.relation]]
+    return forwards + [f"{b} {words} {a}" for words in _RELATION_WORDS[INVERSE[scene.relation]]]
+
+
+def _with_background(subject: str, background: str) -> list[str]:
+    full = f"on a {background} background"
+    return [f"{subject} {full}", f"{subject} on {background}", f"{full}, {subject}", f"{subject}, {background} background"]
+
+
+def _noun(thing: Thing, size: str = "") -> str:
+    words = " ".join(word for word in (size, thing.colour, thing.shape) if word)
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _places(thing: Thing) -> list[str]:
+    assert thing.position is not None
+    return [thing.position, *_PLACE_WORDS.get(thing.position, [])]
+
+
+def _counted(thing: Thing, count: int) -> list[str]:
+    word = next(word for word, number in vocabulary().counts.items() if number == count)
+    if count == 1:
+        numbers, noun = [word, "1", "a single"], thing.shape
+    else:
+        numbers, noun = [word, str(count)], vocabulary().plurals.get(thing.shape, thing.shape + "s")
+    return [f"{number} {thing.colour} {noun}" for number in numbers]

@@ -1,0 +1,171 @@
+"""``gan-t2i data inspect``: everything about a data set that is worth knowing before it is trained on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data.inspect.captions import FIRST, CaptionStats, describe_captions
+from gan_t2i.data.inspect.pictures import EMPTY_SPREAD, TINY, Groups, Named, PictureStats, describe_pictures
+from gan_t2i.data.packing import PackedDataset, is_packed
+from gan_t2i.data.personal import KINDS
+from gan_t2i.data.readers import read
+from gan_t2i.data.records import BadItem, BadItems, DataReport, Record
+from gan_t2i.data.settings import DataSettings
+
+_EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A data set's report; `str` gives the lines to show."""
+
+    source: str
+    report: DataReport
+    faults: dict[str, list[tuple[str, str]]]  # kind -> (where, why) of the first five
+    captions: CaptionStats
+    pictures: PictureStats
+    examples: list[Record]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON: `DataReport`'s fields, without its first_bad, and
+
+        source: str. bad: {kind: count}. first_bad: {kind: [{where, why}], at most five}; `where` is file:line or a file.
+        text: the fields of `CaptionStats`, first_personal as [{where, kinds}]. pictures: those of `PictureStats`.
+        examples: [{where, captions: [str]}].
+        """
+        text = asdict(self.captions)
+        text["first_personal"] = [{"where": where, "kinds": kinds} for where, kinds in self.captions.first_personal]
+        return {
+            "source": self.source,
+            **asdict(self.report),
+            "first_bad": {kind: [{"where": where, "why": why} for where, why in items] for kind, items in self.faults.items()},
+            "text": text,
+            "pictures": asdict(self.pictures),
+            "examples": [{"where": record.where, "captions": list(record.captions)} for record in self.examples],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(f"{title}: {first}" + "".join(f"\n  {line}" for line in rest) for title, first, rest in self.sections())
+
+    def sections(self) -> list[tuple[str, str, list[str]]]:
+        """(title, what stands beside it, further lines) of each part, for text and for the page."""
+        summary, *more = str(DataReport(**{**vars(self.report), "first_bad": ()})).splitlines()
+        result = [("data", summary, more)]
+        for kind, items in self.faults.items():
+            result.append((kind, f"{self.report.bad[kind]:,}" if kind in self.report.bad else "the first ones", _lines(items)))
+        return result + _picture_sections(self.pictures) + _caption_sections(self.captions)
+
+
+def inspect(
+    source: Any,
+    settings: DataSettings,
+    count_tokens: Callable[[Sequence[str]], list[int]],
+    window: int,
+    counted_by: str,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+) -> Inspection:
+    """Read `source`, anything that can be packed or a packed folder, and look at all its captions and pictures.
+
+    Args:
+        source, settings: as for `packing.pack`.
+        count_tokens, window, counted_by: how long captions are for the text encoder, as `text.window.Window` says.
+        limit: look at only so many pictures, spread over the data; None takes all.
+
+    Errors as for `readers.read`, and `GanT2IError` where no picture can be decoded.
+    """
+    if isinstance(source, Path) and is_packed(source):
+        dataset = PackedDataset.open(source)
+        report, records = dataset.report, dataset.records()
+        faults = {"left out when packed": list(report.first_bad)} if report.first_bad else {}
+        pictures, usable = describe_pictures(_spread_over(records, limit), settings, BadItems(), progress=progress, workers=workers)
+        left = records
+    else:
+        reading = read(source, settings)
+        bad = BadItems(settings.on_bad)
+        chosen = _spread_over(reading.records, limit)
+        pictures, usable = describe_pictures(chosen, settings, bad, progress=progress, workers=workers)
+        good = set(map(id, usable)) | ({*map(id, reading.records)} - {*map(id, chosen)})
+        left = [record for record in reading.records if id(record) in good]
+        items = [*reading.bad, *bad.items]
+        report, faults = DataReport.of(left, items, reading.notes), first_of_each_kind(items)
+    if pictures is None:
+        where, why = next(iter(faults.values()), [("", "no picture")])[0]
+        raise GanT2IError(f"no usable pair in {source}: no picture can be read (first fault: {where}: {why})")
+    captions = describe_captions(left, count_tokens, window, counted_by)
+    return Inspection(str(source), report, faults, captions, pictures, _spread_over(usable, _EXAMPLES))
+
+
+def first_of_each_kind(items: Iterable[BadItem]) -> dict[str, list[tuple[str, str]]]:
+    """kind -> (where, why) of its first five items."""
+    result: dict[str, list[tuple[str, str]]] = {}
+    for item in items:
+        named = result.setdefault(item.kind, [])
+        if len(named) < FIRST:
+            named.append((item.where, item.why))
+    return result
+
+
+def _spread_over(records: Sequence[Record], limit: int | None) -> list[Record]:
+    """At most `limit` of the records, from the first to the last."""
+    if limit is None or len(records) <= limit:
+        return list(records)
+    return [records[index * (len(records) - 1) // max(1, limit - 1)] for index in range(limit)]
+
+
+def _lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{first}: {second}" for first, second in pairs]
+
+
+def _picture_sections(stats: PictureStats) -> list[tuple[str, str, list[str]]]:
+    side = stats.smallest_side
+    sizes = ", ".join(
+        f"{name} {values['least']} to {values['most']} (median {values['median']})"
+        for name, values in (("width", stats.width), ("height", stats.height))
+    )
+    return [
+        ("sizes", f"{sizes} pixels; 95 in 100 have no side below {side['p5']}, in {stats.looked_at:,} pictures", []),
+        _group_section("exact duplicates", "the same file", stats.exact_duplicates),
+        _group_section("near duplicates", "nearly the same picture", stats.near_duplicates),
+        _named_section("near-empty pictures", f"all of one colour, to {EMPTY_SPREAD} of 255", stats.near_empty),
+        _named_section("tiny pictures", f"a side below {TINY} pixels", stats.tiny),
+    ]
+
+
+def _group_section(title: str, meaning: str, groups: Groups) -> tuple[str, str, list[str]]:
+    lines = ["; ".join(group) for group in groups.first]
+    return title, f"{groups.surplus:,} could go, in {groups.groups:,} groups ({meaning})" if groups.groups else "none", lines
+
+
+def _named_section(title: str, meaning: str, named: Named) -> tuple[str, str, list[str]]:
+    return title, f"{named.count:,} ({meaning})" if named.count else "none", named.first
+
+
+def _caption_sections(stats: CaptionStats) -> list[tuple[str, str, list[str]]]:
+    each, tokens = stats.per_picture, stats.tokens
+    personal = ", ".join(f"{stats.personal[kind]:,} {kind}" for kind in KINDS if kind in stats.personal)
+    flips = ", ".join(f"{word} {count:,}" for word, count in stats.directions.items())
+    return [
+        ("captions", f"{stats.distinct:,} different ones; {each['least']} to {each['most']} a picture (mean {each['mean']})", []),
+        (
+            "caption lengths",
+            f"median {tokens['median']}, longest {tokens['longest']} tokens; {stats.cut:,} of {stats.distinct:,} would be cut at the encoder's "
+            f"window of {stats.window}",
+            [f"counted by {stats.counted_by}"],
+        ),
+        ("most frequent words", ", ".join(f"{word} {count:,}" for word, count in stats.words.items()), []),
+        (
+            "words that flips would falsify",
+            f"{flips}; in {stats.direction_share:.1%} of the captions (training never flips)" if flips else "none",
+            [],
+        ),
+        (
+            "personal data in captions",
+            f"{personal}; `gan-t2i data pack --redact` takes it out" if personal else "none found",
+            _lines(stats.first_personal),
+        ),
+    ]

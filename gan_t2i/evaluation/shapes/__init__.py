@@ -1,0 +1,1 @@
+"""The benchmark of shapes: fixed prompts, an exact grader, and the suite."""

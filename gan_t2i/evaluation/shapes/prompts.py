@@ -1,0 +1,101 @@
+"""The benchmark's prompts: for each of six tasks a fixed list of captions with the scenes that they describe, none of them in training.
+
+The lists stand in ``prompts.json``, so that every model answers the same ones. They were made by `make_prompts`; after a change of
+the grammar, write the file anew with
+
+    python -c "from gan_t2i.evaluation.shapes.prompts import *; PATH.write_text(to_text(make_prompts()), encoding='utf-8')"
+
+The tasks are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), on shapes.
+"""
+
+import functools
+import json
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from gan_t2i.data.builtin.shapes import Scene, captions, sample_scene
+from gan_t2i.data.builtin.shapes_grammar import Task
+
+SuiteTask = Literal["single", "colours", "position", "two", "relations", "counting"]
+SUITE_TASKS: tuple[SuiteTask, ...] = get_args(SuiteTask)
+PATH = Path(__file__).with_name("prompts.json")
+PER_TASK = 100
+
+# Which scenes a task shows. The held-out single objects have eight of the twelve colours; those with a place have all.
+_SCENES: dict[SuiteTask, tuple[Task, ...]] = {
+    "single": ("single",),
+    "colours": ("single", "position"),
+    "position": ("position",),
+    "two": ("two",),
+    "relations": ("relation",),
+    "counting": ("count",),
+}
+_CANDIDATES = 800  # scenes drawn for each kind, of which the lists take what balances them
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, and the scene that it describes; the caption is never parsed."""
+
+    caption: str
+    scene: Scene
+
+
+Prompts = dict[SuiteTask, list[Prompt]]
+
+
+@functools.cache
+def load_prompts() -> Prompts:
+    """The fixed lists, task by task."""
+    values = json.loads(PATH.read_text(encoding="utf-8"))
+    return {task: [Prompt(entry["caption"], Scene.from_json(entry["scene"])) for entry in values[task]] for task in SUITE_TASKS}
+
+
+def make_prompts(seed: int = 0) -> Prompts:
+    """Draw the lists: held-out scenes in plain wording, no caption twice in a task, and what the task asks about as even as they allow.
+
+    Any first part of a list is as even as the whole.
+    """
+    result: Prompts = {}
+    for task in SUITE_TASKS:
+        rng = random.Random(f"shapes prompts {seed} {task}")
+        scenes = [sample_scene(rng, split="heldout", task=kind) for _ in range(_CANDIDATES) for kind in _SCENES[task]]
+        distinct = {captions(scene)[0]: scene for scene in scenes}
+        groups: defaultdict[tuple[str, ...], list[Prompt]] = defaultdict(list)
+        for caption, scene in distinct.items():
+            groups[_asked(task, scene)].append(Prompt(caption, scene))
+        result[task] = _in_turn([groups[key] for key in sorted(groups)])[:PER_TASK]
+        assert len(result[task]) == PER_TASK, task
+    return result
+
+
+def _asked(task: SuiteTask, scene: Scene) -> tuple[str, ...]:
+    """What the task asks about, which its list holds equally often."""
+    thing = scene.objects[0]
+    if task == "single":
+        return (thing.shape, thing.size)
+    if task == "colours":
+        return (thing.colour, scene.background)
+    if task == "position":
+        return (str(thing.position),)
+    if task == "relations":
+        return (str(scene.relation),)
+    return (str(scene.count),)
+
+
+def _in_turn(groups: list[list[Prompt]]) -> list[Prompt]:
+    """One of each group, then a second one of each, and so on."""
+    longest = max(map(len, groups))
+    return [group[index] for index in range(longest) for group in groups if index < len(group)]
+
+
+def to_text(prompts: Prompts) -> str:
+    """The file's text: JSON with one prompt a line."""
+    tasks = []
+    for task, entries in prompts.items():
+        lines = [json.dumps({"caption": entry.caption, "scene": entry.scene.to_json()}) for entry in entries]
+        tasks.append(f"{json.dumps(task)}: [\n" + ",\n".join(lines) + "\n]")
+    return "{\n" + ",\n".join(tasks) + "\n}\n"

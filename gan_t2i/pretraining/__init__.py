@@ -1,0 +1,1 @@
+"""Networks that are pretrained on real pairs before a run, and cached for every run of the same data."""

@@ -1,0 +1,43 @@
+"""The benchmark of shapes on the averaged G, at chosen nimg. Its results are written down, and nothing in training reads them."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from gan_t2i.core.phases import phase
+from gan_t2i.core.stopping import Abandoned, StopRequest
+from gan_t2i.evaluation.shapes.suite import run_suite, write_result
+from gan_t2i.runs import RunFolder
+from gan_t2i.sampling.draw import draw
+from gan_t2i.training.report import Report
+from gan_t2i.training.schedule import crosses
+from gan_t2i.training.session import Session
+
+
+def is_due(session: Session, nimg: int, total: int) -> bool:
+    """Whether the step that ended at `nimg` is followed by an evaluation."""
+    config = session.config
+    return config.evaluate.suite != "none" and (nimg >= total or crosses(nimg, config.batch, config.evaluate.kimg))
+
+
+@phase("logging")
+def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
+    """Do what ``gan-t2i evaluate`` does with the snapshot of this nimg: the same figures, into the same files and the same scalars.
+
+    Asked to stop meanwhile, it leaves nothing.
+    """
+    networks, config = session.networks, session.config.evaluate
+
+    def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return draw(networks.G_ema, session.encoder, prompts, seeds)
+
+    try:
+        with stop.at_once():
+            result = run_suite(generate, seeds=config.seeds, limit=config.limit, progress=False)
+    except Abandoned:
+        return
+    snapshot = folder.snapshot(nimg)
+    head = {"snapshot": str(snapshot) if snapshot.is_file() else None, "nimg": nimg, "resolution": session.config.resolution}
+    write_result(result, head, folder, nimg)
+    report.scalars(result.scalars(), nimg)
+    report.pause(nimg)

@@ -1,0 +1,58 @@
+import os
+
+import pytest
+import torch
+
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.runtime import autocast, full_precision, generator_for, has_fast_bf16, pick_device, set_gpu_arithmetic
+
+CPU = torch.device("cpu")
+
+
+def draw(*key):
+    return torch.rand(4, generator=generator_for(*key))
+
+
+def test_draws_depend_on_the_whole_key_and_nothing_else():
+    torch.manual_seed(0)
+    first = draw(0, 0, 16, "z")
+    torch.manual_seed(1)
+    assert torch.equal(draw(0, 0, 16, "z"), first)
+    others = [draw(*key) for key in ((1, 0, 16, "z"), (0, 1, 16, "z"), (0, 0, 17, "z"), (0, 0, 16, "y"), (0, 0, 1, "6/z"), (-1, 0, 16, "z"))]
+    assert len({tuple(values.tolist()) for values in [first, *others]}) == 7
+
+
+def test_draws_are_the_same_on_every_machine():
+    # A change here changes every picture that a seed has drawn.
+    assert generator_for(0, "z").initial_seed() == 1980738991719951047
+
+
+def test_a_device_that_is_not_here_is_refused_in_one_sentence():
+    assert pick_device("cpu") == CPU
+    assert pick_device().type in ("cpu", "cuda", "mps")
+    for name in ("cuda:99", "tpu!", "xla"):
+        with pytest.raises(UsageError) as error:
+            pick_device(name)
+        assert str(error.value).startswith(f"device {name!r} cannot be used here")
+        assert "\n" not in str(error.value)
+
+
+def test_a_gpu_computes_exactly_only_where_it_is_asked_to(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for asked in (True, False):
+        set_gpu_arithmetic(fixed_order=asked, exact_convolutions=asked)
+        assert torch.are_deterministic_algorithms_enabled() is asked
+        assert torch.backends.cudnn.conv.fp32_precision == ("ieee" if asked else "tf32")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # read once, and so left
+
+
+def test_precision_is_what_was_asked_for_and_can_be_switched_off_inside():
+    x = torch.ones(2, 2)
+    with autocast(CPU, "bf16"):
+        assert (x @ x).dtype == torch.bfloat16
+        with full_precision(CPU):
+            assert (x @ x).dtype == torch.float32
+    with autocast(CPU, "float32"):
+        assert (x @ x).dtype == torch.float32
+    with autocast(CPU, "auto"):
+        assert (x @ x).dtype == (torch.bfloat16 if has_fast_bf16(CPU) else torch.float32)

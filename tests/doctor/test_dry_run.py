@@ -1,0 +1,66 @@
+"""Measuring a config on a few pictures: with whatever they are, and without a trace."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data.readers import read
+from gan_t2i.doctor import dry_run as estimate
+from gan_t2i.doctor.dry_run import lesson_lines, pace_on
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.session import prepare
+
+
+def test_pictures_with_one_caption_can_be_measured(
+    small_config: Callable[..., dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("gan_t2i.text.cache.cache_key")  # for that the encoder's library would be loaded, which takes longer than the steps
+    records = [replace(record, captions=("the same",), split=None) for record in read(pictures).records[:3]]
+    before = os.environ["GAN_T2I_CACHE"]
+    found = pace_on(TrainConfig.parse(small_config(kimg=6)), records)
+    assert os.environ["GAN_T2I_CACHE"] == before
+    assert found.batch == 4
+    assert found.steps == 4  # one interval of the penalty
+    assert found.minutes == pytest.approx(100 / found.rate)
+    assert f"{found.rate:.0f} img/s" in str(found)
+
+
+def test_lessons_count_for_a_dry_run_by_the_pictures_that_they_show(
+    small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = small_config()["generator"]
+    placed = {**generator, "params": {**generator["params"], "local_styles": True, "placer": True}}
+    lessons = {"grounding": {"finder_kimg": 60, "kimg": 30, "batch": 8}, "captioner": {"weight": 1, "kimg": 120, "batch": 4}}
+    session = prepare(TrainConfig.parse(small_config(generator=placed, **lessons)), lambda message: None, measured=True)
+    shown = []
+
+    def placer(*arguments: Any) -> None:
+        settings = arguments[1].grounding
+        shown.append(("placer", settings.finder_kimg * 1000, settings.kimg * 1000))
+
+    monkeypatch.setattr("gan_t2i.pretraining.layout.teach", placer)
+    monkeypatch.setattr("gan_t2i.pretraining.captioner.teach", lambda *arguments: shown.append(("captioner", arguments[1].kimg * 1000)))
+    seconds = iter([0, 3, 10, 23, 30, 31, 40, 43])  # ten for 64 pictures, and two for 32
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(seconds))
+    assert lesson_lines(session) == [
+        "lesson before it, once for these data: placer, 156.2 minutes",
+        "lesson before it, once for these data: captioner, 125.0 minutes",
+    ]
+    assert shown == [*[("placer", 16, 8)] * 2, ("placer", 80, 40), *[("captioner", 8)] * 2, ("captioner", 40)]
+
+
+def test_what_does_not_fit_into_memory_is_one_sentence(
+    small_config: Callable[..., dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(session: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(estimate, "measure_pace", full)
+    with pytest.raises(GanT2IError, match="4 pictures at once do not fit into memory: raise accumulation"):
+        pace_on(TrainConfig.parse(small_config()), read(pictures).records[:2])

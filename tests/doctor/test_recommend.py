@@ -1,0 +1,169 @@
+"""The recommended config: rules, reasons, and that training takes it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gan_t2i.core.config import read_yaml
+from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Machine, Preset, recommend
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.step import check_networks
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CPU = Machine("cpu", 16, has_encoder=True, has_features=False)
+FEATURES = replace(CPU, has_features=True)
+GPU = Machine("cuda", 24, has_encoder=True, has_features=False)
+FACTS = Facts(
+    data={"source": "pictures"},
+    pictures=5000,
+    captions=4000,
+    smallest_side=100,
+    has_split=False,
+    direction_share=0,
+    colour_share=0,
+    p95_tokens=20,
+)
+
+
+@pytest.mark.parametrize("preset", [*ON_CPU, FEW_ON_CPU, *ON_GPU], ids=lambda preset: preset.name)
+def test_presets_are_the_shipped_configs(preset: Preset) -> None:
+    shipped = TrainConfig.parse(read_yaml(CONFIGS / f"{preset.name}.yaml"))
+    ours = TrainConfig.parse(preset.networks)
+    assert (ours.generator, ours.discriminator) == (shipped.generator, shipped.discriminator)
+    assert (preset.resolution, preset.batch) == (shipped.resolution, shipped.batch)
+    if preset is not FEW_ON_CPU:  # what else that one has hangs on the duration, see below
+        assert (ours.optimizer, ours.penalty) == (shipped.optimizer, shipped.penalty)
+
+
+def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
+    shipped = TrainConfig.parse(read_yaml(CONFIGS / "emoji64.yaml"))
+    found = recommend(FACTS, FEATURES, rate=shipped.kimg * 1000 / 3600)
+    ours = found.config()
+    assert found.preset is FEW_ON_CPU
+    assert ours.kimg == shipped.kimg
+    for name in ("generator", "discriminator", "loss", "captioner", "penalty", "optimizer", "augment", "blur", "batch"):
+        assert getattr(ours, name) == getattr(shipped, name), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine"),
+    [
+        ({"pictures": 10_000}, "cpu"),
+        ({"captions": 1}, "cpu"),
+        ({"smallest_side": 40}, "cpu"),
+        ({}, "cuda"),
+    ],
+)
+def test_pretrained_features_are_recommended_only_where_they_were_tried(changes: dict, machine: str) -> None:
+    found = recommend(replace(FACTS, **changes), replace(FEATURES, kind=machine))
+    assert found.config().discriminator.name == "resnet"
+    assert "projected" not in found.to_yaml()
+
+
+def test_where_the_features_are_missing_the_command_is_named_that_gets_them() -> None:
+    text = recommend(FACTS, CPU).to_yaml()
+    assert "name: resnet" in text
+    assert 'pip install "gan-t2i[features]"' in text
+
+
+def test_pictures_that_share_captions_are_not_pulled_to() -> None:
+    assert recommend(replace(FACTS, captions=2000), FEATURES).config().loss.reconstruction_weight == 0
+
+
+@pytest.mark.parametrize("machine", [CPU, FEATURES, GPU, replace(CPU, has_encoder=False)])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        FACTS,
+        replace(FACTS, pictures=1, captions=1, smallest_side=9),
+        replace(FACTS, pictures=10**6, captions=10**6, smallest_side=3000, p95_tokens=90),
+    ],
+    ids=["usual", "least", "most"],
+)
+def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Facts, machine: Machine) -> None:
+    found = recommend(facts, machine)
+    text = found.to_yaml()
+    assert yaml.safe_load(text) == found.values()
+    config = TrainConfig.parse(yaml.safe_load(text))
+    check_networks(config)
+    assert config.data.source == "pictures"
+    assert max(map(len, text.splitlines())) < 144
+    assert {choice.key for choice in found.choices if not choice.why} <= {"generator", "discriminator", "optimizer"}
+
+
+@pytest.mark.parametrize(
+    ("side", "machine", "resolution", "preset"),
+    [
+        (9, CPU, 16, "quickstart"),
+        (32, CPU, 32, "quickstart"),
+        (63, CPU, 32, "quickstart"),
+        (64, CPU, 64, "emoji64_resnet"),
+        (900, CPU, 64, "emoji64_resnet"),
+        (127, GPU, 64, "base64"),
+        (128, GPU, 128, "base256"),
+        (900, GPU, 256, "base256"),
+        (900, replace(GPU, memory_gib=80), 512, "base512"),
+    ],
+)
+def test_resolution_follows_the_smallest_side_and_the_machine(side: int, machine: Machine, resolution: int, preset: str) -> None:
+    found = recommend(replace(FACTS, smallest_side=side), machine)
+    assert (found.config().resolution, found.preset.name) == (resolution, preset)
+
+
+@pytest.mark.parametrize(("side", "gamma"), [(16, 1), (64, 1), (128, 4), (256, 16)])
+def test_penalties_grow_with_the_pixels_above_what_was_tried(side: int, gamma: float) -> None:
+    found = recommend(replace(FACTS, smallest_side=side), GPU)
+    assert (found.config().penalty.r1_gamma, found.config().penalty.r2_gamma) == (gamma, gamma)
+    assert ("has not" in found.to_yaml()) == (side > 64)
+
+
+def test_packed_data_keep_their_resolution_and_their_split() -> None:
+    config = recommend(replace(FACTS, packed_at=128), CPU).config()
+    assert config.resolution == 128
+    assert config.data.model_fields_set == {"source"}
+
+
+@pytest.mark.parametrize(("captions", "fraction"), [(100, 0.1), (1000, 0.064), (10_000, 0.02), (100_000, 0.005)])
+def test_enough_captions_are_held_out(captions: int, fraction: float) -> None:
+    assert recommend(replace(FACTS, captions=captions), CPU).config().data.holdout_fraction == fraction
+
+
+def test_a_split_of_the_data_stays() -> None:
+    assert "holdout_fraction" not in recommend(replace(FACTS, has_split=True), CPU).values()["data"]
+
+
+def test_few_pictures_are_augmented_but_for_what_captions_speak_of() -> None:
+    def augment(**changes: float) -> dict[str, float]:
+        return dict(recommend(replace(FACTS, **changes), CPU).values()["augment"])  # type: ignore[arg-type]
+
+    assert augment() == {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
+    assert augment(direction_share=0.2) == {"brightness": 0.2, "saturation": 0.3}
+    assert augment(colour_share=0.2) == {"translation": 0.125}
+    assert augment(direction_share=0.2, colour_share=0.2) == {}
+    assert augment(pictures=30_000) == {}
+
+
+def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
+    found = recommend(FACTS, CPU).with_rate(10.0)
+    config = found.config()
+    assert config.kimg == 36
+    assert config.ema.half_life_kimg == 0.7
+    assert config.report.grid_kimg == 3.6
+    assert "about an hour at 10 img/s (measured here)" in found.to_yaml()
+    assert len(found.choices) == len(recommend(FACTS, CPU).choices)
+
+
+def test_a_batch_that_does_not_fit_is_worked_off_in_parts() -> None:
+    facts = replace(FACTS, smallest_side=256)
+    assert recommend(facts, replace(GPU, memory_gib=80)).config().accumulation == 1
+    assert recommend(facts, GPU).config().accumulation == 2
+    assert recommend(facts, replace(GPU, memory_gib=0.1)).config().accumulation == 64
+
+
+def test_the_encoder_is_one_that_is_here_and_takes_the_captions() -> None:
+    assert "text_encoder" not in recommend(FACTS, CPU).values()
+    assert recommend(FACTS, replace(CPU, has_encoder=False)).config().text_encoder.name == "tiny"
+    assert recommend(replace(FACTS, p95_tokens=70), CPU).config().text_encoder.params["max_tokens"] == 80
+    assert recommend(replace(FACTS, captions=1), CPU).config().loss.match_weight == 0

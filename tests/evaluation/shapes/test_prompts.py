@@ -1,0 +1,47 @@
+"""The benchmark's fixed prompts."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from gan_t2i.data.builtin.shapes import captions, composition, sample_scene, split_of, vocabulary
+from gan_t2i.evaluation.shapes.prompts import PATH, SUITE_TASKS, load_prompts, make_prompts, to_text
+
+
+def test_the_file_is_what_the_function_makes() -> None:
+    made = make_prompts()
+    assert PATH.read_text(encoding="utf-8") == to_text(made)
+    assert made == load_prompts()
+
+
+@pytest.mark.parametrize("task", SUITE_TASKS)
+def test_a_hundred_captions_true_of_held_out_scenes(task: str) -> None:
+    prompts = load_prompts()[task]  # type: ignore[index]
+    assert len({prompt.caption for prompt in prompts}) == len(prompts) >= 100
+    assert all(prompt.caption == captions(prompt.scene)[0] for prompt in prompts)
+    assert {split_of(prompt.scene) for prompt in prompts} == {"heldout"}
+
+
+def test_no_composition_occurs_in_training() -> None:
+    rng = random.Random("training")
+    train = {composition(sample_scene(rng, split="train")) for _ in range(15000)}
+    asked = {composition(prompt.scene) for prompts in load_prompts().values() for prompt in prompts}
+    assert len(train) > 5000
+    assert not asked & train
+
+
+def test_what_is_asked_is_balanced() -> None:
+    lists, words = load_prompts(), vocabulary()
+    for part in (slice(None), slice(36)):
+        places = Counter(prompt.scene.objects[0].position for prompt in lists["position"][part])
+        relations = Counter(prompt.scene.relation for prompt in lists["relations"][part])
+        counts = Counter(prompt.scene.count for prompt in lists["counting"][part])
+        assert places.keys() == words.positions.keys()
+        assert relations.keys() == set(words.relations)
+        assert counts.keys() == {1, 2, 3, 4}
+        for counted in (places, relations, counts):
+            assert max(counted.values()) - min(counted.values()) <= 1
+    assert {prompt.scene.objects[0].colour for prompt in lists["colours"]} == words.colours.keys()
+    assert {prompt.scene.background for prompt in lists["colours"]} == words.backgrounds.keys()
+    assert {prompt.scene.objects[0].size for prompt in lists["single"]} == words.sizes.keys()

@@ -1,0 +1,64 @@
+"""Blocks that are computed again in the backward pass: no other numbers, and only when asked."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gan_t2i.ops.checkpointing import Block, everything_kept, recompute_blocks
+
+
+class Squares(Block):
+    """Counts how often it is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.calls = 0
+
+    def forward(self, x: Tensor, scale: dict[str, Tensor]) -> tuple[Tensor, None]:
+        self.calls += 1
+        return self.layer(x).square() * scale["s"], None
+
+
+def slope_of_slope(block: Block) -> list[Tensor]:
+    """Gradients of a penalty on a gradient, for the block's parameters and what it was given."""
+    x = torch.linspace(-1, 1, 6).view(2, 3).requires_grad_()
+    scale = torch.tensor(2.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(block(x, {"s": scale})[0].sum(), x, create_graph=True)
+    return list(torch.autograd.grad(slope.square().sum(), [*block.parameters(), scale]))
+
+
+@pytest.fixture
+def block() -> Squares:
+    torch.manual_seed(0)
+    return Squares()
+
+
+def test_a_double_backward_is_the_same_bit_for_bit(block: Squares) -> None:
+    expected = slope_of_slope(block)
+    assert block.calls == 1
+    recompute_blocks(nn.Sequential(nn.Identity(), block))
+    found = slope_of_slope(block)
+    assert block.calls > 2
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert any(gradient.any() for gradient in found)
+
+
+def test_one_backward_computes_a_block_once_more(block: Squares) -> None:
+    recompute_blocks(block)
+    block(torch.ones(1, 3), {"s": torch.ones(())})[0].sum().backward()
+    assert block.calls == 2
+
+
+def test_nothing_is_computed_again_without_gradients_or_where_everything_is_kept(block: Squares) -> None:
+    recompute_blocks(block)
+    with torch.no_grad():
+        block(torch.ones(1, 3), {"s": torch.ones(())})
+    assert block.calls == 1
+    with everything_kept(block):
+        block(torch.ones(1, 3), {"s": torch.ones(())})[0].sum().backward()
+    assert block.calls == 2
+    assert block.recomputed
+    recompute_blocks(block, on=False)
+    block(torch.ones(1, 3), {"s": torch.ones(())})[0].sum().backward()
+    assert block.calls == 3

@@ -1,0 +1,138 @@
+"""Which run a command goes on with, and when it refuses."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gan_t2i.checkpoint import read_info, read_tensors
+from gan_t2i.core.config import read_yaml
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.runs import RunFolder, list_runs
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.session import prepare
+
+Start = Callable[..., tuple[RunFolder, int | None]]
+SHORT = {"kimg": 0.012, "report": {"stats_kimg": 1, "grid_kimg": 1, "snapshot_kimg": 1, "grid_prompts": 1, "grid_seeds": 1}}
+
+
+@pytest.fixture
+def stopped(start: Start, signal_after: Callable[..., None]) -> RunFolder:
+    """A run of twelve pictures that was stopped after four."""
+    signal_after(0)
+    folder, stopped_by = start(**SHORT)
+    assert stopped_by == signal.SIGTERM
+    return folder
+
+
+def nimg_of(folder: RunFolder) -> int:
+    return int(read_tensors(folder.state)[1]["nimg"])
+
+
+def test_auto_takes_an_unfinished_run_of_the_same_config(start: Start, stopped: RunFolder) -> None:
+    other, _ = start(**SHORT, seed=5)
+    assert other.path.name == "00001-small"
+    assert nimg_of(stopped) == 4
+    assert start(**SHORT) == (stopped, None)
+    assert nimg_of(stopped) == 12
+    # a finished one is not taken up again
+    again, _ = start(**SHORT)
+    assert again.path.name == "00002-small"
+    assert nimg_of(again) == 12
+
+
+def test_never_begins_anew(start: Start, stopped: RunFolder) -> None:
+    assert start(resume="never", **SHORT)[0].path.name == "00001-small"
+    assert nimg_of(stopped) == 4
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_finished_run_is_lengthened_by_name(start: Start, assert_same_state: Callable[..., None], tmp_path: Path, by_name: bool) -> None:
+    folder, _ = start(**SHORT)
+    longer = {**SHORT, "kimg": 0.02}
+    assert start(resume=str(folder.path) if by_name else "latest", **longer, device="cpu") == (folder, None)
+    assert nimg_of(folder) == 20
+    assert read_yaml(folder.config)["kimg"] == 0.02
+    assert_same_state(folder, start(outdir=tmp_path / "unbroken", **longer)[0])
+    assert [run.path.name for run in list_runs(tmp_path / "runs")] == ["00000-small"]
+
+
+def test_a_raised_kimg_is_a_new_run_for_auto(start: Start) -> None:
+    start(**SHORT)
+    assert start(**{**SHORT, "kimg": 0.016})[0].path.name == "00001-small"
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"batch": 2}, {"optimizer": {"warmup_kimg": 0, "g_lr": 1e-3}}, {"precision": "float32"}])
+def test_another_config_is_refused(start: Start, stopped: RunFolder, changes: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"config\.yaml differs .* in more than kimg, report, evaluate and device"):
+        start(resume=str(stopped.path), **SHORT, **changes)
+    assert nimg_of(stopped) == 4
+
+
+def test_a_run_that_is_not_there_is_refused(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="latest has no state to go on from; name a run folder, latest, auto or never"):
+        start(resume="latest", **SHORT)
+    with pytest.raises(UsageError, match="has no state to go on from"):
+        start(resume=str(tmp_path / "nowhere"), **SHORT)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_changed_data_is_refused(start: Start, signal_after: Callable[..., None], pictures: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    changes = {**SHORT, "data": {"source": str(data)}}
+    signal_after(0)
+    folder, _ = start(**changes)
+    state = folder.state.read_bytes()
+    fingerprint = read_info(folder.snapshot(4)).data_fingerprint
+    Image.new("RGB", (24, 24), "black").save(data / "red-circle.png")
+    with pytest.raises(GanT2IError, match=f"not the one that .* was trained with .*{fingerprint[:12]}.*--resume never") as error:
+        start(**changes)
+    assert not isinstance(error.value, UsageError)
+    assert folder.state.read_bytes() == state
+    new, _ = start(**changes, resume="never")
+    assert new != folder
+    assert read_info(new.snapshots()[-1]).data_fingerprint != fingerprint
+    # told to, it goes on with the new pictures, and says so in what it saves
+    copy = tmp_path / "copy" / folder.path.name
+    shutil.copytree(folder.path, copy)
+    told = start(**changes, outdir=copy.parent, changed_data=True)
+    assert told == (RunFolder(copy), None)
+    assert nimg_of(told[0]) == 12
+    assert read_info(told[0].snapshot(12)).data_fingerprint == read_info(new.snapshots()[-1]).data_fingerprint
+    # put back, the first run goes on
+    shutil.copy(pictures / "red-circle.png", data / "red-circle.png")
+    assert start(**changes, resume=str(folder.path)) == (folder, None)
+    assert nimg_of(folder) == 12
+
+
+def test_a_damaged_state_is_refused(start: Start, stopped: RunFolder) -> None:
+    whole = stopped.state.read_bytes()
+    stopped.state.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(GanT2IError, match="damaged"):
+        start(**SHORT)
+    shutil.copy(stopped.snapshots()[-1], stopped.state)
+    with pytest.raises(GanT2IError):
+        start(**SHORT)
+    stopped.state.write_bytes(whole)
+    assert start(**SHORT) == (stopped, None)
+
+
+def test_other_folders_are_left_alone(start: Start, tmp_path: Path) -> None:
+    for name, text in (("00000-broken", "no: [yaml"), ("00001-old", "colour: blue\n"), ("00002-empty", None)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        if text is not None:
+            (tmp_path / "runs" / name / "config.yaml").write_text(text)
+    assert start(**SHORT)[0].path.name == "00003-small"
+
+
+@pytest.mark.parametrize(("discriminator", "sigma", "warned"), [("projected", 0, True), ("projected", 0.08, False), ("resnet", 0, False)])
+def test_a_discriminator_that_needs_a_blur_says_so(small_config: Callable[..., dict], discriminator: str, sigma: float, warned: bool) -> None:
+    params = {"feature_resolution": 32, "channels": 8, "head_channels": 8} if discriminator == "projected" else {"channel_base": 64}
+    said: list[str] = []
+    config = small_config(discriminator={"name": discriminator, "params": params}, blur={"sigma": sigma})
+    prepare(TrainConfig.parse(config), said.append)
+    assert any("set blur.sigma" in line for line in said) == warned
