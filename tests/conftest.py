@@ -1,9 +1,10 @@
 """What all tests share: a cache folder of their own, one thread, and a small data set with a config that trains on it in seconds."""
 
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from gan_t2i.core.log import PACKAGE
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.run import run_training
@@ -80,6 +82,19 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Collects what the package reports."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    PACKAGE.addHandler(handler)
+    PACKAGE.setLevel(logging.INFO)
+    yield messages
+    PACKAGE.removeHandler(handler)
+    PACKAGE.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with metadata.jsonl: twelve coloured shapes, two of them held out."""
@@ -134,6 +149,6 @@ def trained(small_config: Callable[..., dict[str, Any]], tmp_path_factory: pytes
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         config = TrainConfig.parse(small_config())
         outdir = tmp_path_factory.mktemp("trained") / "runs"
-        folder, stopped_by = run_training(config, outdir, resume="never", description="Small shapes", notify=lambda message: None)
+        folder, stopped_by = run_training(config, outdir, resume="never", description="Small shapes")
     assert stopped_by is None
     return folder

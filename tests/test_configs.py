@@ -79,7 +79,7 @@ def base256(folder: Path, *changes: str) -> TrainConfig:
 
 
 def test_base256_takes_a_step(tmp_path: Path) -> None:
-    session = prepare(base256(tmp_path, "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"), lambda message: None)
+    session = prepare(base256(tmp_path, "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"))
     before = [parameter.clone() for parameter in session.networks.G.parameters()]
     metrics = session.run_step(0)
     assert all(value.isfinite() for value in metrics.values())
@@ -89,7 +89,7 @@ def test_base256_takes_a_step(tmp_path: Path) -> None:
 
 def peak_of_a_step(config: TrainConfig) -> float:
     """GiB that this process has held at most, after a step with penalties."""
-    metrics = prepare(config, lambda message: None).run_step(0)
+    metrics = prepare(config).run_step(0)
     assert "Loss/r1_penalty" in metrics
     assert all(value.isfinite() for value in metrics.values())
     return peak_memory_gib(torch.device("cpu"))

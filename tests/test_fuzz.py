@@ -234,7 +234,7 @@ def test_snapshots(throw: Callable[..., int], trained: RunFolder, tmp_path: Path
 
 
 def test_states(throw: Callable[..., int], trained: RunFolder, small_config: Callable[..., Any], tmp_path: Path) -> None:
-    session: Session = prepare(TrainConfig.parse(small_config()), lambda message: None)
+    session: Session = prepare(TrainConfig.parse(small_config()))
     path = tmp_path / "state.safetensors"
 
     def reader(data: bytes) -> None:

@@ -1,13 +1,16 @@
 """``gan-t2i audit``: whether a trained model draws, or copies its training pictures."""
 
+import logging
 from pathlib import Path
 from typing import TextIO
 
 import click
 
 from gan_t2i.cli.options import given, picture_options
-from gan_t2i.cli.run_data import check_features, data_settings, load_data, notify, open_spaces
+from gan_t2i.cli.run_data import check_features, data_settings, load_data, open_spaces
 from gan_t2i.cli.sample import read_prompts
+
+log = logging.getLogger(__name__)
 
 
 @click.command("audit")
@@ -56,14 +59,12 @@ def command(
     run = run_of(snapshot)
     settings = data_settings(run, data, given(**reading))
     [network] = check_features((features,) if features else (), run, (NETWORK,))
-    pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device, notify=notify)
+    pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device)
     dataset = load_data(pipeline, settings)
     check_audit(dataset, network)
     [space] = open_spaces([network], pipeline, dataset)
     info = pipeline.info
-    result = run_audit(
-        lambda texts, seeds: pipeline.generate(texts, seeds=seeds, notify=notify), dataset, space, prompts=prompts, limit=limit or LIMIT
-    )
+    result = run_audit(lambda texts, seeds: pipeline.generate(texts, seeds=seeds), dataset, space, prompts=prompts, limit=limit or LIMIT)
     click.echo(result.table())
     if run is not None:
         changed = ({"prompts": "own"} if prompts else {}) | result.changed
@@ -72,9 +73,9 @@ def command(
     head = {"snapshot": str(snapshot), "nimg": info.nimg, "resolution": info.resolution, "data_fingerprint": dataset.fingerprint}
     if json_file is not None:
         write_json(json_file, {**head, **result.to_json()})
-        notify(f"written: {json_file}")
+        log.info(f"written: {json_file}")
     if sheet_file is not None:
         save_png(result.sheet(), sheet_file)
-        notify(f"written: {sheet_file}")
+        log.info(f"written: {sheet_file}")
     if run is not None:
         write_scalars(run, result.scalars(), info.nimg)

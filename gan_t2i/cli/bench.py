@@ -1,8 +1,11 @@
 """``gan-t2i bench``: how fast configs train and draw here, and where the time goes."""
 
+import logging
 from pathlib import Path
 
 import click
+
+log = logging.getLogger(__name__)
 
 
 @click.command("bench")
@@ -38,9 +41,6 @@ def command(
     from gan_t2i.evaluation.results import write_json
     from gan_t2i.training.config import TrainConfig
 
-    def notify(message: str) -> None:
-        click.echo(message, err=True)
-
     parsed = []
     for path in configs:  # all before the first is run: that takes minutes
         values = with_overrides(read_yaml(path), overrides)
@@ -50,10 +50,10 @@ def command(
         parsed.append(TrainConfig.parse(values | given(device=device)))
     results = []
     for path, config in zip(configs, parsed, strict=True):
-        measured = run_benchmark(str(path), config, steps=steps, repeats=repeats, trace=trace, notify=notify)
+        measured = run_benchmark(str(path), config, steps=steps, repeats=repeats, trace=trace)
         click.echo(measured.table())
         results.append(measured.to_json())
         if json_file is not None:  # after each, so that a later config's failure costs nothing of the earlier ones
             write_json(json_file, {"repeats": repeats, "configs": results})
     if json_file is not None:
-        notify(f"written: {json_file}")
+        log.info(f"written: {json_file}")

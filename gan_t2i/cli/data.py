@@ -73,7 +73,7 @@ def pack(source: str, out: Path, resolution: int, redact: bool | None, templates
     packing.check_resolution(resolution)  # before a built-in set is made
     forms = ["{}", *templates] if templates else None
     settings = DataSettings.parse(given(redact=redact, templates=forms, **chosen))
-    dataset = packing.pack(resolve_source(source, resolution, click.echo, alpha=settings.alpha), out, resolution, settings)
+    dataset = packing.pack(resolve_source(source, resolution, alpha=settings.alpha), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
     click.echo(f"fingerprint {dataset.fingerprint}")
@@ -102,7 +102,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     from gan_t2i.evaluation.results import write_json
 
     settings = given(**chosen)
-    inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit, notify=_to_stderr)
+    inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit)
     preset = recommendation.preset.name
     values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values()}}
     if json_file == Path("-"):

@@ -78,7 +78,7 @@ def _show_data(config: "TrainConfig", config_path: Path | None) -> "Recommendati
 
     settings: Mapping[str, Any] = {key: value for key, value in config.data.model_dump(exclude_unset=True).items() if key != "source"}
     machine = Machine.here(pick_device(config.device))
-    inspection, recommendation = inspect_and_recommend(config.data.source, settings, machine, limit=PICTURES, notify=click.echo)
+    inspection, recommendation = inspect_and_recommend(config.data.source, settings, machine, limit=PICTURES)
     click.echo(f"\n{inspection.report}")
     if config_path is not None:
         click.echo(f"\n{config_path}\n{pace_on(with_local_encoder(config, machine.has_encoder), inspection.examples)}")

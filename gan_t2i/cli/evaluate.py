@@ -1,5 +1,6 @@
 """``gan-t2i evaluate``: how well a trained model obeys its prompts, and how real its pictures look."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gan_t2i.cli.options import given, picture_options
-from gan_t2i.cli.run_data import check_features, data_settings, load_data, notify, open_spaces
+from gan_t2i.cli.run_data import check_features, data_settings, load_data, open_spaces
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from gan_t2i.runs import RunFolder
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.training.config import DataConfig
+
+log = logging.getLogger(__name__)
 
 
 @click.command("evaluate")
@@ -91,7 +94,7 @@ def command(
         from gan_t2i.evaluation.pictures import FEATURES
 
         features = check_features(features, run, FEATURES)
-    pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device, notify=notify)
+    pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device)
     head = {"snapshot": str(snapshot), "nimg": pipeline.info.nimg, "resolution": pipeline.info.resolution}
     if settings is None:
         scalars = _shapes(pipeline, head, run, seeds, limit, json_file, sheet_file)
@@ -104,7 +107,7 @@ def command(
 
 
 def _generate(pipeline: "Text2Image") -> "Callable[[Sequence[str], Sequence[int]], list[Image.Image]]":
-    return lambda prompts, numbers: pipeline.generate(prompts, seeds=numbers, notify=notify)
+    return lambda prompts, numbers: pipeline.generate(prompts, seeds=numbers)
 
 
 def _shapes(
@@ -121,7 +124,7 @@ def _shapes(
     result = run_suite(_generate(pipeline), limit=limit, seeds=seeds or SEEDS)
     click.echo(result.table())
     for path in write_result(result, head, run, pipeline.info.nimg, json_file, sheet_file):
-        notify(f"written: {path}")
+        log.info(f"written: {path}")
     return result.scalars()
 
 
@@ -137,7 +140,7 @@ def _retrieval(
     from gan_t2i.evaluation.retrieval import LIMIT, SEEDS, prepare_judge, run_retrieval
 
     dataset = load_data(pipeline, settings)
-    judge = prepare_judge(dataset, pipeline.encoder, pipeline.device, notify=notify)
+    judge = prepare_judge(dataset, pipeline.encoder, pipeline.device)
     result = run_retrieval(_generate(pipeline), judge, limit=limit or LIMIT, seeds=seeds or SEEDS)
     return _show(result, {**head, "data_fingerprint": dataset.fingerprint}, run, pipeline.info.nimg, json_file)
 
@@ -172,5 +175,5 @@ def _show(
     path = json_file or (result_path(run, values["suite"], nimg, result.changed) if run else None)
     if path is not None:
         write_json(path, {**head, **values})
-        notify(f"written: {path}")
+        log.info(f"written: {path}")
     return result.scalars()

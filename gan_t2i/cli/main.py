@@ -1,12 +1,16 @@
 """The `gan-t2i` command: one module a subcommand, imported only when it is called, so that `--help` answers at once."""
 
+import contextlib
 import gc
 import importlib
+import logging
+from collections.abc import Iterator
 
 import click
 
 from gan_t2i import __version__
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.log import PACKAGE
 
 # name -> the line that `gan-t2i --help` shows; each lives in the module of the same name, as `command`
 COMMANDS = {
@@ -31,6 +35,26 @@ class UsageFailure(Failure):
     exit_code = UsageError.exit_code
 
 
+class Echo(logging.Handler):
+    """Shows each record as one line on stderr, beside the results on stdout."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage(), err=True)
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Within ``with``, the package's log goes to stderr."""
+    handler, level = Echo(), PACKAGE.level
+    PACKAGE.addHandler(handler)
+    PACKAGE.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        PACKAGE.removeHandler(handler)
+        PACKAGE.setLevel(level)
+
+
 class LazyGroup(click.Group):
     """A group whose subcommands are imported when they are called, and which turns the project's errors into one sentence."""
 
@@ -49,7 +73,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with reported():
+                return super().invoke(ctx)
         except GanT2IError as error:
             raise (UsageFailure if isinstance(error, UsageError) else Failure)(str(error)) from error
         except BrokenPipeError:  # the reader of our output has gone; click knows what to do

@@ -1,9 +1,8 @@
 """What a command holds a model against: the pictures that its run was trained on or others, and the networks to compare them in."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import click
 
 if TYPE_CHECKING:
     from gan_t2i.data.packing import PackedDataset
@@ -13,10 +12,7 @@ if TYPE_CHECKING:
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.training.config import DataConfig
 
-
-def notify(message: str) -> None:
-    """Tell the user, beside the results."""
-    click.echo(message, err=True)
+log = logging.getLogger(__name__)
 
 
 def data_settings(run: "RunFolder | None", data: str | None, chosen: Mapping[str, object]) -> "DataConfig":
@@ -43,10 +39,10 @@ def load_data(pipeline: "Text2Image", settings: "DataConfig") -> "PackedDataset"
     info = pipeline.info
     if settings.stream:
         raise UsageError("the measures pack their data, and this run streams them: name a set that the cache has room for with --data")
-    source = resolve_source(settings.source, info.resolution, notify=notify, alpha=settings.alpha)
-    dataset = load_dataset(source, info.resolution, settings, notify=notify)
+    source = resolve_source(settings.source, info.resolution, alpha=settings.alpha)
+    dataset = load_dataset(source, info.resolution, settings)
     if dataset.fingerprint != info.data_fingerprint:
-        notify("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
+        log.warning("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
     return dataset
 
 
@@ -61,9 +57,11 @@ def check_features(names: Sequence[str], run: "RunFolder | None", default: Seque
     chosen = tuple(names or default)
     check_names(chosen, backbone)
     if run is None:
-        notify("a snapshot outside of a run folder does not tell what its discriminator looked through: measure with networks that it did not")
+        log.warning(
+            "a snapshot outside of a run folder does not tell what its discriminator looked through: measure with networks that it did not"
+        )
     elif backbone and "efficientnet-lite2" in chosen:
-        notify(f"the discriminator looked through {backbone}: where that has learned ImageNet too, efficientnet-lite2 flatters this model")
+        log.warning(f"the discriminator looked through {backbone}: where that has learned ImageNet too, efficientnet-lite2 flatters this model")
     return chosen
 
 
@@ -73,6 +71,6 @@ def open_spaces(names: Sequence[str], pipeline: "Text2Image", dataset: "PackedDa
     from gan_t2i.evaluation.retrieval import prepare_judge
 
     def matcher() -> "Matcher":
-        return prepare_judge(dataset, pipeline.encoder, pipeline.device, notify=notify).matcher
+        return prepare_judge(dataset, pipeline.encoder, pipeline.device).matcher
 
     return [open_space(name, pipeline.device, matcher) for name in names]

@@ -56,11 +56,8 @@ def command(
     from gan_t2i.sampling.file_names import file_names
     from gan_t2i.sampling.pipeline import Text2Image
 
-    def notify(message: str) -> None:
-        click.echo(message, err=True)
-
-    pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device, notify=notify)
-    pictures = pipeline.generate(wanted, seeds=seeds, truncation_psi=trunc, notify=notify)
+    pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
+    pictures = pipeline.generate(wanted, seeds=seeds, truncation_psi=trunc)
     drawn = [{"prompt": prompt, "seed": seed} for prompt in wanted for seed in seeds]
     if grid is not None:
         rows = [pictures[start : start + len(seeds)] for start in range(0, len(pictures), len(seeds))]

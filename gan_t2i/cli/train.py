@@ -67,15 +67,16 @@ def command(
     from gan_t2i.core.distributed import is_first, process_group
 
     with process_group(config.device):
-        say = click.echo if is_first() else lambda message: None
         if dry_run:
             from gan_t2i.doctor.dry_run import dry_run_report
 
-            say(dry_run_report(config, notify=say))
+            report = dry_run_report(config)
+            if is_first():
+                click.echo(report)
             return
         from gan_t2i.training.run import run_training
 
-        folder, stopped_by = run_training(config, outdir, resume=resume, description=description, notify=say, changed_data=changed_data)
+        folder, stopped_by = run_training(config, outdir, resume=resume, description=description, changed_data=changed_data)
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
-    say(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
+    click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')

@@ -5,6 +5,7 @@ everything else by gloo, which also notices at once when a process is gone.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -18,6 +19,7 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.log import PACKAGE
 
 T = TypeVar("T")
 
@@ -49,6 +51,8 @@ def process_group(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _gone_is_an_error():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    if not is_first():
+        PACKAGE.setLevel(logging.WARNING)
     _wait_for_all()  # one that is refused at once, and leaves, would else be missed by others that are still joining
     yield
     _wait_for_all()  # torchrun ends all processes once one has left with an error, or by a signal, and rank 0 may still be saving

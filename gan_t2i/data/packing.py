@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import sys
@@ -39,6 +40,8 @@ from gan_t2i.data.splits import split_by_caption, told_in
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 IMAGES = "images.u8"
@@ -197,11 +200,10 @@ def load_dataset(
     settings: DataSettings | None = None,
     *,
     progress: bool = True,
-    notify: Callable[[str], None] = lambda message: None,
 ) -> PackedDataset:
     """The pictures of `source` at `resolution`: packed into the cache on first use or after a change, opened from there later.
 
-    `source` may also be a folder that `pack` wrote, at the same resolution. `notify` is told what happens. Errors as for `pack`.
+    `source` may also be a folder that `pack` wrote, at the same resolution. What happens is logged. Errors as for `pack`.
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
@@ -211,13 +213,13 @@ def load_dataset(
     else:
         source = Path(source)
         if is_packed(source):
-            return _open_packed(source, resolution, settings, notify)
+            return _open_packed(source, resolution, settings)
     folder = cache_dir() / "packed" / source_key(source, resolution, settings)
     if is_packed(folder):
         dataset = PackedDataset.open(folder)
-        notify(f"data: {name} at {resolution} px, packed before in {folder}\n{dataset.report}")
+        log.info(f"data: {name} at {resolution} px, packed before in {folder}\n{dataset.report}")
         return dataset
-    notify(f"data: packing {name} at {resolution} px into {folder} (once)")
+    log.info(f"data: packing {name} at {resolution} px into {folder} (once)")
     try:
         dataset = pack(source, folder, resolution, settings, progress=progress)
     except (OSError, UsageError):
@@ -225,7 +227,7 @@ def load_dataset(
         if not is_packed(folder):
             raise
         dataset = PackedDataset.open(folder)
-    notify(str(dataset.report))
+    log.info(str(dataset.report))
     return dataset
 
 
@@ -266,14 +268,14 @@ def is_packed(folder: Path) -> bool:
     return (folder / META).is_file() and (folder / IMAGES).is_file()
 
 
-def _open_packed(source: Path, resolution: int, settings: DataSettings, notify: Callable[[str], None]) -> PackedDataset:
+def _open_packed(source: Path, resolution: int, settings: DataSettings) -> PackedDataset:
     dataset = PackedDataset.open(source)
     if dataset.resolution != resolution:
         raise UsageError(f"resolution must be {dataset.resolution}, at which {source} is packed, not {resolution}")
     if dataset.channels != settings.channels:
         with_alpha = dataset.channels == 4
         raise UsageError(f"data.alpha must be {str(with_alpha).lower()}: {source} is packed {'with' if with_alpha else 'without'} transparency")
-    notify(f"data: {source}, packed at {resolution} px\n{dataset.report}")
+    log.info(f"data: {source}, packed at {resolution} px\n{dataset.report}")
     return dataset
 
 

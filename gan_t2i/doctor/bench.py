@@ -1,9 +1,10 @@
 """``gan-t2i bench``: configs side by side, in training and in sampling, with what the machine can do at best."""
 
 import contextlib
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from gan_t2i.doctor.train_speed import TrainSpeed, measure_training, temporary_l
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
+
+log = logging.getLogger(__name__)
 
 PROMPTS = 64
 
@@ -76,12 +79,12 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms"
 
 
-def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, trace: Path | None, notify: Callable[[str], None]) -> Measured:
+def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, trace: Path | None) -> Measured:
     """Measure one config, with fresh networks; `trace` names a file for a profiler's trace of a few more steps and a picture.
 
     Raises `GanT2IError` where data or text encoder are missing, and `UsageError` where the trace cannot be written.
     """
-    session = prepare(config, notify, measured=True)
+    session = prepare(config, measured=True)
     reset_peak_memory(session.device)
     pipeline = Text2Image(session.networks.G_ema, session.encoder, session.snapshot_info(0))
     networks = {"G": count_parameters(session.networks.G), "D": count_parameters(session.networks.D)}
@@ -91,7 +94,7 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
     machine = machine_rates(session.device)
     if trace is not None:
         write_trace(trace_steps(session, pipeline), trace)
-        notify(f"written: {trace} (open it in https://ui.perfetto.dev, chrome://tracing or TensorBoard's profiler)")
+        log.info(f"written: {trace} (open it in https://ui.perfetto.dev, chrome://tracing or TensorBoard's profiler)")
     return Measured(name, config, _device_name(session.device), networks, machine, training, sampling)
 
 

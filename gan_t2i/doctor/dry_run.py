@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8, opaque_uint8
+from gan_t2i.core.log import muted
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.data.decode import load_image, to_image
 from gan_t2i.data.packing import pack
@@ -30,9 +31,9 @@ from gan_t2i.training.session import Session, prepare
 TIMED_STEPS = 8
 
 
-def dry_run_report(config: TrainConfig, notify: Callable[[str], None]) -> str:
+def dry_run_report(config: TrainConfig) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
-    session = prepare(config, notify, measured=True)
+    session = prepare(config, measured=True)
     batch = session.first_batch(2)
     images, text = opaque_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
     networks = session.networks
@@ -210,7 +211,8 @@ def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
         try:
-            session = prepare(config.model_copy(update={"data": data}), lambda message: None, measured=True, text_folder=Path(folder) / "text")
+            with muted():
+                session = prepare(config.model_copy(update={"data": data}), measured=True, text_folder=Path(folder) / "text")
             return measure_pace(session)
         except torch.OutOfMemoryError as error:
             raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error

@@ -6,7 +6,7 @@ The sizes of networks are those of the shipped configs (configs/), of which the 
 import math
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,6 @@ from gan_t2i.data.packing import PackedDataset, is_packed
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.models import features
 from gan_t2i.text import weights
-from gan_t2i.text.encoder import silent
 from gan_t2i.text.window import default_window
 from gan_t2i.training.config import TrainConfig
 
@@ -147,14 +146,14 @@ class Facts:
 
 
 def inspect_and_recommend(
-    source: str, settings: Mapping[str, Any], machine: Machine, *, limit: int | None = None, notify: Callable[[str], None] = silent
+    source: str, settings: Mapping[str, Any], machine: Machine, *, limit: int | None = None
 ) -> tuple[Inspection, "Recommendation"]:
     """Look at the data `source` (at most `limit` of its pictures), read as `settings` say, and recommend a config for them.
 
     Errors as for `data.inspection.inspect`.
     """
     parsed = DataSettings.parse(settings)
-    path = resolve_source(source, _BUILTIN_SIDE, notify, alpha=parsed.alpha)
+    path = resolve_source(source, _BUILTIN_SIDE, alpha=parsed.alpha)
     window = default_window()
     inspection = inspect(path, parsed, window.count, window.max_tokens, window.counted_by, limit=limit)
     data, packed_at = {"source": source, **settings}, None

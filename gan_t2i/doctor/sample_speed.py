@@ -86,7 +86,7 @@ def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> 
 
 def draw_one(pipeline: Text2Image, prompt: str) -> None:
     with phase("sample"):
-        pipeline.generate(prompt, notify=lambda message: None)
+        pipeline.generate(prompt)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ captions a picture.
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,8 @@ from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, t
 from gan_t2i.evaluation.recombined import recombine
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
+
+log = logging.getLogger(__name__)
 
 Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """Prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
@@ -112,7 +115,6 @@ def prepare_judge(
     *,
     config: MatcherConfig | None = None,
     progress: bool = True,
-    notify: Callable[[str], None] = lambda message: None,
 ) -> Judge:
     """The judge of a data set: its matcher is trained on first use, and kept in the cache for every model of the same data and encoder.
 
@@ -126,7 +128,7 @@ def prepare_judge(
             f"two of each are needed"
         )
     known, new = len(dataset.captions), _recombined(dataset)
-    cache = TextCache.build(encoder, [*dataset.captions, *new], progress=progress, notify=notify)
+    cache = TextCache.build(encoder, [*dataset.captions, *new], progress=progress)
     parts = torch.arange(len(cache)).split(1024)  # all at once would hold every token
     pooled = torch.cat([cache.gather(part).pooled for part in parts])
 
@@ -139,12 +141,12 @@ def prepare_judge(
         try:
             matcher = Matcher(config, resolution=dataset.resolution, text_width=encoder.width)
             load_weights(matcher, read_tensors(path)[0], str(path))
-            notify(f"matcher: trained before, {path}")
+            log.info(f"matcher: trained before, {path}")
             matcher = matcher.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
             return judge_with(matcher)
         except GanT2IError as error:
-            notify(f"the matcher is trained again: {error}")
-    notify(f"matcher: training on {len(shown):,} real pictures, checked with {len(validation):,} captions that it is not shown (once)")
+            log.info(f"the matcher is trained again: {error}")
+    log.info(f"matcher: training on {len(shown):,} real pictures, checked with {len(validation):,} captions that it is not shown (once)")
     matcher = train_matcher(config, shown, validation, pooled[:known], resolution=dataset.resolution, device=device, progress=progress)
     write_tensors(path, matcher.state_dict(), {"type": "matcher"})
     return judge_with(matcher)

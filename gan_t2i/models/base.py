@@ -8,7 +8,6 @@ from gan_t2i.core.config import StrictConfig
 from gan_t2i.models.layout import Placer
 from gan_t2i.models.text_head import TextCondition, TextHead
 from gan_t2i.text.batch import TextBatch
-from gan_t2i.text.weights import Notify
 
 
 class Generator(nn.Module):
@@ -53,7 +52,7 @@ class Discriminator(nn.Module):
     """Whether G learns nothing from it unless what it sees is blurred at first."""
 
     @classmethod
-    def find_weights(cls, config: StrictConfig, notify: Notify) -> None:
+    def find_weights(cls, config: StrictConfig) -> None:
         """Find the pretrained weights that `config` asks for and say where; raises GanT2IError where they are not to be had."""
 
     def forward(self, images: Tensor, text: TextCondition) -> Tensor:

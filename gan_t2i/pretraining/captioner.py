@@ -1,6 +1,6 @@
 """The captioner's lesson: what captions say of real pictures."""
 
-from collections.abc import Callable
+import logging
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from gan_t2i.ops.resample import average_to
 from gan_t2i.pretraining.loop import disturbed, learn_once, show_pairs
 from gan_t2i.text.tiny import count_vocabulary
 from gan_t2i.training.config import CaptionerTraining
+
+log = logging.getLogger(__name__)
 
 # To be raised where the captioner or its training changes, so that those in caches are not taken for it.
 VERSION = 2
@@ -29,18 +31,16 @@ def build_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int
     return captioner.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
-def taught_captioner(
-    config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device, precision: str, notify: Callable[[str], None]
-) -> Captioner:
+def taught_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device, precision: str) -> Captioner:
     """The captioner of a run, taught here on first use."""
     captioner = build_captioner(config, dataset, seed, device)
     key = [VERSION, dataset.fingerprint, config.model_dump(exclude={"weight"}), seed, precision]
 
     def lesson() -> None:
-        notify(f"captioner: learning from {len(dataset.train):,} real pictures what their captions say (once)")
+        log.info(f"captioner: learning from {len(dataset.train):,} real pictures what their captions say (once)")
         teach(captioner, config, dataset, seed, device, precision)
 
-    learn_once(captioner, "captioner", key, lesson, notify)
+    learn_once(captioner, "captioner", key, lesson)
     return captioner
 
 

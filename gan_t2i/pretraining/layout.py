@@ -1,5 +1,6 @@
 """The lessons of a generator's placer: which words show where in real pictures, and then where captions put them."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
 from gan_t2i.training.config import TrainConfig
 
+log = logging.getLogger(__name__)
+
 # To be raised where the networks or their lessons change, so that those in caches are not taken for them.
 VERSION = 2
 NONE = -1  # the place in the vocabulary of a token that is not in it
@@ -30,16 +33,15 @@ def taught_placer(
     encoder: SentenceEncoder,
     cache: TextCache,
     device: torch.device,
-    notify: Callable[[str], None],
 ) -> None:
     """Give the placer of a run what it is to know; the lessons are taken here on first use. `cache` holds the dataset's captions."""
     key = [VERSION, dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
 
     def lesson() -> None:
-        notify(f"placer: learning from {len(dataset.train):,} real pictures where captions put what they name (once)")
+        log.info(f"placer: learning from {len(dataset.train):,} real pictures where captions put what they name (once)")
         teach(placer, config, dataset, encoder, cache, device)
 
-    learn_once(placer, "placer", [*key, config.grounding.model_dump(), config.seed, config.precision], lesson, notify)
+    learn_once(placer, "placer", [*key, config.grounding.model_dump(), config.seed, config.precision], lesson)
 
 
 def teach(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,19 +15,21 @@ from gan_t2i.core.files import cache_dir
 from gan_t2i.core.runtime import generator_for
 from gan_t2i.data.batches.sampler import Batch, Sampler
 
+log = logging.getLogger(__name__)
+
 COOLDOWN = 0.4  # share of a lesson over which the learning rate falls to 0
 
 
-def learn_once(network: nn.Module, name: str, key: Sequence[object], lesson: Callable[[], None], notify: Callable[[str], None]) -> None:
+def learn_once(network: nn.Module, name: str, key: Sequence[object], lesson: Callable[[], None]) -> None:
     """Give `network` the weights that an earlier run's `lesson` left under the same `key` (JSON-able), or take the lesson and leave them."""
     path = cache_dir() / f"{name}s" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
     if path.is_file():
         try:
             load_weights(network, read_tensors(path)[0], str(path))
-            notify(f"{name}: taught before, {path}")
+            log.info(f"{name}: taught before, {path}")
             return
         except GanT2IError as error:
-            notify(f"the {name} is taught again: {error}")
+            log.info(f"the {name} is taught again: {error}")
     lesson()
     write_tensors(path, network.state_dict(), {"type": name})
 

@@ -1,6 +1,6 @@
 """From words to pictures: a snapshot, its text encoder, and one forward pass."""
 
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,13 +16,9 @@ from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
 from gan_t2i.sampling.draw import draw
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
-Notify = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 UnknownWords = Callable[[str], Sequence[str]]
-
-
-def warn(message: str) -> None:
-    """The `notify` of the Python interface: a warning at the caller's line."""
-    warnings.warn(message, stacklevel=4)  # past _check and generate
 
 
 class Text2Image:
@@ -49,14 +45,12 @@ class Text2Image:
         return next(self.generator.parameters()).device
 
     @classmethod
-    def load(
-        cls, path: str | Path = "auto", *, text_encoder: str | None = None, device: str = "auto", notify: Notify = lambda message: None
-    ) -> "Text2Image":
+    def load(cls, path: str | Path = "auto", *, text_encoder: str | None = None, device: str = "auto") -> "Text2Image":
         """Load a snapshot, a run folder's newest one, ``latest``, the newest run's in ./runs, or ``pretrained``, the one that comes with
         gan_t2i; ``auto`` is the latest, and where there is none the pretrained one.
 
         `text_encoder` says where the encoder's weights are, a folder or a name on the hub; by default they are looked for where the
-        training found them. `notify` is told which snapshot and encoder were taken. Raises `GanT2IError` with one sentence where something
+        training found them. Which were taken is logged. Raises `GanT2IError` with one sentence where something
         is missing or damaged, or where the encoder is not the one that the model was trained with.
         """
         snapshot = resolve_snapshot(str(path))
@@ -64,11 +58,11 @@ class Text2Image:
         pretrained = snapshot == PRETRAINED
         name = f"the pretrained {snapshot.stem}" if pretrained else snapshot
         size = f"{info.resolution} px{' with alpha' * info.draws_alpha}"
-        notify(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
+        log.info(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
         model = text_encoder or _folder_of_run(snapshot)
         params = {**built.params, "model": model} if model else built.params
-        encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash, notify=notify)
+        encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash)
         unknown_words: UnknownWords | None = None
         if pretrained:  # imported here, because no other model needs anything of the data
             from gan_t2i.data.builtin import shapes_grammar
@@ -76,22 +70,20 @@ class Text2Image:
             unknown_words = shapes_grammar.unknown_words
         return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info, unknown_words)
 
-    def generate(
-        self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0, notify: Notify = warn
-    ) -> list[Image.Image]:
+    def generate(self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0) -> list[Image.Image]:
         """Draw every prompt with every seed: RGB pictures, RGBA where the model draws transparent ones, prompt by prompt, each with its seeds
         in order.
 
         A picture depends on its prompt, its seed and `truncation_psi` alone: each is drawn by itself, because kernels round otherwise in
-        another batch. Below 1, `truncation_psi` trades variety for typicality. An over-long prompt is reported through `notify`.
+        another batch. Below 1, `truncation_psi` trades variety for typicality. An over-long prompt is logged as a warning.
         Raises `UsageError` for an empty prompt.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        self._check(prompts, notify)
+        self._check(prompts)
         return draw(self.generator, self.encoder, prompts, seeds, truncation_psi)
 
-    def _check(self, prompts: Sequence[str], notify: Notify) -> None:
+    def _check(self, prompts: Sequence[str]) -> None:
         for number, prompt in enumerate(prompts, 1):
             if not prompt.strip():
                 raise UsageError(f"prompt {number} is empty: say what to draw")
@@ -100,10 +92,12 @@ class Text2Image:
         if self.unknown_words is not None:
             for prompt in prompts:
                 if unknown := self.unknown_words(prompt):
-                    notify(f"prompt {prompt[:40]!r}: this model has never seen {', '.join(map(repr, unknown))}; it knows simple shapes alone")
+                    log.warning(
+                        f"prompt {prompt[:40]!r}: never seen in training: {', '.join(map(repr, unknown))}; this model knows simple shapes alone"
+                    )
         for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
             if length > self.encoder.max_tokens:
-                notify(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
+                log.warning(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
 
 
 def _folder_of_run(snapshot: Path) -> str | None:

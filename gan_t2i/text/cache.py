@@ -9,7 +9,8 @@ for M captions with T tokens together, width E:
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from tqdm import tqdm
 from gan_t2i.core import files
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.text.batch import TextBatch
-from gan_t2i.text.encoder import SentenceEncoder, silent
+from gan_t2i.text.encoder import SentenceEncoder
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 BATCH_SIZE = 128
@@ -62,7 +65,6 @@ class TextCache:
         *,
         folder: Path | None = None,
         progress: bool = True,
-        notify: Callable[[str], None] = silent,
     ) -> "TextCache":
         """Read what `encoder` has encoded before, encode the rest, and report what was cut.
 
@@ -72,7 +74,7 @@ class TextCache:
         """
         folder = folder or files.cache_dir() / "text" / cache_key(encoder)
         try:
-            shards = _read_all(folder, notify)
+            shards = _read_all(folder)
             known = {caption for shard in shards for caption in shard.captions}
             new = [caption for caption in dict.fromkeys(captions) if caption not in known]
             shards.extend(_encode_new(encoder, new, folder, progress))
@@ -83,7 +85,7 @@ class TextCache:
             ) from error
         cache = cls(captions, shards, width=encoder.width, max_tokens=encoder.max_tokens)
         if cache.cut:
-            notify(
+            log.warning(
                 f"{cache.cut:,} of {len(captions):,} captions are longer than {encoder.max_tokens} tokens (the longest has {cache.longest}) "
                 f"and were cut there: shorten them or raise text_encoder.params.max_tokens"
             )
@@ -157,7 +159,7 @@ def _write(folder: Path, captions: list[str], lengths: list[int], rows: Sequence
     return _map(path)
 
 
-def _read_all(folder: Path, notify: Callable[[str], None]) -> list[Shard]:
+def _read_all(folder: Path) -> list[Shard]:
     """The sound shards of `folder`; a damaged one is reported and removed, so that its captions are encoded again."""
     shards = []
     for path in sorted(folder.glob("shard_*.safetensors")):
@@ -169,7 +171,7 @@ def _read_all(folder: Path, notify: Callable[[str], None]) -> list[Shard]:
                 continue
         except (OSError, SafetensorError):
             pass  # another process removed it, or it cannot be read: both end as below
-        notify(f"the text cache's {path.name} is damaged; its captions are encoded again")
+        log.info(f"the text cache's {path.name} is damaged; its captions are encoded again")
         path.unlink(missing_ok=True)
     return shards
 

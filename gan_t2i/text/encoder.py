@@ -5,6 +5,7 @@ A SentenceTransformer (Reimers and Gurevych, arXiv 1908.10084) on the CPU in flo
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,13 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text import weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.bert import Bert
-from gan_t2i.text.weights import Notify
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+log = logging.getLogger(__name__)
+
 KIND = "text_encoder"
-
-
-def silent(message: str) -> None:
-    """The notify function of a caller who wants to hear nothing."""
 
 
 class SentenceEncoder:
@@ -137,8 +135,8 @@ class PretrainedEncoder(SentenceEncoder):
         max_tokens: int = Field(64, ge=3)
         """Captions are cut there, special tokens included; at most what the model takes."""
 
-    def __init__(self, config: Config, *, notify: Notify = silent) -> None:
-        found = weights.resolve(config.model, config.revision, notify)
+    def __init__(self, config: Config) -> None:
+        found = weights.resolve(config.model, config.revision)
         super().__init__(
             Bert.read(found.folder) or load(found.folder),
             id=found.id,
@@ -170,12 +168,10 @@ def interface_for(name: str, params: Mapping[str, Any], captions: Sequence[str])
     return interface
 
 
-def build_encoder(
-    name: str, params: Mapping[str, Any], interface: Mapping[str, Any], *, expected_hash: str | None = None, notify: Notify = silent
-) -> SentenceEncoder:
+def build_encoder(name: str, params: Mapping[str, Any], interface: Mapping[str, Any], *, expected_hash: str | None = None) -> SentenceEncoder:
     """Build the encoder `name` and report the choice. Raises GanT2IError where its weights are not those of `expected_hash`."""
     try:
-        encoder: SentenceEncoder = registry.build(KIND, name, params, **interface, notify=notify)
+        encoder: SentenceEncoder = registry.build(KIND, name, params, **interface)
     except TypeError as error:  # a snapshot's damaged interface
         raise GanT2IError(f"text encoder {name!r} cannot be built from the interface {list(interface)}: {error}") from error
     if expected_hash is not None and encoder.weights_hash != expected_hash:
@@ -183,7 +179,7 @@ def build_encoder(
             f"the model was trained with text encoder weights of sha256 {expected_hash}, but {encoder.source} has {encoder.weights_hash}; "
             f"name a folder that holds the same weights (gan-t2i sample --text-encoder FOLDER)"
         )
-    notify(f"text encoder: {encoder.source}, {encoder.width} numbers a token, at most {encoder.max_tokens} tokens")
+    log.info(f"text encoder: {encoder.source}, {encoder.width} numbers a token, at most {encoder.max_tokens} tokens")
     return encoder
 
 

@@ -19,8 +19,7 @@ from gan_t2i import registry
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.text import weights
-from gan_t2i.text.encoder import KIND, SentenceEncoder, silent
-from gan_t2i.text.weights import Notify
+from gan_t2i.text.encoder import KIND, SentenceEncoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -52,7 +51,7 @@ class TinyEncoder(SentenceEncoder):
                 raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
             return self
 
-    def __init__(self, config: Config, *, vocabulary: Sequence[str], notify: Notify = silent) -> None:
+    def __init__(self, config: Config, *, vocabulary: Sequence[str]) -> None:
         if list(vocabulary[: len(SPECIAL)]) != SPECIAL or len(set(vocabulary)) != len(vocabulary):
             raise GanT2IError(f"the vocabulary of the tiny text encoder must start with {' '.join(SPECIAL)} and name nothing twice")
         model = _random_bert(config, list(vocabulary))

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ NEEDED_FILES = [
     "[0-9]_*/*.safetensors",
 ]
 
-Notify = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Weights:
     source: str  # one line for people
 
 
-def resolve(model: str, revision: str | None, notify: Notify) -> Weights:
+def resolve(model: str, revision: str | None) -> Weights:
     """Find `model`: a folder, else (the default model) the installed package, else the hub's cache, else the hub.
 
     Raises GanT2IError where it is nowhere to be had, holds no safetensors, or does not have the hash that it must have.
@@ -70,7 +70,7 @@ def resolve(model: str, revision: str | None, notify: Notify) -> Weights:
     packaged = _from_package() if pinned else None
     if packaged is not None:
         return packaged
-    found = _from_hub(model, DEFAULT_REVISION if pinned else revision, notify)
+    found = _from_hub(model, DEFAULT_REVISION if pinned else revision)
     if pinned and found.sha256 != DEFAULT_SHA256:
         raise GanT2IError(f"{found.source} has weights with sha256 {found.sha256}, not {DEFAULT_SHA256}: delete that copy and try again")
     return found
@@ -179,12 +179,12 @@ def _from_package() -> Weights | None:
     return Weights(folder, DEFAULT_MODEL, DEFAULT_REVISION, sha256, f"all-MiniLM-L6-v2 from the installed package {name}")
 
 
-def _from_hub(model: str, revision: str | None, notify: Notify) -> Weights:
+def _from_hub(model: str, revision: str | None) -> Weights:
     cached = _from_cache(model, revision)  # not under `quiet`, which imports transformers
     if cached is not None:
         return cached
     with quiet():
-        folder = _download(model, revision, notify)
+        folder = _download(model, revision)
     fault = complaint(folder)
     if fault is not None:
         raise GanT2IError(f"the text encoder {model} on the hub {fault}")
@@ -207,13 +207,13 @@ def _of_hub(folder: Path, model: str, place: str) -> Weights:
     return Weights(folder, model, commit, hash_weights(folder), f"{model} at revision {commit} from {place}")
 
 
-def _download(model: str, revision: str | None, notify: Notify) -> Path:
+def _download(model: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         # snapshot_download retries for 23 s where there is no network; this question is asked once.
         commit = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT).sha
-        notify(f"downloading the text encoder {model} at revision {commit} from the hub")
+        log.info(f"downloading the text encoder {model} at revision {commit} from the hub")
         return Path(snapshot_download(model, revision=commit, etag_timeout=HUB_TIMEOUT, allow_patterns=NEEDED_FILES))
     except Exception as error:
         # The hub's client has changed its HTTP library twice, so there is no narrower class that covers "no network" in all versions.

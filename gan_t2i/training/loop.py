@@ -1,9 +1,9 @@
 """The training loop: steps, and what happens between them at fixed numbers of pictures."""
 
+import logging
 import math
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,10 +26,12 @@ from gan_t2i.training.schedule import crosses, learning_rate_factor
 from gan_t2i.training.session import Session
 from gan_t2i.training.state import Progress, load_state, read_progress, save_state
 
+log = logging.getLogger(__name__)
+
 MATCH_GAP = "Text/match_gap"  # what decides which snapshot is the best
 
 
-def train(session: Session, folder: RunFolder, progress: Progress, notify: Callable[[str], None]) -> int | None:
+def train(session: Session, folder: RunFolder, progress: Progress) -> int | None:
     """Train from `progress` to the configured end; snapshots, state, grids and logs go to `folder`, of which the first process alone writes.
 
     Where the monitor finds that the run has gone wrong, it goes back to the last good state. Returns the number of the signal that ended it
@@ -59,7 +61,7 @@ def train(session: Session, folder: RunFolder, progress: Progress, notify: Calla
                     # a stop is no tick: doubts rise and fall at the same nimg, whether the run is stopped or not
                     wrong = monitor.look(nimg, numbers) if due.tick or not_finite(numbers) else None
                     if wrong is not None:
-                        back = roll_back(session, folder, report, Progress(nimg, rollbacks), wrong, notify)
+                        back = roll_back(session, folder, report, Progress(nimg, rollbacks), wrong)
                         nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.doubtful)
                         saved = nimg
                         continue
@@ -78,7 +80,7 @@ def train(session: Session, folder: RunFolder, progress: Progress, notify: Calla
     finally:
         report.close()
     if stopping:
-        notify(_farewell(folder, nimg, total))
+        log.info(_farewell(folder, nimg, total))
     # a process that was not told itself stops as if it had been
     return (stop.signal or signal.SIGTERM) if nimg < total else None
 
@@ -139,7 +141,7 @@ def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int, 
     return numbers
 
 
-def roll_back(session: Session, folder: RunFolder, report: Report, progress: Progress, wrong: Wrong, notify: Callable[[str], None]) -> Progress:
+def roll_back(session: Session, folder: RunFolder, report: Report, progress: Progress, wrong: Wrong) -> Progress:
     """Put the last good state back, with lower rates from then on, and return where the run stands now.
 
     Raises `GanT2IError` with what is `wrong` where there is no state yet, or where the run went back as often as it may.
@@ -163,7 +165,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
         f"at {progress.nimg:,} images {wrong.what}: going back to {nimg:,} images, with learning rates times {session.step.rate_scale:g} "
         f"(rollback {rollbacks} of {config.rollbacks})"
     )
-    notify(message)
+    log.warning(message)
     if is_first():
         # at once, so that a run that is killed here does not count anew; the snapshot too, which may have been thinned out
         save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))

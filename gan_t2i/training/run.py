@@ -1,7 +1,8 @@
 """From a config and a place to a run: a new folder, or the unfinished one that the same command began."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,7 @@ from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress
 from gan_t2i.training.warm_start import begin_with, initial
 
-Notify = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None:
@@ -44,7 +45,7 @@ def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None
 
 
 def run_training(
-    config: TrainConfig, outdir: Path, *, resume: str, description: str, notify: Notify, changed_data: bool = False
+    config: TrainConfig, outdir: Path, *, resume: str, description: str, changed_data: bool = False
 ) -> tuple[RunFolder, int | None]:
     """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early.
 
@@ -54,17 +55,17 @@ def run_training(
     if config.init is not None:
         initial(config.init)  # what is missing is missed before the data are packed
     found = find_run(config, outdir, resume) if is_first() else None
-    session = prepare(config, notify)
+    session = prepare(config)
     with _claimed(found, outdir, description) as folder:
-        progress = _continue(session, folder, changed_data, notify)
+        progress = _continue(session, folder, changed_data)
         if found is not None:
-            notify(f"going on with {folder.path} after {progress.nimg:,} images")
+            log.info(f"going on with {folder.path} after {progress.nimg:,} images")
         if is_first():
             remove_temporary(folder.path)  # the lock is held: whoever wrote them is gone
             with atomic_file(folder.config) as temporary:
                 temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        notify(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
-        return folder, train(session, folder, progress, notify)
+        log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
+        return folder, train(session, folder, progress)
 
 
 @contextlib.contextmanager
@@ -79,14 +80,14 @@ def _claimed(found: RunFolder | None, outdir: Path, description: str) -> Iterato
         yield folder
 
 
-def _continue(session: Session, folder: RunFolder, changed_data: bool, notify: Notify) -> Progress:
+def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progress:
     """Put the state in `folder`, if there is one, into the networks; returns where it stands, else the beginning."""
     there = from_first(folder.state.is_file())
     if there and not folder.state.is_file():
         raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
     if not there:
         if session.config.init is not None:
-            notify(begin_with(session.networks, initial(session.config.init)))
+            log.info(begin_with(session.networks, initial(session.config.init)))
         return Progress()
     seen = {name: fingerprint for name, fingerprint in session.seen.items() if not (changed_data and name == DATA_SET)}
     return load_state(folder.state, session.networks, seen)

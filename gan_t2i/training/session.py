@@ -1,7 +1,8 @@
 """Everything a run needs before its first step: device, data, text, networks. Whatever can be missing is missed here, not later."""
 
+import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.step import Networks, TrainStep, build_networks, check_networks
+
+log = logging.getLogger(__name__)
 
 # So many captions of the training data tell a text head that whitens what to whiten by.
 WHITENED_CAPTIONS = 4_000
@@ -123,8 +126,8 @@ def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str
     return {"resolution": config.resolution, "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
-def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: bool = False, text_folder: Path | None = None) -> Session:
-    """Build the parts of a run and report each through `notify`; raises `GanT2IError` where one cannot be had.
+def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | None = None) -> Session:
+    """Build the parts of a run and log each; raises `GanT2IError` where one cannot be had.
 
     `measured`: the run is only to be measured, so that its captioner need not have learned anything. `text_folder`: where embeddings go that
     nobody will use again; without it they go to the user's cache.
@@ -133,7 +136,7 @@ def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: boo
     if config.batch % (world_size() * config.accumulation):
         raise UsageError(f"batch {config.batch} must be a multiple of {world_size()} processes times accumulation {config.accumulation}")
     with first_of_node_first():
-        session = _prepare(config, notify, measured, text_folder)
+        session = _prepare(config, measured, text_folder)
     if world_size() == 1:
         return session
     theirs = from_first(session.seen)
@@ -142,50 +145,50 @@ def prepare(config: TrainConfig, notify: Callable[[str], None], *, measured: boo
     return session
 
 
-def _prepare(config: TrainConfig, notify: Callable[[str], None], measured: bool, text_folder: Path | None) -> Session:
+def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> Session:
     device = pick_device(config.device)
     if device.type == "cuda":
         set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
     # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
     judge = registry.lookup("discriminator", spec.name)
-    judge.find_weights(registry.config_for("discriminator", spec.name, spec.params), notify)
+    judge.find_weights(registry.config_for("discriminator", spec.name, spec.params))
     if judge.needs_blur and not config.blur.sigma:
-        notify(f"the generator learns nothing from discriminator {spec.name} without a blur: set blur.sigma=0.08 and blur.share=0.9")
+        log.warning(f"the generator learns nothing from discriminator {spec.name} without a blur: set blur.sigma=0.08 and blur.share=0.9")
     check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
-    encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {}, notify=notify)
-    source = resolve_source(config.data.source, config.resolution, notify=notify, alpha=config.data.alpha)
-    stream = open_stream(source, config.resolution, config.data, notify=notify) if config.data.stream else None
-    dataset = stream.sample if stream else load_dataset(source, config.resolution, config.data, notify=notify)
+    encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {})
+    source = resolve_source(config.data.source, config.resolution, alpha=config.data.alpha)
+    stream = open_stream(source, config.resolution, config.data) if config.data.stream else None
+    dataset = stream.sample if stream else load_dataset(source, config.resolution, config.data)
     trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
     words = stream.captions if stream else [dataset.captions[index] for index in trained]
     if config.loss.match_weight and len(trained) < 2:
         raise GanT2IError("all pictures have the same caption: there is nothing to tell apart; caption them, or set loss.match_weight=0")
     interface = interface_for(config.text_encoder.name, config.text_encoder.params, words)
     if encoder is None:
-        encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface, notify=notify)
+        encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface)
     one_change = OneChange(dataset) if "one_change" in config.loss.negatives else None
     captions = [*dataset.captions, *(one_change.captions if one_change else [])]
-    cache = TextCache.build(encoder, captions, folder=text_folder, notify=notify)
+    cache = TextCache.build(encoder, captions, folder=text_folder)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
-        notify("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
+        log.warning("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
     negatives = config.loss.negatives
     sampler: Sampler | StreamSampler
     if stream:
-        sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives), notify=notify)
+        sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives))
     else:
         balance = config.data.balance
-        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled, notify=notify)
+        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled)
     networks = build_networks(config, network_interface(config, encoder), device)
     typical = cache.gather(random.Random(config.seed).sample(trained, min(len(trained), WHITENED_CAPTIONS))).to(device)
     for network in (networks.G, networks.D, networks.G_ema):
         network.text_head.fit(typical)
     placers = [network.placer for network in (networks.G, networks.G_ema) if network.placer is not None]
     if placers and not measured:
-        taught_placer(placers[0], config, dataset, encoder, cache, device, notify)
+        taught_placer(placers[0], config, dataset, encoder, cache, device)
         placers[1].load_state_dict(placers[0].state_dict())
     if config.captioner.weight:
-        build = build_captioner if measured else partial(taught_captioner, precision=config.precision, notify=notify)
+        build = build_captioner if measured else partial(taught_captioner, precision=config.precision)
         networks.captioner = build(config.captioner, dataset, config.seed, device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)

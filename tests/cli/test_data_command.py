@@ -88,7 +88,7 @@ def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
 def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.data import builtin
 
-    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, notify, alpha: shapes if data == "shapes" else Path(data))
+    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, alpha: shapes if data == "shapes" else Path(data))
     assert run("pack", "shapes", tmp_path / "packed", "--resolution", 16).exit_code == 0
 
 
@@ -188,7 +188,7 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
     from gan_t2i.doctor import dry_run as estimate
 
     seen: list[TrainConfig] = []
-    monkeypatch.setattr(estimate, "dry_run_report", lambda config, notify: seen.append(config))
+    monkeypatch.setattr(estimate, "dry_run_report", lambda config: seen.append(config))
     arguments = (
         "--data-format coco --image-root pictures --caption-lines first --crop fit --background black --caption-column x --on-bad error --alpha"
     )

@@ -117,7 +117,7 @@ def test_it_writes_a_config_that_train_takes(
     assert "(measured here)" in text
     assert text.startswith("# gan-t2i train --config")
     taken: list[TrainConfig] = []
-    monkeypatch.setattr(estimate, "dry_run_report", lambda config, notify: taken.append(config))
+    monkeypatch.setattr(estimate, "dry_run_report", lambda config: taken.append(config))
     assert CliRunner().invoke(command, ["train", "--config", str(tmp_path / "new.yaml"), "--dry-run"]).exit_code == 0
     assert taken == [config]
 

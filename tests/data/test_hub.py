@@ -96,7 +96,7 @@ def test_a_file_that_the_library_fetched_is_read(tmp_path, monkeypatch):
     assert pack("hf:owner/name", tmp_path / "packed", 16, progress=False).images[0, 1, 0, 0] == 255
 
 
-def test_a_name_is_loaded_once_and_its_splits_are_the_sides(tmp_path, monkeypatch):
+def test_a_name_is_loaded_once_and_its_splits_are_the_sides(tmp_path, monkeypatch, said):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path / "cache"))
     asked = []
@@ -107,14 +107,13 @@ def test_a_name_is_loaded_once_and_its_splits_are_the_sides(tmp_path, monkeypatc
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert resolve_source("hf:owner/birds", 16) == "hf:owner/birds"
-    told: list[str] = []
-    first = load_dataset("hf:owner/birds", 16, progress=False, notify=told.append)
+    first = load_dataset("hf:owner/birds", 16, progress=False)
     assert asked == ["owner/birds"]
     assert (first.train.tolist(), first.heldout.tolist()) == ([0], [1])
-    assert told[0].startswith("data: packing hf:owner/birds at 16 px")
-    again = load_dataset("hf:owner/birds", 16, progress=False, notify=told.append)
+    assert said[0].startswith("data: packing hf:owner/birds at 16 px")
+    again = load_dataset("hf:owner/birds", 16, progress=False)
     assert again.folder == first.folder
-    assert "packed before" in told[-1]
+    assert "packed before" in said[-1]
 
 
 @pytest.mark.parametrize("name", ["hf:birds", "hf:", "hf:../a/b", "hf:/etc/x", "hf:a/b/c", "hf:owner/..", "hf:http://h/a"])

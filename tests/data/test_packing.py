@@ -334,16 +334,15 @@ def test_a_damaged_packed_folder_is_refused_with_one_sentence(tmp_path, spoil, m
 # The cache
 
 
-def test_data_are_packed_once_and_again_after_a_change(source, cache):
-    told = []
-    first = load_dataset(source, 16, progress=False, notify=told.append)
-    assert "packing" in told[0]
-    assert told[1].startswith("6 usable pairs")
-    told.clear()
-    again = load_dataset(source, 16, progress=False, notify=told.append)
+def test_data_are_packed_once_and_again_after_a_change(source, cache, said):
+    first = load_dataset(source, 16, progress=False)
+    assert "packing" in said[0]
+    assert said[1].startswith("6 usable pairs")
+    said.clear()
+    again = load_dataset(source, 16, progress=False)
     assert again.folder == first.folder
-    assert len(told) == 1
-    assert "packed before" in told[0]
+    assert len(said) == 1
+    assert "packed before" in said[0]
     (source / "0.txt").write_text("another caption", encoding="utf-8")
     changed = load_dataset(source, 16, progress=False)
     assert changed.folder != first.folder

@@ -37,7 +37,7 @@ def test_lessons_count_for_a_dry_run_by_the_pictures_that_they_show(
     generator = small_config()["generator"]
     placed = {**generator, "params": {**generator["params"], "local_styles": True, "placer": True}}
     lessons = {"grounding": {"finder_kimg": 60, "kimg": 30, "batch": 8}, "captioner": {"weight": 1, "kimg": 120, "batch": 4}}
-    session = prepare(TrainConfig.parse(small_config(generator=placed, **lessons)), lambda message: None, measured=True)
+    session = prepare(TrainConfig.parse(small_config(generator=placed, **lessons)), measured=True)
     shown = []
 
     def placer(*arguments: Any) -> None:

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def session(small_config: Callable[..., dict[str, Any]]) -> Session:
-    return prepare(TrainConfig.parse(small_config(penalty={"interval": 2})), lambda message: None)
+    return prepare(TrainConfig.parse(small_config(penalty={"interval": 2})))
 
 
 def test_a_training_is_measured(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

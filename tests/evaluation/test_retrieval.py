@@ -171,18 +171,17 @@ def _share(row: torch.Tensor, seeds: int) -> float:
 
 
 def test_the_matcher_is_made_once_and_damaged_weights_are_made_again(
-    judge: Judge, dataset: PackedDataset, encoder: Any, monkeypatch: pytest.MonkeyPatch
+    judge: Judge, dataset: PackedDataset, encoder: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    told: list[str] = []
-    again = prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False, notify=told.append)
-    assert "trained before" in told[-1]
+    again = prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    assert "trained before" in said[-1]
     weights = judge.matcher.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.matcher.state_dict().items())
     for path in (cache_dir() / "matchers").glob("*.safetensors"):  # other tests keep theirs there too
         path.write_bytes(path.read_bytes()[:-100])
     torch.rand(3)  # the global random state says nothing
-    made = prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False, notify=told.append)
-    assert any("trained again" in line for line in told)
+    made = prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    assert any("trained again" in line for line in said)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in made.matcher.state_dict().items())
 
 

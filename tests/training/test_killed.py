@@ -42,7 +42,7 @@ def train(values: dict[str, Any], place: Path, prepare: Callable[..., None], *ar
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     config = TrainConfig.parse(values)
     prepare(*arguments)
-    run_training(config, place / "runs", resume="auto", description="short", notify=lambda message: None)
+    run_training(config, place / "runs", resume="auto", description="short")
     sys.setprofile(None)
 
 

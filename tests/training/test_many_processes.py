@@ -62,7 +62,7 @@ def arrays_of(networks: Networks) -> Arrays:
 def take_steps(values: Values, frozen: tuple[str, ...] = ()) -> tuple[Arrays, Arrays, dict[str, float]]:
     """Weights before and after three steps of this process's share, some negatives masked in its uneven halves, and the last metrics."""
     session_module.build_networks = smooth_networks
-    session = prepare(TrainConfig.parse(values), lambda message: None)
+    session = prepare(TrainConfig.parse(values))
     networks = session.networks
     for name in frozen:
         network, _, part = name.partition(".")
@@ -157,7 +157,7 @@ def write_run(
         return run_step(session, nimg)
 
     Session.run_step = run_step_or_not  # type: ignore[method-assign]
-    folder, stopped_by = run_training(TrainConfig.parse(values), outdir, resume="auto", description="many", notify=lambda message: None)
+    folder, stopped_by = run_training(TrainConfig.parse(values), outdir, resume="auto", description="many")
     return folder, stopped_by, sorted(path for path in written if path.startswith(str(outdir)))
 
 

@@ -140,10 +140,11 @@ def test_a_run_that_is_stopped_after_going_back_ends_like_an_unbroken_one(
     assert_same_state(folder, unbroken)
 
 
-def test_it_goes_back_to_before_the_doubt(small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_goes_back_to_before_the_doubt(
+    small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[str]
+) -> None:
     """Pictures alike from 12 to 32 images: the states at 16, 24 and 32 are doubtful, the one at 8 is not."""
-    monkeypatch.setattr(monitor_module, "SATURATED", 2)  # four pictures at a tick are easily told apart
-    told: list[str] = []
+    monkeypatch.setattr(monitor_module, "SATURATED", 2)  # four pictures at a tick are easily said apart
     drawn: list[int] = []
 
     def collapsed(session: Session) -> float:
@@ -153,8 +154,8 @@ def test_it_goes_back_to_before_the_doubt(small_config: Callable[..., Any], monk
 
     monkeypatch.setattr(loop, "diversity", collapsed)
     config = TrainConfig.parse(small_config(report=REPORT, monitor={"patience_kimg": 0.02}))
-    folder, _ = run_training(config, tmp_path, resume="never", description="x", notify=told.append)
-    (line,) = [line for line in told if "going back" in line]
+    folder, _ = run_training(config, tmp_path, resume="never", description="x")
+    (line,) = [line for line in said if "going back" in line]
     assert "at 32 images the drawn pictures are all alike" in line
     assert "since 12 images: going back to 8 images, with learning rates times 0.5 (rollback 1 of 3)" in line
     assert folder.snapshots() == [folder.snapshot(nimg) for nimg in (8, 16, 24, 32, 40)]
@@ -162,7 +163,9 @@ def test_it_goes_back_to_before_the_doubt(small_config: Callable[..., Any], monk
     assert not folder.good_state.exists()
 
 
-def test_pictures_that_are_all_alike_end_a_run(small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pictures_that_are_all_alike_end_a_run(
+    small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[str]
+) -> None:
     """A G that draws grey whatever it is asked, and a D that does not learn to tell: what is measured of them is real."""
     build = session_module.build_networks
 
@@ -175,11 +178,10 @@ def test_pictures_that_are_all_alike_end_a_run(small_config: Callable[..., Any],
         return networks
 
     monkeypatch.setattr(session_module, "build_networks", grey)
-    told: list[str] = []
     values = small_config(kimg=0.2, report=REPORT, optimizer={"warmup_kimg": 0, "g_lr": 1e-9, "d_lr": 1e-9})
     config = TrainConfig.parse(values | {"monitor": {"patience_kimg": 0.02, "rollbacks": 1}})
     with pytest.raises(GanT2IError, match="the drawn pictures are all alike: Quality/diversity is 0") as error:
-        run_training(config, tmp_path, resume="never", description="x", notify=told.append)
+        run_training(config, tmp_path, resume="never", description="x")
     assert "it went back 1 time, to ever lower rates" in str(error.value)
-    (line,) = [line for line in told if "going back" in line]
+    (line,) = [line for line in said if "going back" in line]
     assert "at 24 images the drawn pictures are all alike" in line

@@ -27,7 +27,7 @@ def evaluated(small_config: Callable[..., dict[str, Any]], tmp_path_factory: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         config = TrainConfig.parse(small_config(evaluate=EVALUATE))
-        return run_training(config, tmp_path_factory.mktemp("evaluated"), resume="never", description="e", notify=lambda message: None)[0]
+        return run_training(config, tmp_path_factory.mktemp("evaluated"), resume="never", description="e")[0]
 
 
 def read(run: RunFolder, nimg: int) -> dict[str, Any]:

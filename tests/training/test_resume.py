@@ -102,7 +102,7 @@ def unbroken(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPath
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         config = TrainConfig.parse(small_config(**LONG))
-        return run_training(config, tmp_path_factory.mktemp("unbroken"), resume="never", description="long", notify=lambda message: None)[0]
+        return run_training(config, tmp_path_factory.mktemp("unbroken"), resume="never", description="long")[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

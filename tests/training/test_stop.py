@@ -152,15 +152,14 @@ def test_numbers_that_are_not_finite_are_not_saved_at_a_stop(
 
 
 def test_at_its_end_it_says_what_is_left_out(
-    small_config: Callable[..., Any], signal_after: Callable[..., None], calls: Calls, tmp_path: Path
+    small_config: Callable[..., Any], signal_after: Callable[..., None], calls: Calls, tmp_path: Path, said: list[str]
 ) -> None:
     from gan_t2i.training.config import TrainConfig
     from gan_t2i.training.run import run_training
 
-    told: list[str] = []
     signal_after(36)
     config = TrainConfig.parse(small_config())
-    folder, stopped_by = run_training(config, tmp_path, resume="never", description="x", notify=told.append)
+    folder, stopped_by = run_training(config, tmp_path, resume="never", description="x")
     assert stopped_by is None
     assert calls[-1] == "save_state"
-    assert f"gan-t2i evaluate {folder.path} makes up for that" in told[-1]
+    assert f"gan-t2i evaluate {folder.path} makes up for that" in said[-1]

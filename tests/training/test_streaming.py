@@ -151,11 +151,10 @@ def test_rows_are_those_of_the_whole_batch(stream: StreamedDataset) -> None:
     assert whole.negatives.shape == whole.wrong.shape == (6, 2)
 
 
-def test_a_picture_that_cannot_be_read_is_counted_and_another_shown(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_a_picture_that_cannot_be_read_is_counted_and_another_shown(tmp_path: Path, said: list[str]) -> None:
     bad = tuple(range(0, 46, 3))
     stream = open_stream(write_tars(tmp_path / "tars", bad), 16, SETTINGS, progress=False)
-    whole = StreamSampler(stream, 0, BUFFER, notify=told.append)
+    whole = StreamSampler(stream, 0, BUFFER)
     parts = [StreamSampler(stream, 0, BUFFER) for _ in range(2)]
     for nimg in range(0, 96, 8):
         batch = whole.batch(nimg, 8)
@@ -169,9 +168,9 @@ def test_a_picture_that_cannot_be_read_is_counted_and_another_shown(tmp_path: Pa
         for row, caption in enumerate(batch.captions.tolist()):
             assert not batch.wrong[row, 0] or batch.negatives[row, 0] != caption
     assert whole.refused == sum(part.refused for part in parts) > 16
-    assert len(told) == whole.refused.bit_length()
-    assert told[0].startswith("unusable pictures of the stream, replaced by others: 1, the last one 000")
-    assert "the file is not one of: PNG" in told[0]
+    assert len(said) == whole.refused.bit_length()
+    assert said[0].startswith("unusable pictures of the stream, replaced by others: 1, the last one 000")
+    assert "the file is not one of: PNG" in said[0]
 
 
 def test_only_bad_pictures_end_the_run_with_a_sentence(tmp_path: Path) -> None:
@@ -303,7 +302,7 @@ def test_other_tars_are_refused_in_mid_run(start: Start, signal_after: Callable[
 def take_steps(values: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
     """Weights before and after some steps, and how many pictures were refused."""
     session_module.build_networks = smooth_networks
-    session = prepare(TrainConfig.parse(values), lambda message: None)
+    session = prepare(TrainConfig.parse(values))
     before = arrays_of(session.networks)
     count = session.config.batch
     for nimg in range(0, 6 * count, count):

@@ -80,7 +80,7 @@ def test_what_a_network_cannot_have_grown_from_is_refused() -> None:
 )
 def test_what_cannot_be_built_is_refused_before_the_data_are_touched(network: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        prepare(TrainConfig.parse({"resolution": 64, "data": {"source": "nowhere"}, **network}), lambda message: None)
+        prepare(TrainConfig.parse({"resolution": 64, "data": {"source": "nowhere"}, **network}))
 
 
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:

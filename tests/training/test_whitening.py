@@ -20,7 +20,7 @@ def session(small_config: Callable[..., dict[str, Any]]) -> Session:
         generator={"name": "style", "params": {**SMALL, "w_width": 32, "z_width": 8, "word_resolutions": [8]}},
         discriminator={"name": "aligned", "params": SMALL},
     )
-    return prepare(TrainConfig.parse(values), lambda message: None)
+    return prepare(TrainConfig.parse(values))
 
 
 def test_all_networks_whiten_by_the_training_captions_alone(session: Session) -> None:

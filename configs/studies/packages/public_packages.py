@@ -67,7 +67,7 @@ def main() -> None:
     config = TrainConfig.parse(read_yaml(arguments.config) | {"batch": arguments.batch, "device": "cpu"})
     if config.resolution != RESOLUTION:
         sys.exit(f"Error: {arguments.config} is of {config.resolution} px; name a config of {RESOLUTION} px")
-    session = prepare(config, notify=print)
+    session = prepare(config)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {arguments.repeats}")
     # sampling first: training moves the weights that are drawn with
     compare("sampling, one picture from a new prompt", [our_sampling(session), diffusion(session)], arguments.repeats)

@@ -75,8 +75,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     configs = [TrainConfig.parse(read_yaml(path) | {"device": "cpu"}) for path in arguments.configs]
     # what all share is made before any clock runs
-    session = prepare(configs[0], notify=print, measured=True)
-    judge = prepare_judge(session.dataset, session.encoder, session.device, notify=print)
+    session = prepare(configs[0], measured=True)
+    judge = prepare_judge(session.dataset, session.encoder, session.device)
     spaces = [open_space(name, session.device, lambda: judge.matcher) for name in arguments.features]
     makers = {path.stem: partial(ours, config, arguments.minutes) for config, path in zip(configs, arguments.configs, strict=True)}
     makers |= {name: partial(other, session) for name, other in OTHERS.items()}
@@ -136,14 +136,14 @@ def show(row: dict[str, Any]) -> None:
 
 def ours(config: TrainConfig, minutes: float) -> Contender:
     start = time.perf_counter()
-    rate = measure_pace(prepare(config, notify=print)).rate  # lessons are taken here
+    rate = measure_pace(prepare(config)).rate  # lessons are taken here
     first = time.perf_counter() - start
     # nobody knows yet how long the preparation without lessons takes: it is taken off below
     start = time.perf_counter()
-    prepare(config, notify=lambda message: None)
+    prepare(config)
     spent = max(0.0, first - (time.perf_counter() - start))
     kimg = rate * (minutes * 60 - spent) / 1000
-    session = prepare(lasting(config, kimg), notify=lambda message: None)
+    session = prepare(lasting(config, kimg))
     networks = session.networks
 
     def step(number: int) -> int:

@@ -113,7 +113,7 @@ def load_share(packed: Path) -> float:
     """The share of a training step of the quickstart that loading its batch takes."""
     values = read_yaml(QUICKSTART)
     values |= {"data": {"source": str(packed)}, "text_encoder": {"name": "tiny"}}
-    session = prepare(TrainConfig.parse(values), notify=lambda message: None)
+    session = prepare(TrainConfig.parse(values))
     return measure_training(session, STEPS, repeats=3).shares["data"]
 
 

@@ -4,6 +4,7 @@ A random caption of another picture gives itself away by its colour or its count
 caption that is right but for one thing makes everything matter.
 """
 
+import logging
 import random
 import time
 from collections import defaultdict
@@ -19,6 +20,8 @@ from gan_t2i.core.runtime import generator_for
 from gan_t2i.data.builtin.shapes import CAPTIONS
 from gan_t2i.data.builtin.shapes_grammar import Scene, captions, composition, split_of, vocabulary
 from gan_t2i.data.packing import PackedDataset
+
+log = logging.getLogger(__name__)
 
 # A negative is one of so many nearest captions: few enough to be hard, enough that a paraphrase among them does little harm.
 NEAREST = 16
@@ -89,10 +92,9 @@ class Nearest:
         dataset: pictures and captions.
         vectors: caption ids -> the encoder's pooled vectors [n, E] float32.
         seed: of the sample of candidates, where there are more captions than `CANDIDATES`.
-        notify: told how long it takes to find the nearest captions of all, where that is more than `LONG_SECONDS`.
     """
 
-    def __init__(self, dataset: PackedDataset, vectors: Callable[[Sequence[int]], Tensor], seed: int, notify: Callable[[str], None]) -> None:
+    def __init__(self, dataset: PackedDataset, vectors: Callable[[Sequence[int]], Tensor], seed: int) -> None:
         owned = [dataset.caption_ids[item] for item in dataset.train.tolist()]
         trained = sorted({caption for ids in owned for caption in ids})
         self._owned = dataset.caption_ids
@@ -104,7 +106,7 @@ class Nearest:
             candidates = [candidates[place] for place in drawn.sort().values.tolist()]
         width = NEAREST + min(max(map(len, owned)), MOST_OWN)
         self._rows = {caption: row for row, caption in enumerate(trained)}
-        self._table = nearest_table(trained, candidates, vectors, width, notify)
+        self._table = nearest_table(trained, candidates, vectors, width)
 
     def draw(self, item: int, shown: int, rng: random.Random) -> int | None:
         """One of the `NEAREST` captions next to the caption `shown`, none of which the picture `item` has; None where all are its own."""
@@ -118,9 +120,7 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def nearest_table(
-    queries: Sequence[int], candidates: Sequence[int], vectors: Callable[[Sequence[int]], Tensor], width: int, notify: Callable[[str], None]
-) -> Tensor:
+def nearest_table(queries: Sequence[int], candidates: Sequence[int], vectors: Callable[[Sequence[int]], Tensor], width: int) -> Tensor:
     """For each of the captions `queries`, the `width` of `candidates` with the largest cosine, nearest first: int32 [Q, width or fewer]."""
     ids = torch.tensor(candidates, dtype=torch.int32)
     towards = F.normalize(vectors(candidates).float(), dim=1).T  # [E, candidates]
@@ -134,7 +134,7 @@ def nearest_table(
         if start == 0:
             seconds = (time.perf_counter() - begun) * len(queries) / min(size, len(queries))
             if seconds > LONG_SECONDS:
-                notify(f"finding the nearest captions of {len(queries):,} takes about {seconds:.0f} seconds")
+                log.info(f"finding the nearest captions of {len(queries):,} takes about {seconds:.0f} seconds")
     return table
 
 

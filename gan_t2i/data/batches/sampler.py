@@ -14,7 +14,6 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.runtime import generator_for
 from gan_t2i.data.batches.negatives import Nearest, OneChange
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.text.encoder import silent
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ class Sampler:
         one_change: where "one_change" draws from; made here where it is not given.
         balance: column of the metadata whose values are shown equally often.
         vectors: caption ids -> the encoder's pooled vectors [n, E], for "nearest".
-        notify: told what takes long.
     """
 
     def __init__(
@@ -64,7 +62,6 @@ class Sampler:
         one_change: OneChange | None = None,
         balance: str | None = None,
         vectors: Callable[[Sequence[int]], Tensor] | None = None,
-        notify: Callable[[str], None] = silent,
     ) -> None:
         self.dataset = dataset
         self.seed = seed
@@ -74,7 +71,7 @@ class Sampler:
         if "nearest" in negatives:
             if vectors is None:
                 raise ValueError("nearest negatives need the vectors of the captions")
-            self._nearest = Nearest(dataset, vectors, seed, notify)
+            self._nearest = Nearest(dataset, vectors, seed)
         self._classes = classes_of(dataset, balance)
         # the pass that a class is in and the next one; the round of classes that a batch begins in, and the next
         self._order = functools.lru_cache(maxsize=2 * len(self._classes))(self._shuffle)

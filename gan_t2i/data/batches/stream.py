@@ -7,8 +7,9 @@ What is kept of that is how many training pictures each tar has; so the n-th pic
 import functools
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from gan_t2i.data.readers.tars import caption_key, read_shard
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.data.splits import position_of
+
+log = logging.getLogger(__name__)
 
 STREAM = "stream.json"
 SAMPLE = 256  # pictures of each side that are packed, an equal share from each tar
@@ -91,7 +94,6 @@ def open_stream(
     settings: DataSettings | None = None,
     *,
     progress: bool = True,
-    notify: Callable[[str], None] = lambda message: None,
 ) -> StreamedDataset:
     """The tars of `source`, looked through on first use or after a change; what was found is kept in the cache.
 
@@ -104,7 +106,7 @@ def open_stream(
     found = tars_of(source, settings)
     folder = cache_dir() / "streams" / source_key(Path(source), resolution, settings)
     if not (folder / STREAM).is_file():
-        notify(f"data: looking through {len(found.entries):,} tars of {source} (once)")
+        log.info(f"data: looking through {len(found.entries):,} tars of {source} (once)")
         try:
             with atomic_folder(folder) as temporary:
                 _look_through(found, resolution, temporary, progress)
@@ -114,7 +116,7 @@ def open_stream(
                 raise
     index = json.loads((folder / STREAM).read_text(encoding="utf-8"))
     stream = StreamedDataset(found, PackedDataset.open(folder), index)
-    notify(f"data: {source}, {len(stream):,} training pictures streamed at {resolution} px\n{stream.sample.report}")
+    log.info(f"data: {source}, {len(stream):,} training pictures streamed at {resolution} px\n{stream.sample.report}")
     return stream
 
 

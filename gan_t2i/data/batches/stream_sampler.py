@@ -5,9 +5,10 @@ places and captions; a picture is decoded when its batch is near.
 """
 
 import functools
+import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ from gan_t2i.data.batches.stream import StreamedDataset
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
 from gan_t2i.data.packing import cores, place_of
 from gan_t2i.data.records import BadItem, Record
-from gan_t2i.text.encoder import silent
+
+log = logging.getLogger(__name__)
 
 Decoded = Future[Pixels | BadItem]
 
@@ -43,15 +45,13 @@ class StreamSampler:
         seed: of the run.
         buffer: pictures that are shuffled with each other. At most two windows of so many records are held, and two batches of pictures.
         negatives: how many captions of other pictures to hold a picture against; each is that of the picture before.
-        notify: told of pictures that cannot be shown: of the first, and whenever there are twice as many.
     """
 
-    def __init__(self, stream: StreamedDataset, seed: int, buffer: int, negatives: int = 1, *, notify: Callable[[str], None] = silent) -> None:
+    def __init__(self, stream: StreamedDataset, seed: int, buffer: int, negatives: int = 1) -> None:
         self.stream = stream
         self.seed = seed
         self.buffer = buffer
         self.negatives = negatives
-        self.notify = notify
         self.refused = 0
         self.window = functools.lru_cache(maxsize=2)(self._fill)
         Image.init()  # registers every format now: the threads would race to do it
@@ -133,7 +133,7 @@ class StreamSampler:
             raise GanT2IError(f"{bad.where}: {bad.why}")
         self.refused += 1
         if self.refused & (self.refused - 1) == 0:
-            self.notify(f"unusable pictures of the stream, replaced by others: {self.refused:,}, the last one {bad.where}: {bad.why}")
+            log.warning(f"unusable pictures of the stream, replaced by others: {self.refused:,}, the last one {bad.where}: {bad.why}")
 
 
 def _draw(record: Record, draw: float) -> str:

@@ -8,6 +8,7 @@ such features at a pixel is nearly noise, and only its coarse part leads to real
 n pictures, k captions each, H heads, C channels, D width of the text head.
 """
 
+import logging
 import math
 from typing import Annotated
 
@@ -24,7 +25,8 @@ from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.models.word_alignment import WordAlignment
 from gan_t2i.ops.layers import activate, conv, linear
 from gan_t2i.registry import register
-from gan_t2i.text.weights import Notify
+
+log = logging.getLogger(__name__)
 
 # The heads shrink what they see to this side.
 HEAD_RESOLUTION = 4
@@ -144,13 +146,13 @@ class ProjectedDiscriminator(Discriminator):
         super().__init__()
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
-        found = features.resolve(config.backbone, config.weights, lambda message: None)
+        found = features.resolve(config.backbone, config.weights)
         self.pretrained = {"backbone of the discriminator": found.sha256}
         backbone = features.build_features(config.backbone, found, config.feature_resolution)
         self.trunk = ProjectedTrunk(backbone, config.feature_resolution, config.channels)
         self.head = ProjectedHead(self.trunk.sides, config.channels, config.head_channels, config.text_head)
 
     @classmethod
-    def find_weights(cls, config: StrictConfig, notify: Notify) -> None:
+    def find_weights(cls, config: StrictConfig) -> None:
         assert isinstance(config, cls.Config)
-        notify(f"features of the discriminator: {features.resolve(config.backbone, config.weights, notify).source}")
+        log.info(f"features of the discriminator: {features.resolve(config.backbone, config.weights).source}")
