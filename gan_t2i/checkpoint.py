@@ -5,6 +5,7 @@ with its text head, and says how to build it and which text encoder it listens t
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,12 +23,12 @@ from gan_t2i.core.files import atomic_file
 from gan_t2i.models.base import Generator
 from gan_t2i.registry import build
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _METADATA_KEY = "gan_t2i"
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildSpec:
     """How to build a registered class again."""
 
     kind: str
@@ -43,7 +44,7 @@ class Built:
 class EncoderRecord:
     """The frozen text encoder that a generator was trained with; its weights are not in the snapshot, their hash is."""
 
-    built: Built
+    built: BuildSpec
     id: str
     revision: str | None
     weights_hash: str
@@ -53,7 +54,7 @@ class EncoderRecord:
 class SnapshotInfo:
     """All that a snapshot says of itself, but for the weights."""
 
-    generator: Built
+    generator: BuildSpec
     encoder: EncoderRecord
     nimg: int
     data_fingerprint: str
@@ -88,7 +89,9 @@ def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
     except (TypeError, ValueError, RuntimeError) as error:  # a UsageError, or what a constructor says to sizes that cannot be
         reason = " ".join(str(error).split())
         raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {reason}") from error
-    tensors, _ = read_tensors(path)
+    tensors, metadata = read_tensors(path)
+    if metadata["format_version"] == 1:
+        tensors = {_renamed(name): tensor for name, tensor in tensors.items()}
     # a snapshot may be stored at half its size; its network works in float32 either way
     load_weights(generator, {name: x.float() if x.dtype == torch.bfloat16 else x for name, x in tensors.items()}, str(path))
     generator.eval().requires_grad_(False)
@@ -101,7 +104,9 @@ def read_info(path: Path) -> SnapshotInfo:
     version = metadata.get("format_version")
     if metadata.get("type") != "snapshot":
         raise GanT2IError(f"{path} is not a snapshot of gan_t2i but its {metadata.get('type')}; name a file under snapshots/")
-    if version != FORMAT_VERSION:
+    if version == 1:
+        metadata = _upgraded(path, metadata)
+    elif version != FORMAT_VERSION:
         versions = metadata.get("versions")
         writer = versions.get("gan_t2i", "unknown") if isinstance(versions, dict) else "unknown"
         raise GanT2IError(
@@ -117,6 +122,25 @@ def read_info(path: Path) -> SnapshotInfo:
     if info.generator.kind != "generator" or not all(type(size) is int and size > 0 for size in info.generator.interface.values()):
         raise GanT2IError(f"snapshot {path} is damaged: its metadata describe no generator")
     return info
+
+
+def _upgraded(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of format version 1, in which the layout predictor was called placer, as version 2 has it; raises `GanT2IError` where the
+    generator has a part that version 2 no longer knows."""
+    try:
+        generator = metadata["generator"]
+        params = {_renamed(name): value for name, value in generator["params"].items()}
+        text_head = dict(params.get("text_head", {}))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return metadata  # damaged: the checks that follow say where
+    if text_head.pop("whiten", False):
+        raise GanT2IError(f"snapshot {path} has whitened text heads, which gan_t2i {__version__} no longer has: use the version that wrote it")
+    return {**metadata, "format_version": FORMAT_VERSION, "generator": {**generator, "params": {**params, "text_head": text_head}}}
+
+
+def _renamed(name: str) -> str:
+    """A parameter or tensor of format version 1 under its name of today."""
+    return re.sub(r"^placer\b", "layout", name).replace(".local_style.trust", ".local_style.layout_gain")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ class RunFolder:
         return self.path / "state.safetensors"
 
     @property
-    def good_state(self) -> Path:
+    def last_healthy(self) -> Path:
         """The last state before the monitor had doubts, as long as it has them."""
         return self.path / "good.safetensors"
 

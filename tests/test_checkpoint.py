@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 
 import gan_t2i.models  # noqa: F401 (registers what the snapshots name)
 from gan_t2i import __version__, checkpoint
-from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo, load_snapshot, read_info, read_tensors, save_snapshot, write_tensors
+from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo, load_snapshot, read_info, read_tensors, save_snapshot, write_tensors
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text.batch import TextBatch
 
 PARAMS = {"channel_base": 64, "channel_max": 4, "w_width": 4, "z_width": 4, "text_head": {"width": 4, "layers": 1, "heads": 2}}
 INFO = SnapshotInfo(
-    generator=Built("generator", "style", PARAMS, {"resolution": 16, "text_width": 4, "max_tokens": 4}),
+    generator=BuildSpec("generator", "style", PARAMS, {"resolution": 16, "text_width": 4, "max_tokens": 4}),
     encoder=EncoderRecord(
-        Built("text_encoder", "tiny", {"width": 4}, {"vocabulary": ["a", "红"]}), id="tiny/é", revision=None, weights_hash="ab" * 32
+        BuildSpec("text_encoder", "tiny", {"width": 4}, {"vocabulary": ["a", "红"]}), id="tiny/é", revision=None, weights_hash="ab" * 32
     ),
     nimg=123_456,
     data_fingerprint="cd" * 32,

@@ -87,8 +87,8 @@ def test_every_part_was_walked():
         ("registry.py", "from gan_t2i.text.batch import TextBatch"),
         ("text/cache.py", "from gan_t2i.data.records import Record"),
         ("data/packing.py", "from gan_t2i.models.base import Generator"),
-        ("models/generators/style.py", "from gan_t2i.checkpoint import Built"),
-        ("models/generators/style.py", "from ...checkpoint import Built"),
+        ("models/generators/style.py", "from gan_t2i.checkpoint import BuildSpec"),
+        ("models/generators/style.py", "from ...checkpoint import BuildSpec"),
         ("checkpoint.py", "from gan_t2i.sampling import Text2Image"),
         ("checkpoint.py", "from gan_t2i.evaluation.match_gap import match_gap"),
         ("checkpoint.py", "from gan_t2i import Text2Image"),
@@ -115,7 +115,7 @@ def test_an_import_that_runs_upward_or_sideways_is_caught(path, source):
         ("models/generators/style.py", "from ..base import Generator\nfrom gan_t2i.ops.layers import linear"),
         ("text/tiny.py", "from gan_t2i import registry\nimport torch.nn"),
         ("doctor/bench.py", "from gan_t2i.training.session import prepare\nfrom gan_t2i.sampling.pipeline import Text2Image"),
-        ("ops/modulated_conv.py", "from gan_t2i.core.runtime import full_precision\nfrom gan_t2i.ops.layers import linear"),
+        ("ops/modulated_conv.py", "from gan_t2i.core.runtime import autocast_off\nfrom gan_t2i.ops.layers import linear"),
     ],
 )
 def test_an_import_that_runs_downward_is_not(path, source):

@@ -27,7 +27,7 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import META, PackedDataset, pack
 from gan_t2i.data.readers import read
-from gan_t2i.data.records import Stored
+from gan_t2i.data.records import LazyFile
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
@@ -116,7 +116,7 @@ def test_pictures(throw: Callable[..., int], form: str) -> None:
     def reader(data: bytes) -> None:
         with warnings.catch_warnings():  # as packing does: Pillow warns of much
             warnings.simplefilter("ignore")
-            load_image(Stored("x", lambda: data), 16)
+            load_image(LazyFile("x", lambda: data), 16)
 
     assert throw(form, 120, [picture(form)], reader)
 

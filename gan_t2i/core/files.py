@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gan_t2i.core.stopping import tidied_on_sigterm
+from gan_t2i.core.stopping import cleanup_on_sigterm
 
 FEW_FILES = 16
 """So many are flushed one by one. For the thousands of a data set that takes minutes on a slow disk: then one flush of the whole system is
@@ -52,7 +52,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     if (path.is_dir() and any(path.iterdir())) or path.is_file():
         raise FileExistsError(f"{path} already exists")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tidied_on_sigterm():
+    with cleanup_on_sigterm():
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
             yield temporary

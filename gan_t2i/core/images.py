@@ -34,7 +34,7 @@ def from_uint8(images: Tensor) -> Tensor:
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def over(images: Tensor, background: Tensor) -> Tensor:
+def composite(images: Tensor, background: Tensor) -> Tensor:
     """Pictures [N, 4, H, W] with premultiplied colours, all in [-1, 1], over a colour each, [N, 3] in [0, 1] -> [N, 3, H, W].
 
     Pictures without alpha are returned as they are. Linear in the picture and unclamped: a generator whose alpha or colours leave their range
@@ -45,14 +45,14 @@ def over(images: Tensor, background: Tensor) -> Tensor:
     return images[:, :3] + (1 - images[:, 3:]) * background[:, :, None, None].to(images.device)
 
 
-def opaque_uint8(images: Tensor) -> Tensor:
+def composite_on_grey_uint8(images: Tensor) -> Tensor:
     """uint8 pictures [N, 4, H, W] with premultiplied colours over grey, uint8 [N, 3, H, W]; those of 3 channels as they are."""
     if images.shape[1] == 3:
         return images
     return images[:, :3] + ((255 - images[:, 3:]).float() * (GREY / 255)).round().to(torch.uint8)
 
 
-def opaque(picture: Image.Image) -> Image.Image:
+def composite_on_grey(picture: Image.Image) -> Image.Image:
     """An RGB picture as it is, an RGBA one over the same grey: for measures and networks that know no transparency."""
     if picture.mode != "RGBA":
         return picture.convert("RGB")

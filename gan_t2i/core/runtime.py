@@ -66,7 +66,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
+def autocast_off(device: torch.device) -> AbstractContextManager[object]:
     """Context that switches autocast off, for what needs float32: penalties, demodulation, resampling."""
     return torch.autocast(device.type, enabled=False)
 
@@ -89,7 +89,7 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def generator_for(*key: int | str) -> torch.Generator:
+def seeded_rng(*key: int | str) -> torch.Generator:
     """A CPU generator that depends on `key` alone, e.g. (seed, rank, nimg, "latents"); the source of every random draw."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Self
 
 
-class Abandoned(Exception):
+class Interrupted(Exception):
     """Raised out of work that can be left undone, once a process is asked to stop."""
 
 
@@ -23,7 +23,7 @@ class StopRequest:
     def __init__(self, *, alone: bool = True) -> None:
         self.signal: int | None = None
         self._alone = alone
-        self._at_once = False
+        self._interruptible = False
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -34,30 +34,30 @@ class StopRequest:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within ``with``, what is done is given up by `Abandoned` as soon as a signal comes, or has come."""
-        self._at_once = True
+    def interruptible(self) -> Iterator[None]:
+        """Within ``with``, what is done is given up by `Interrupted` as soon as a signal comes, or has come."""
+        self._interruptible = True
         try:
             if self.signal is not None:
-                raise Abandoned
+                raise Interrupted
             yield
         finally:
-            self._at_once = False
+            self._interruptible = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         if self._alone:
             signal.signal(number, self._previous[signal.Signals(number)])
-        if self._at_once:
-            raise Abandoned
+        if self._interruptible:
+            raise Interrupted
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, on its way up to `tidied_on_sigterm`."""
+    """SIGTERM, on its way up to `cleanup_on_sigterm`."""
 
 
 @contextlib.contextmanager
-def tidied_on_sigterm() -> Iterator[None]:
+def cleanup_on_sigterm() -> Iterator[None]:
     """Within ``with``, SIGTERM unwinds like Ctrl-C, so that what is done is kept and what is half written removed, and then ends the process
     as it would have. Does nothing where SIGTERM is handled already, or outside the main thread."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

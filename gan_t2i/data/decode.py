@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.records import Stored
+from gan_t2i.data.records import LazyFile
 from gan_t2i.data.settings import DataSettings
 
 MIN_SIDE = 8  # pixels
@@ -46,7 +46,7 @@ class BadImageError(GanT2IError):
         self.kind = kind
 
 
-def load_image(source: Path | Stored, resolution: int, settings: DataSettings | None = None) -> Pixels:
+def load_image(source: Path | LazyFile, resolution: int, settings: DataSettings | None = None) -> Pixels:
     """The picture as uint8 [C, R, R], upright, cropped and over the background, or premultiplied with its alpha, as `settings` say; raises
     `BadImageError`."""
     settings = settings or DataSettings()
@@ -55,10 +55,10 @@ def load_image(source: Path | Stored, resolution: int, settings: DataSettings | 
 
 
 @contextlib.contextmanager
-def open_image(source: Path | Stored) -> Iterator[Image.Image]:
+def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
     """The picture, of an allowed size, not yet decoded; whatever fails inside raises `BadImageError`."""
     try:
-        file = io.BytesIO(source.read()) if isinstance(source, Stored) else source
+        file = io.BytesIO(source.read()) if isinstance(source, LazyFile) else source
         with Image.open(file, formats=IMAGE_FORMATS) as image:
             _check_size(image.size)
             yield image

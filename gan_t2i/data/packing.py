@@ -33,10 +33,10 @@ from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.data import partial as stopped
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
-from gan_t2i.data.readers.base import Reading, shown
-from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record, Stored
+from gan_t2i.data.readers.base import Reading, printable
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import split_by_caption, told_in
+from gan_t2i.data.splits import apply_forms, split_by_caption
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ class PackedDataset:
         heldout = set(self.heldout.tolist())
         return [
             Record(
-                Stored(f"picture {index}", partial(self._encoded, index)),
+                LazyFile(f"picture {index}", partial(self._encoded, index)),
                 tuple(self.captions[number] for number in ids),
                 f"{IMAGES}:{index}",
                 HELDOUT if index in heldout else TRAIN,
@@ -126,9 +126,9 @@ class PackedDataset:
         packed = self.gather_packed(indices)
         if self.channels == 3:
             return packed
-        from gan_t2i.core.images import opaque_uint8
+        from gan_t2i.core.images import composite_on_grey_uint8
 
-        return opaque_uint8(packed)
+        return composite_on_grey_uint8(packed)
 
     def gather_packed(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
         """The pictures at `indices` [B] as they are packed: a new uint8 tensor [B, C, R, R]."""
@@ -179,7 +179,7 @@ def pack(
             if settings.alpha and _is_opaque(images, resolution):
                 reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
             if len(settings.templates) > 1:
-                records = [replace(record, captions=told_in(settings.templates, record.captions)) for record in records]
+                records = [replace(record, captions=apply_forms(settings.templates, record.captions)) for record in records]
                 reading.notes.append(f"every caption in {len(settings.templates)} forms: {', '.join(settings.templates)}")
             meta = describe(records, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
@@ -387,7 +387,7 @@ def _is_opaque(path: Path, resolution: int) -> bool:
 
 def place_of(record: Record) -> str:
     """Where the picture's fault is: the metadata's line with the file, or the file."""
-    return f"{record.where} ({shown(record.image.name)})"
+    return f"{record.where} ({printable(record.image.name)})"
 
 
 def describe(

@@ -13,7 +13,7 @@ HELDOUT = "heldout"
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyFile:
     """A picture that is no file of its own: a member of an archive, or a cell of a table."""
 
     name: str  # for messages
@@ -24,7 +24,7 @@ class Stored:
 class Record:
     """One picture with at least one caption."""
 
-    image: Path | Stored  # a path is absolute
+    image: Path | LazyFile  # a path is absolute
     captions: tuple[str, ...]  # non-empty, whitespace normalised, no caption twice
     where: str  # for messages: "metadata.jsonl:12" or "cats/cat.txt"
     split: str | None = None  # "train", "heldout", or None where the data does not say

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.images import from_uint8, opaque_uint8
+from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.log import muted
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.data.decode import load_image, to_image
@@ -34,8 +34,8 @@ TIMED_STEPS = 8
 def dry_run_report(config: TrainConfig) -> str:
     """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, measured=True)
-    batch = session.first_batch(2)
-    images, text = opaque_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
+    batch = session.preview_batch(2)
+    images, text = composite_on_grey_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
     networks = session.networks
     z = torch.randn(2, networks.G.z_width, device=session.device)
     with torch.no_grad():
@@ -175,15 +175,15 @@ def lesson_lines(session: Session) -> list[str]:
         minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
         lines.append(f"lesson before it, once for these data: {name}, {minutes:.1f} minutes")
 
-    if (placer := networks.G.placer) is not None:
-        longest = max(config.grounding.finder_kimg, config.grounding.kimg)
+    if (layout := networks.G.layout) is not None:
+        longest = max(config.grounding.localizer_kimg, config.grounding.kimg)
 
         def ground(kimg: float) -> None:
-            shares = {name: kimg * getattr(config.grounding, name) / longest for name in ("finder_kimg", "kimg")}
+            shares = {name: kimg * getattr(config.grounding, name) / longest for name in ("localizer_kimg", "kimg")}
             few = config.model_copy(update={"grounding": config.grounding.model_copy(update=shares)})
-            grounding.teach(placer, few, dataset, session.encoder, session.cache, device)
+            grounding.teach(layout, few, dataset, session.encoder, session.cache, device)
 
-        line("placer", longest, config.grounding.batch, ground)
+        line("layout", longest, config.grounding.batch, ground)
     if (captioner := networks.captioner) is not None:
 
         def caption(kimg: float) -> None:

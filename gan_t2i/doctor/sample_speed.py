@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.phases import phase
-from gan_t2i.core.runtime import generator_for, synchronize
+from gan_t2i.core.runtime import seeded_rng, synchronize
 from gan_t2i.doctor.flops import FlopCounter
 from gan_t2i.sampling.pipeline import Text2Image
 
@@ -52,7 +52,7 @@ def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> 
     """Draw `prompts` in turn, one and 16 at a time; nothing may have been drawn by the pipeline's generator before."""
     device = next(pipeline.generator.parameters()).device
     prompts = [prompts[place % len(prompts)] for place in range(max(BATCH, repeats * CALLS))]
-    z = torch.randn(BATCH, pipeline.generator.z_width, generator=generator_for("bench")).to(device)
+    z = torch.randn(BATCH, pipeline.generator.z_width, generator=seeded_rng("bench")).to(device)
 
     def seconds(work: Callable[[], object]) -> float:
         start = time.perf_counter()

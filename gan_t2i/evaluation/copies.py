@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import sheet
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.duplicates import COLOUR_SIDE, MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, coarse_colours, difference_hash
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.evaluation.features import FeatureSpace, pixels
@@ -192,7 +192,7 @@ def _measure(space: FeatureSpace, dataset: PackedDataset, drawn: Mapping[str, Se
     if len(dataset.heldout):
         distances, places = nearest(look(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
         result["real held out"] = Neighbours(distances, train[places])
-    chosen = torch.randperm(len(bank), generator=generator_for("audit", "training"))[:_QUERIES]
+    chosen = torch.randperm(len(bank), generator=seeded_rng("audit", "training"))[:_QUERIES]
     distances, places = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
     # a picture is its own nearest; of equal pictures any may stand first, and the distance is the same
     result["real training"] = Neighbours(distances[:, 1:], train[places[:, 1:]])
@@ -204,7 +204,7 @@ def _measure(space: FeatureSpace, dataset: PackedDataset, drawn: Mapping[str, Se
 
 def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
     """Up to `limit` first captions of each side, and as many recombined ones; a kind without any is left out."""
-    generator = generator_for("audit", "prompts")
+    generator = seeded_rng("audit", "prompts")
 
     def sample(items: Indices) -> list[str]:
         texts = list(dict.fromkeys(dataset.captions[dataset.caption_ids[item][0]] for item in items.tolist()))

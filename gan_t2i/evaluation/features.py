@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
-from gan_t2i.core.runtime import autocast, generator_for
+from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.evaluation.matcher import Matcher
 
 NAMES = ("random", "matcher", "efficientnet-lite2", "inception")
@@ -119,7 +119,7 @@ class RandomFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        generator = generator_for("random features", 1)
+        generator = seeded_rng("random features", 1)
         sizes = (3, 64, 128, 256, 256)
         for level, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             kernel = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5

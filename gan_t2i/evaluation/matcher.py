@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.core.images import from_uint8
-from gan_t2i.core.runtime import autocast, generator_for
+from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.ops.layers import activate, linear
 
 _LOOKED_AT = 256  # pictures embedded at a time
@@ -135,7 +135,7 @@ def train_matcher(
     best, best_state, since = math.inf, copy.deepcopy(matcher.state_dict()), 0
     steps = max(1, round(config.max_kimg * 1000 / batch))
     order = torch.empty(0, dtype=torch.int64)
-    generator = generator_for("matcher", config.seed)
+    generator = seeded_rng("matcher", config.seed)
     with tqdm(total=steps * batch, desc="matcher", unit="img", unit_scale=True, disable=None if progress else True) as bar:
         for step in range(1, steps + 1):
             if len(order) < batch:

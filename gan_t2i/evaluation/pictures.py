@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.images import opaque
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.images import composite_on_grey
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.evaluation import metrics
 from gan_t2i.evaluation.features import FeatureSpace
@@ -151,7 +151,7 @@ def embed_real(space: FeatureSpace, dataset: PackedDataset, items: Indices) -> T
 
 def _sample(items: Indices, limit: int, side: str) -> Indices:
     """Up to `limit` of `items`, in an order that has nothing to do with the data set's."""
-    order = torch.randperm(len(items), generator=generator_for("pictures", side))[:limit]
+    order = torch.randperm(len(items), generator=seeded_rng("pictures", side))[:limit]
     return items[order.numpy()]
 
 
@@ -177,7 +177,7 @@ def _batches(generate: Generate, asked: Sequence[tuple[str, Sequence[int]]]) -> 
 
 def to_uint8(pictures: Sequence[Image.Image]) -> Tensor:
     """RGB pictures -> uint8 [N, 3, R, R]."""
-    return torch.from_numpy(np.stack([np.asarray(opaque(picture)) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack([np.asarray(composite_on_grey(picture)) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
 
 
 def _compare(space: FeatureSpace, side: str, real: Tensor, drawn: Tensor) -> list[Figure]:
@@ -213,7 +213,7 @@ def standardize(real: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
 
 def _values(reference: Tensor, other: Tensor) -> Values:
     """All figures of `other` [N, D]."""
-    kid = metrics.kid(reference, other, generator_for("pictures", "kid"))
+    kid = metrics.kid(reference, other, seeded_rng("pictures", "kid"))
     precision, recall = metrics.precision_recall(reference, other)
     density, coverage = metrics.density_coverage(reference, other)
     values = {"kid": kid.mean, "std": kid.std, "precision": precision, "recall": recall, "density": density, "coverage": coverage}

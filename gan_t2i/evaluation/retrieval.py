@@ -33,8 +33,8 @@ from tqdm import tqdm
 from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
-from gan_t2i.core.images import opaque
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.images import composite_on_grey
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
 from gan_t2i.evaluation.recombined import recombine
@@ -154,7 +154,7 @@ def prepare_judge(
 
 def _recombined(dataset: PackedDataset) -> list[str]:
     firsts = list(dict.fromkeys(dataset.captions[dataset.caption_ids[item][0]] for item in dataset.train.tolist()))
-    order = torch.randperm(len(firsts), generator=generator_for("retrieval", "recombined"))
+    order = torch.randperm(len(firsts), generator=seeded_rng("retrieval", "recombined"))
     return recombine([firsts[place] for place in order.tolist()], dataset.captions, LIMIT)
 
 
@@ -169,7 +169,7 @@ def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:
     train, heldout = dataset.train.tolist(), dataset.heldout.tolist()
     firsts = sorted({captions[item][0] for item in train} - {captions[item][0] for item in heldout})
     count = min(max(round(_SHARE * len(firsts)), _LEAST), int(_MOST_SHARE * len(firsts)), _MOST)
-    order = torch.randperm(len(firsts), generator=generator_for("retrieval", "validation"))
+    order = torch.randperm(len(firsts), generator=seeded_rng("retrieval", "validation"))
     kept = {firsts[index] for index in order[:count].tolist()}
     validation = [item for item in train if captions[item][0] in kept]
     unseen = {number for item in validation + heldout for number in captions[item]}
@@ -188,7 +188,7 @@ def _once(dataset: PackedDataset, items: Sequence[int], captions: Sequence[Seque
     for item in items:
         found.setdefault(captions[item][0], item)
     once = list(found.values())
-    order = torch.randperm(len(once), generator=generator_for("retrieval", "order")).tolist()
+    order = torch.randperm(len(once), generator=seeded_rng("retrieval", "order")).tolist()
     return _pairs(dataset, [once[index] for index in order], [captions[once[index]] for index in order])
 
 
@@ -244,7 +244,7 @@ def _draw(generate: Generate, captions: Sequence[str], seeds: int, bar: Any) -> 
         # seeds of its own for every caption, so that no one latent speaks for all
         pictures = generate([caption], range(number * seeds, (number + 1) * seeds))
         for of_seed, picture in zip(drawn, pictures, strict=True):
-            of_seed.append(torch.from_numpy(np.array(opaque(picture))).permute(2, 0, 1)[None])
+            of_seed.append(torch.from_numpy(np.array(composite_on_grey(picture))).permute(2, 0, 1)[None])
         bar.update(seeds)
     return drawn
 
@@ -256,7 +256,7 @@ def _score(cosines: Tensor, captions: Tensor, pool: Tensor, candidates: int) -> 
     matched = cosines.gather(1, true[:, None])[:, 0]
     hits, gaps = [], []
     for repeat in range(REPEATS):
-        keys = torch.rand(cosines.shape, generator=generator_for("retrieval", "candidates", repeat)).masked_fill(own, -1)
+        keys = torch.rand(cosines.shape, generator=seeded_rng("retrieval", "candidates", repeat)).masked_fill(own, -1)
         wrong = cosines.gather(1, keys.topk(candidates - 1, dim=1).indices)  # [N, candidates - 1]
         hits.append((matched > wrong.amax(dim=1)).float())
         gaps.append((matched - wrong.mean(dim=1)).mean().item())

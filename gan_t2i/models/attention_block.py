@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import to_map, to_sequence
-from gan_t2i.ops.resample import spread
+from gan_t2i.ops.resample import upsample_to
 
 # Channels of one attention head; narrower maps get a single head.
 HEAD_WIDTH = 32
@@ -63,10 +63,10 @@ class LocalStyleBlock(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.to_place = nn.Linear(channels, w_width)
         self.attention = MultiHeadAttention(w_width, heads, context_width=word_width)
-        self.trust = nn.Parameter(torch.ones(())) if placed else None  # in where words were placed
+        self.layout_gain = nn.Parameter(torch.ones(())) if placed else None  # in where words were placed
 
     def forward(self, x: Tensor, w: Tensor, text: TextCondition) -> Tensor:
         """x [N, C, r, r] and w [N, W] or [N, W, h, h], h <= r -> w [N, W, r, r]."""
-        bias = None if text.places is None or self.trust is None else self.trust * placement(text.places, x.shape[-1])
+        bias = None if text.places is None or self.layout_gain is None else self.layout_gain * placement(text.places, x.shape[-1])
         found = to_map(self.attention(self.to_place(self.norm(to_sequence(x))), text.words, text.mask, bias), x)
-        return found + (w[:, :, None, None] if w.ndim == 2 else spread(w, x.shape[-1], smooth=self.smooth))
+        return found + (w[:, :, None, None] if w.ndim == 2 else upsample_to(w, x.shape[-1], smooth=self.smooth))

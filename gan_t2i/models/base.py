@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from gan_t2i.core.config import StrictConfig
-from gan_t2i.models.layout import Placer
+from gan_t2i.models.layout import LayoutPredictor
 from gan_t2i.models.text_head import TextCondition, TextHead
 from gan_t2i.text.batch import TextBatch
 
@@ -19,12 +19,12 @@ class Generator(nn.Module):
     resolution: int
     z_width: int
     text_head: TextHead
-    placer: Placer | None
+    layout: LayoutPredictor | None
     """Taught before the run, and never trained in it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.placer = None
+        self.layout = None
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         """z [N, Z] and N encoded captions -> pictures [N, C, R, R] float32, about [-1, 1].

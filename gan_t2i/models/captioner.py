@@ -20,7 +20,7 @@ from gan_t2i.models.residual_trunk import HEAD_RESOLUTION, ResidualTrunk
 from gan_t2i.models.text_head import SelfAttentionLayer
 from gan_t2i.ops.attention import MultiHeadAttention
 from gan_t2i.ops.layers import channels_at, linear, to_sequence
-from gan_t2i.ops.resample import average_to
+from gan_t2i.ops.resample import avg_pool_to
 from gan_t2i.text.tiny import word_pieces
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Captioner(nn.Module):
     def forward(self, pictures: Tensor, tokens: Tensor) -> Tensor:
         """Pictures [N, 3, R, R] in [-1, 1], or averaged ones, and what `tokens` made of their captions [N, L] -> [N] float32, the mean of
         a caption's log-probabilities, each of a token given the picture and the tokens before it."""
-        features = self.trunk(average_to(pictures, self.side))
+        features = self.trunk(avg_pool_to(pictures, self.side))
         places = self.to_places(self.norm_places(to_sequence(features))) + self.positions  # [N, P, D]
         given, asked = tokens[:, :-1], tokens[:, 1:]
         length = given.shape[1]

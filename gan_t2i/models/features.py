@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.core.runtime import full_precision
+from gan_t2i.core.runtime import autocast_off
 from gan_t2i.text.weights import HUB_TIMEOUT, quiet
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Features(nn.Module):
         """images [N, 3, R, R] in [-1, 1] -> at most `MAPS` feature maps [N, C_i, H_i, W_i]."""
         # In float32: rounded to bfloat16 in each of its fifty layers, the slope that G learns from has a cosine of a half with the true one;
         # and on CPUs bfloat16's depthwise convolutions lose in the backward pass what the others win.
-        with full_precision(images.device):
+        with autocast_off(images.device):
             x = (images.float() - self.mean) / self.std
             return tuple(self.network(x.contiguous(memory_format=torch.channels_last))[-MAPS:])
 

@@ -18,12 +18,12 @@ from gan_t2i.ops.layers import channels_at, linear, to_sequence
 from gan_t2i.text.batch import TextBatch
 
 SIDE = HEAD_RESOLUTION  # S
-CHANNEL_BASE, CHANNEL_MAX = 512, 128  # of the finder's trunk
-FINDER_SIDE = 32  # larger pictures are averaged down to it: where things are is to be seen in small ones too
+CHANNEL_BASE, CHANNEL_MAX = 512, 128  # of the localizer's trunk
+LOCALIZER_SIDE = 32  # larger pictures are averaged down to it: where things are is to be seen in small ones too
 
 
-class WordFinder(nn.Module):
-    """Pictures of side R, at most `FINDER_SIDE` -> where each word of a vocabulary is to be seen in them.
+class WordLocalizer(nn.Module):
+    """Pictures of side R, at most `LOCALIZER_SIDE` -> where each word of a vocabulary is to be seen in them.
 
     Args:
         resolution: of the pictures before they were averaged, a power of two from 16.
@@ -32,7 +32,7 @@ class WordFinder(nn.Module):
 
     def __init__(self, resolution: int, words: int) -> None:
         super().__init__()
-        self.trunk = ResidualTrunk(min(resolution, FINDER_SIDE), CHANNEL_BASE, CHANNEL_MAX)
+        self.trunk = ResidualTrunk(min(resolution, LOCALIZER_SIDE), CHANNEL_BASE, CHANNEL_MAX)
         channels = channels_at(HEAD_RESOLUTION, CHANNEL_BASE, CHANNEL_MAX)
         self.norm = nn.LayerNorm(channels)
         self.to_words = nn.Linear(channels, words)
@@ -47,7 +47,7 @@ class WordFinder(nn.Module):
         return self.maps(pictures).logsumexp(dim=2) - math.log(SIDE**2) + self.offset
 
 
-class Placer(nn.Module):
+class LayoutPredictor(nn.Module):
     """Encoded captions -> where the thing is that each token names.
 
     Args:

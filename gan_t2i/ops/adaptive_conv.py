@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.core.runtime import full_precision
+from gan_t2i.core.runtime import autocast_off
 from gan_t2i.ops.layers import linear
 from gan_t2i.ops.modulated_conv import Style
 
@@ -45,7 +45,7 @@ class AdaptiveConv(nn.Module):
         # Mixing B * O outputs instead was as fast on a CPU, forward and backward, at 16x16 and below, and a third slower at 32x32.
         banks = torch.cat([x * of_kernel[:, :, None, None] for of_kernel in scales.unbind(dim=1)], dim=1)  # [N, B I, H, W']
         y = F.conv2d(banks, self.weight, padding=self.weight.shape[-1] // 2)
-        with full_precision(x.device):
+        with autocast_off(x.device):
             demodulation = (self.power(mix, scale) + 1e-8).rsqrt()
         return y * demodulation[:, :, None, None].to(y.dtype) + self.bias[:, None, None].to(y.dtype)
 

@@ -21,7 +21,7 @@ class Block(nn.Module):
         return super().__call__(*inputs)
 
 
-def recompute_blocks(network: nn.Module, on: bool = True) -> None:
+def enable_checkpointing(network: nn.Module, on: bool = True) -> None:
     """Switch checkpointing on or off in each `Block` of `network`."""
     for module in network.modules():
         if isinstance(module, Block):
@@ -29,7 +29,7 @@ def recompute_blocks(network: nn.Module, on: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def everything_kept(network: nn.Module) -> Iterator[None]:
+def no_checkpointing(network: nn.Module) -> Iterator[None]:
     """What `network` computes inside is kept, whatever was switched on."""
     recomputed = [module for module in network.modules() if isinstance(module, Block) and module.recomputed]
     for module in recomputed:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.core.runtime import full_precision
+from gan_t2i.core.runtime import autocast_off
 from gan_t2i.ops.layers import linear
-from gan_t2i.ops.resample import spread
+from gan_t2i.ops.resample import upsample_to
 
 
 class Style(nn.Module):
@@ -71,10 +71,10 @@ class ModulatedConv(nn.Module):
         """x [N, I, H, H], w [N, W] or a map of it [N, W, h, h] with h <= H -> [N, O, H, H]."""
         scale = self.style(w)
         scale = scale[:, :, None, None] if scale.ndim == 2 else scale  # [N, I, h, h]
-        everywhere = spread(scale, x.shape[-1], smooth=self.smooth) if scale.shape[-1] > 1 else scale
+        everywhere = upsample_to(scale, x.shape[-1], smooth=self.smooth) if scale.shape[-1] > 1 else scale
         y = F.conv2d(x * everywhere.to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
         if self.demodulate:
-            with full_precision(x.device):
+            with autocast_off(x.device):
                 power = scale.float().square().mean(dim=(2, 3)) @ self.weight.square().sum(dim=(2, 3)).T  # [N, O]
                 demodulation = (power + 1e-8).rsqrt()
             y = y * demodulation[:, :, None, None].to(y.dtype)

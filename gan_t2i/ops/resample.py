@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_t2i.core.runtime import full_precision
+from gan_t2i.core.runtime import autocast_off
 
 
-def average_to(x: Tensor, side: int) -> Tensor:
+def avg_pool_to(x: Tensor, side: int) -> Tensor:
     """[N, C, R, R] -> [N, C, side, side] by the mean of each square; as it is where R is no more than that."""
     factor = x.shape[-1] // side
     return F.avg_pool2d(x, factor) if factor > 1 else x
@@ -21,12 +21,12 @@ def upsample(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     # [1, 2, 1] between zeros is linear interpolation, and on 2H - 1 points with aligned corners that is torch's own kernel. On CPUs in
     # channels_last, forward and backward take a fifth of a depthwise transposed convolution's time.
-    with full_precision(x.device):  # autocast would make it float32, which moves twice the bytes for the same result
+    with autocast_off(x.device):  # autocast would make it float32, which moves twice the bytes for the same result
         y = F.interpolate(x, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True)
         return F.pad(y, (0, 1, 0, 1), mode="replicate")
 
 
-def spread(x: Tensor, side: int, *, smooth: bool) -> Tensor:
+def upsample_to(x: Tensor, side: int, *, smooth: bool) -> Tensor:
     """[N, C, h, h] -> [N, C, side, side], a power of two times as large: each place covers a square, or goes over into the next."""
     if not smooth:
         return F.interpolate(x, size=(side, side)) if x.shape[-1] < side else x
@@ -46,7 +46,7 @@ class _Downsample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        with full_precision(x.device):  # on CPUs, depthwise convolutions in bfloat16 are ten times slower than in float32
+        with autocast_off(x.device):  # on CPUs, depthwise convolutions in bfloat16 are ten times slower than in float32
             padded = F.pad(x.float(), (1, 0, 1, 0), mode="replicate")
             y = F.conv2d(padded, _kernel(x.device).expand(x.shape[1], 1, 3, 3), stride=2, groups=x.shape[1])
         return y.to(x.dtype)
@@ -61,7 +61,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
-        with full_precision(y.device):
+        with autocast_off(y.device):
             padded = F.conv_transpose2d(y.float(), _kernel(y.device).expand(y.shape[1], 1, 3, 3), stride=2, groups=y.shape[1])
         padded[:, :, 1] += padded[:, :, 0]  # what was replicated
         padded[:, :, :, 1] += padded[:, :, :, 0]

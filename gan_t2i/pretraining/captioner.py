@@ -5,13 +5,13 @@ import logging
 import torch
 from torch import Tensor
 
-from gan_t2i.core.images import from_uint8, opaque_uint8
+from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.runtime import autocast
 from gan_t2i.data.batches.sampler import Batch, Sampler
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.captioner import Captioner
-from gan_t2i.ops.resample import average_to
-from gan_t2i.pretraining.loop import disturbed, learn_once, show_pairs
+from gan_t2i.ops.resample import avg_pool_to
+from gan_t2i.pretraining.loop import add_noise, train_on_pairs, train_or_load
 from gan_t2i.text.tiny import count_vocabulary
 from gan_t2i.training.config import CaptionerTraining
 
@@ -31,7 +31,7 @@ def build_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int
     return captioner.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
-def taught_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device, precision: str) -> Captioner:
+def pretrained_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device, precision: str) -> Captioner:
     """The captioner of a run, taught here on first use."""
     captioner = build_captioner(config, dataset, seed, device)
     key = [VERSION, dataset.fingerprint, config.model_dump(exclude={"weight"}), seed, precision]
@@ -40,7 +40,7 @@ def taught_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: in
         log.info(f"captioner: learning from {len(dataset.train):,} real pictures what their captions say (once)")
         teach(captioner, config, dataset, seed, device, precision)
 
-    learn_once(captioner, "captioner", key, lesson)
+    train_or_load(captioner, "captioner", key, lesson)
     return captioner
 
 
@@ -49,11 +49,11 @@ def teach(captioner: Captioner, config: CaptionerTraining, dataset: PackedDatase
 
     def loss_of(shown: Batch, generator: torch.Generator) -> Tensor:
         tokens = captioner.tokens([dataset.captions[index] for index in shown.captions.tolist()]).to(device)
-        pictures = average_to(from_uint8(opaque_uint8(shown.images).to(device)), captioner.side)
+        pictures = avg_pool_to(from_uint8(composite_on_grey_uint8(shown.images).to(device)), captioner.side)
         with autocast(device, precision):
-            return -captioner(disturbed(pictures, config.noise, generator), tokens).mean()
+            return -captioner(add_noise(pictures, config.noise, generator), tokens).mean()
 
-    show_pairs(
+    train_on_pairs(
         captioner,
         loss_of,
         Sampler(dataset, seed, ()),

@@ -1,4 +1,4 @@
-"""The lessons of a generator's placer: which words show where in real pictures, and then where captions put them."""
+"""The lessons of a generator's layout: which words show where in real pictures, and then where captions put them."""
 
 import logging
 from collections import Counter
@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.core.images import from_uint8, opaque_uint8
+from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.runtime import autocast
 from gan_t2i.data.batches.sampler import Batch, Sampler
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.models.layout import FINDER_SIDE, Placer, WordFinder
-from gan_t2i.ops.resample import average_to
-from gan_t2i.pretraining.loop import disturbed, learn_once, show_pairs
+from gan_t2i.models.layout import LOCALIZER_SIDE, LayoutPredictor, WordLocalizer
+from gan_t2i.ops.resample import avg_pool_to
+from gan_t2i.pretraining.loop import add_noise, train_on_pairs, train_or_load
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
 from gan_t2i.training.config import TrainConfig
@@ -26,61 +26,61 @@ VERSION = 2
 NONE = -1  # the place in the vocabulary of a token that is not in it
 
 
-def taught_placer(
-    placer: Placer,
+def pretrain_layout(
+    layout: LayoutPredictor,
     config: TrainConfig,
     dataset: PackedDataset,
     encoder: SentenceEncoder,
     cache: TextCache,
     device: torch.device,
 ) -> None:
-    """Give the placer of a run what it is to know; the lessons are taken here on first use. `cache` holds the dataset's captions."""
+    """Give the layout of a run what it is to know; the lessons are taken here on first use. `cache` holds the dataset's captions."""
     key = [VERSION, dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
 
     def lesson() -> None:
-        log.info(f"placer: learning from {len(dataset.train):,} real pictures where captions put what they name (once)")
-        teach(placer, config, dataset, encoder, cache, device)
+        log.info(f"layout: learning from {len(dataset.train):,} real pictures where captions put what they name (once)")
+        teach(layout, config, dataset, encoder, cache, device)
 
-    learn_once(placer, "placer", [*key, config.grounding.model_dump(), config.seed, config.precision], lesson)
+    train_or_load(layout, "layout", [*key, config.grounding.model_dump(), config.seed, config.precision], lesson)
 
 
 def teach(
-    placer: Placer, config: TrainConfig, dataset: PackedDataset, encoder: SentenceEncoder, cache: TextCache, device: torch.device
+    layout: LayoutPredictor, config: TrainConfig, dataset: PackedDataset, encoder: SentenceEncoder, cache: TextCache, device: torch.device
 ) -> None:
-    """Show a finder some thousand real pictures, each with one of its captions, and then the placer what the finder finds in them."""
+    """Show a localizer some thousand real pictures, each with one of its captions, and then the layout what the localizer finds in them."""
     settings = config.grounding
     vocabulary = Vocabulary(dataset, encoder, settings.vocabulary_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        finder = WordFinder(dataset.resolution, vocabulary.size).to(device).to(memory_format=torch.channels_last)
+        localizer = WordLocalizer(dataset.resolution, vocabulary.size).to(device).to(memory_format=torch.channels_last)
 
     def pictures_of(shown: Batch) -> Tensor:
-        return average_to(from_uint8(opaque_uint8(shown.images).to(device)), FINDER_SIDE)
+        return avg_pool_to(from_uint8(composite_on_grey_uint8(shown.images).to(device)), LOCALIZER_SIDE)
 
     def finding(shown: Batch, generator: torch.Generator) -> Tensor:
         named = vocabulary.named(shown.captions).to(device)
         with autocast(device, config.precision):
-            logits = finder(disturbed(pictures_of(shown), settings.noise, generator))
+            logits = localizer(add_noise(pictures_of(shown), settings.noise, generator))
         return F.binary_cross_entropy_with_logits(logits, named, reduction="sum") / len(named)
 
     def placing(shown: Batch, generator: torch.Generator) -> Tensor:
         text = cache.gather(shown.captions).to(device)
         tokens = vocabulary.tokens(shown.captions, text.mask.shape[1]).to(device)
         with torch.no_grad(), autocast(device, config.precision):
-            maps = finder.maps(pictures_of(shown)).softmax(dim=2)
+            maps = localizer.maps(pictures_of(shown)).softmax(dim=2)
         found = maps.take_along_dim(tokens.clamp(min=0)[..., None], dim=1)  # [N, L, P]
         with autocast(device, config.precision):
-            foretold = placer(text)
+            foretold = layout(text)
         known = tokens != NONE
         return -((found * foretold).sum(dim=2) * known).sum() / known.sum().clamp(min=1)
 
     sampler = Sampler(dataset, config.seed, ())
     lessons: list[tuple[nn.Module, str, float, Callable[[Batch, torch.Generator], Tensor]]] = [
-        (finder, "finder", settings.finder_kimg, finding),
-        (placer, "placer", settings.kimg, placing),
+        (localizer, "localizer", settings.localizer_kimg, finding),
+        (layout, "layout", settings.kimg, placing),
     ]
     for network, name, kimg, loss_of in lessons:
-        show_pairs(
+        train_on_pairs(
             network,
             loss_of,
             sampler,

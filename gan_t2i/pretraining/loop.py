@@ -12,7 +12,7 @@ from tqdm import tqdm
 from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.sampler import Batch, Sampler
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 COOLDOWN = 0.4  # share of a lesson over which the learning rate falls to 0
 
 
-def learn_once(network: nn.Module, name: str, key: Sequence[object], lesson: Callable[[], None]) -> None:
+def train_or_load(network: nn.Module, name: str, key: Sequence[object], lesson: Callable[[], None]) -> None:
     """Give `network` the weights that an earlier run's `lesson` left under the same `key` (JSON-able), or take the lesson and leave them."""
     path = cache_dir() / f"{name}s" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
     if path.is_file():
@@ -34,7 +34,7 @@ def learn_once(network: nn.Module, name: str, key: Sequence[object], lesson: Cal
     write_tensors(path, network.state_dict(), {"type": name})
 
 
-def show_pairs(
+def train_on_pairs(
     network: nn.Module,
     loss_of: Callable[[Batch, torch.Generator], Tensor],
     sampler: Sampler,
@@ -52,7 +52,7 @@ def show_pairs(
     total = max(batch, round(kimg * 1000))
     with tqdm(total=total, desc=name, unit="img", unit_scale=True, disable=None) as bar:
         for nimg in range(0, total, batch):
-            loss = loss_of(sampler.batch(nimg, batch), generator_for(seed, name, nimg))
+            loss = loss_of(sampler.batch(nimg, batch), seeded_rng(seed, name, nimg))
             optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))
             loss.backward()
             optimizer.step()
@@ -63,7 +63,7 @@ def show_pairs(
     network.requires_grad_(False)
 
 
-def disturbed(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
+def add_noise(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
     """Pictures [N, ...] with noise whose standard deviation is another for each, from 0 to `most`."""
     strength = most * torch.rand(len(pictures), 1, 1, 1, generator=generator)
     return pictures + (strength * torch.randn(pictures.shape, generator=generator)).to(pictures.device)

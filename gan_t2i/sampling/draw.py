@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from gan_t2i.core.images import to_pictures
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.models.base import Generator
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -21,7 +21,7 @@ def draw(
     another batch.
     """
     device = next(generator.parameters()).device
-    latents = [torch.randn(1, generator.z_width, generator=generator_for(seed, "z")).to(device) for seed in seeds]
+    latents = [torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z")).to(device) for seed in seeds]
     pictures: list[Image.Image] = []
     for prompt in prompts:
         text = encoder.encode([prompt]).to(device)

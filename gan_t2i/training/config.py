@@ -70,10 +70,10 @@ class CaptionerTraining(StrictConfig):
     patterns that please the captioner and show nobody anything."""
 
 
-class GroundingConfig(StrictConfig):
-    """How a generator's placer is taught, before the run begins, where captions put what they name."""
+class LayoutTraining(StrictConfig):
+    """How a generator's layout is taught, before the run begins, where captions put what they name."""
 
-    finder_kimg: Positive = 60.0
+    localizer_kimg: Positive = 60.0
     """Real pictures from which it is learned how each word looks, in thousands, ..."""
     kimg: Positive = 60.0
     """... and from which it is then learned where sentences put them."""
@@ -201,7 +201,7 @@ class TrainConfig(StrictConfig):
     discriminator: Spec = Spec(name="resnet")
     loss: LossConfig = LossConfig()
     captioner: CaptionerTraining = CaptionerTraining()
-    grounding: GroundingConfig = GroundingConfig()
+    grounding: LayoutTraining = LayoutTraining()
     penalty: PenaltyConfig = PenaltyConfig()
     augment: AugmentConfig = AugmentConfig()
     blur: BlurConfig = BlurConfig()
@@ -241,8 +241,8 @@ class TrainConfig(StrictConfig):
             raise ValueError("loss.match_weight needs a batch of at least two pictures, to hold one against the other's caption")
         if self.data.stream and (others := sorted({*self.loss.negatives} - {"random"})):
             raise ValueError(f"loss.negatives {others[0]} needs all captions at hand, which data.stream has not; allowed with it: random")
-        if self.data.stream and self.generator.params.get("placer"):
-            raise ValueError("generator.params.placer needs all pictures at hand, which data.stream has not: leave one of them out")
+        if self.data.stream and self.generator.params.get("layout"):
+            raise ValueError("generator.params.layout needs all pictures at hand, which data.stream has not: leave one of them out")
         if self.data.stream and self.captioner.weight:
             raise ValueError("captioner.weight needs all pictures at hand, which data.stream has not: leave one of them out")
         return self

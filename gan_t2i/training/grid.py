@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from gan_t2i.core.images import sheet, to_pictures
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.training.session import Session
 
@@ -21,7 +21,7 @@ def grid_captions(session: Session) -> list[tuple[int, str]]:
 def _spread(dataset: PackedDataset, items: list[int], count: int) -> list[int]:
     """The first captions of `count` of `items`, by id; all of them different, and the same ones in every run."""
     chosen: dict[int, None] = {}
-    for index in torch.randperm(len(items), generator=generator_for("grid")).tolist():
+    for index in torch.randperm(len(items), generator=seeded_rng("grid")).tolist():
         if len(chosen) == count:
             break
         chosen[dataset.caption_ids[items[index]][0]] = None
@@ -34,6 +34,6 @@ def draw_grid(session: Session) -> Image.Image:
     captions = grid_captions(session)
     seeds = session.config.report.grid_seeds
     G = session.networks.G_ema
-    z = torch.cat([torch.randn(1, G.z_width, generator=generator_for(seed, "z")) for seed in range(seeds)]).to(session.device)
+    z = torch.cat([torch.randn(1, G.z_width, generator=seeded_rng(seed, "z")) for seed in range(seeds)]).to(session.device)
     rows = [to_pictures(G(z, session.cache.gather([caption_id] * seeds).to(session.device))) for caption_id, _ in captions]
     return sheet(rows, [label for _, label in captions])

@@ -15,7 +15,7 @@ from gan_t2i.core.distributed import from_first, is_first, world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import atomic_file
 from gan_t2i.core.phases import phase
-from gan_t2i.core.stopping import Abandoned, StopRequest
+from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.grid import draw_grid
@@ -39,7 +39,7 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
     """
     config, nimg = session.config, progress.nimg
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
-    monitor = Monitor(config.monitor, progress.doubtful)
+    monitor = Monitor(config.monitor, progress.suspect_since)
     rollbacks = progress.rollbacks
     session.step.rate_scale = config.monitor.rate_factor**rollbacks
     report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
@@ -62,13 +62,13 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
                     wrong = monitor.look(nimg, numbers) if due.tick or not_finite(numbers) else None
                     if wrong is not None:
                         back = roll_back(session, folder, report, Progress(nimg, rollbacks), wrong)
-                        nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.doubtful)
+                        nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.suspect_since)
                         saved = nimg
                         continue
                 if is_first() and due.grid and not stopping:
                     draw_samples(session, folder, report, nimg, stop)
                 if is_first() and due.snapshot:
-                    save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
+                    save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
                     report.pause(nimg)
                     saved = nimg
                 # after saving, and not when asked to stop, which must be quick: the snapshot can be evaluated at any time
@@ -76,7 +76,7 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
                     evaluate(session, folder, report, nimg, stop)
                 stopping = stopping or exchange.stopping_now()
             if is_first() and nimg != saved:
-                save(session, folder, Progress(nimg, rollbacks, monitor.doubtful))
+                save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
     finally:
         report.close()
     if stopping:
@@ -116,7 +116,7 @@ def _farewell(folder: RunFolder, nimg: int, total: int) -> str:
 def begin_pictures(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
     """What is shown before the first step: of a new run real pictures and a grid, of another the grid that a stop left undrawn."""
     if nimg == 0:
-        report.real_pictures(session.first_batch(32).images, nimg)
+        report.real_pictures(session.preview_batch(32).images, nimg)
     undrawn = crosses(nimg, session.config.batch, session.config.report.grid_kimg) and not folder.grid(nimg).exists()
     if nimg == 0 or undrawn:
         draw_samples(session, folder, report, nimg, stop)
@@ -148,7 +148,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     """
     config = session.config.monitor
     stopped = f"training stopped at {progress.nimg:,} images: {wrong.what}; "
-    path = from_first(_last_good(folder, wrong.doubted) if is_first() else None)
+    path = from_first(_last_good(folder, wrong.suspected) if is_first() else None)
     if path is None:
         raise GanT2IError(f"{stopped}there is no snapshot yet; {ADVICE}")
     if progress.rollbacks >= config.rollbacks:
@@ -159,7 +159,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     # What the run must find unchanged was checked when it began.
     loaded = load_state(path, session.networks, {})
     nimg, rollbacks = loaded.nimg, progress.rollbacks + 1
-    back = Progress(nimg, rollbacks, {} if wrong.doubted else loaded.doubtful)  # a doubt gets its full patience again
+    back = Progress(nimg, rollbacks, {} if wrong.suspected else loaded.suspect_since)  # a doubt gets its full patience again
     session.step.rate_scale = config.rate_factor**rollbacks
     message = (
         f"at {progress.nimg:,} images {wrong.what}: going back to {nimg:,} images, with learning rates times {session.step.rate_scale:g} "
@@ -177,20 +177,20 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     return back
 
 
-def _last_good(folder: RunFolder, doubted: bool) -> Path | None:
-    """The newest state, or where it was `doubted` for long the newest from before, if there is one; None without any."""
+def _last_good(folder: RunFolder, suspected: bool) -> Path | None:
+    """The newest state, or where it was `suspected` for long the newest from before, if there is one; None without any."""
     if not folder.state.is_file():
         return None
-    before = doubted and read_progress(folder.state).doubtful and folder.good_state.is_file()
-    return folder.good_state if before else folder.state
+    before = suspected and read_progress(folder.state).suspect_since and folder.last_healthy.is_file()
+    return folder.last_healthy if before else folder.state
 
 
 def draw_samples(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
     """Draw the grid of fixed prompts into grids/ and TensorBoard, unless asked to stop meanwhile."""
     try:
-        with stop.at_once():
+        with stop.interruptible():
             grid = draw_grid(session)
-    except Abandoned:
+    except Interrupted:
         return
     with atomic_file(folder.grid(nimg)) as temporary:
         grid.save(temporary, format="PNG")
@@ -203,11 +203,11 @@ def save(session: Session, folder: RunFolder, progress: Progress) -> None:
     keep, nimg = session.config.report.keep, progress.nimg
     dtype = torch.bfloat16 if session.config.report.snapshot_precision == "bf16" else torch.float32
     save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg), dtype)
-    if progress.doubtful and folder.state.is_file() and not read_progress(folder.state).doubtful:
-        with atomic_file(folder.good_state) as temporary:
+    if progress.suspect_since and folder.state.is_file() and not read_progress(folder.state).suspect_since:
+        with atomic_file(folder.last_healthy) as temporary:
             shutil.copyfile(folder.state, temporary)
     save_state(folder.state, session.networks, progress, session.seen)
-    if not progress.doubtful:
-        folder.good_state.unlink(missing_ok=True)
+    if not progress.suspect_since:
+        folder.last_healthy.unlink(missing_ok=True)
     if keep is not None:
         folder.thin_out(keep, MATCH_GAP, nimg)

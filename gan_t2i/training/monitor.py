@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gan_t2i.core.images import from_uint8
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.training.config import MonitorConfig
 from gan_t2i.training.session import Session
 
@@ -33,7 +33,7 @@ class Wrong(NamedTuple):
     """What went wrong, for a sentence, and whether it was long in coming: then the newest state on disk may have it too."""
 
     what: str
-    doubted: bool
+    suspected: bool
 
 
 class Monitor:
@@ -41,29 +41,29 @@ class Monitor:
 
     Args:
         config: what to look for, and for how long to wait.
-        doubtful: what was found wrong up to here, and the nimg since when, as the state on disk has it.
+        suspect_since: what was found wrong up to here, and the nimg since when, as the state on disk has it.
     """
 
-    def __init__(self, config: MonitorConfig, doubtful: Mapping[str, int] | None = None) -> None:
+    def __init__(self, config: MonitorConfig, suspect_since: Mapping[str, int] | None = None) -> None:
         self.config = config
-        self.doubtful = dict(doubtful or {})
+        self.suspect_since = dict(suspect_since or {})
 
     def look(self, nimg: int, numbers: Mapping[str, float]) -> Wrong | None:
         """What is wrong at `nimg`; None while there is nothing, or not for long enough."""
         if bad := not_finite(numbers):
-            return Wrong(f"{', '.join(bad)} is not finite", doubted=False)
+            return Wrong(f"{', '.join(bad)} is not finite", suspected=False)
         if (distance := numbers.get(DISTANCE, 0.0)) > FARTHEST:
-            return Wrong(f"pixels have run away: {DISTANCE} is {distance:.3g}, where black and white are 4 apart", doubted=False)
+            return Wrong(f"pixels have run away: {DISTANCE} is {distance:.3g}, where black and white are 4 apart", suspected=False)
         signs, diversity = numbers.get(SIGNS), numbers.get(DIVERSITY)
         doubts = {
             SIGNS: signs is not None and signs >= SATURATED,
             DIVERSITY: diversity is not None and diversity < self.config.diversity,
         }
-        self.doubtful = {name: self.doubtful.get(name, nimg) for name, there in doubts.items() if there}
-        for name, since in self.doubtful.items():
+        self.suspect_since = {name: self.suspect_since.get(name, nimg) for name, there in doubts.items() if there}
+        for name, since in self.suspect_since.items():
             if nimg - since >= self.config.patience_kimg * 1000:
                 what = f"{MEANING[name]}: {name} is {numbers[name]:.3g}, and has been as bad since {since:,} images"
-                return Wrong(what, doubted=True)
+                return Wrong(what, suspected=True)
         return None
 
 
@@ -78,9 +78,9 @@ def diversity(session: Session) -> float:
 
     The same captions and z at every tick, so that the numbers of a run compare.
     """
-    batch = session.first_batch(COMPARED)
+    batch = session.preview_batch(COMPARED)
     G = session.networks.G_ema
-    z = torch.randn(COMPARED, G.z_width, generator=generator_for(session.config.seed, "diversity")).to(session.device)
+    z = torch.randn(COMPARED, G.z_width, generator=seeded_rng(session.config.seed, "diversity")).to(session.device)
     drawn = G(z, session.cache.gather(batch.captions).to(session.device))
     return mean_distance(drawn) / max(mean_distance(from_uint8(batch.images)), 1e-6)
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.ops.augment import draw_changes
 from gan_t2i.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepNoise:
     """The draws of n rows of a batch. Index it with rows."""
 
     z: Tensor  # [n, Z]
@@ -21,7 +21,7 @@ class Draws:
     rows: Tensor  # [n], places in the whole batch
     key: tuple[int, int]  # (seed, nimg)
 
-    def __getitem__(self, rows: Tensor) -> "Draws":
+    def __getitem__(self, rows: Tensor) -> "StepNoise":
         names = ("z", "real", "fake", "background", "rows")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
@@ -44,17 +44,17 @@ class Draws:
     def _generators(self, name: str, count: int) -> list[torch.Generator]:
         """One for each of the first `count` rows: noise for a whole batch, of which a process needs its share alone, would be large."""
         seed, nimg = self.key
-        return [generator_for(seed, name, nimg, row) for row in self.rows[:count].tolist()]
+        return [seeded_rng(seed, name, nimg, row) for row in self.rows[:count].tolist()]
 
 
-def draw(config: TrainConfig, z_width: int, nimg: int) -> Draws:
+def draw(config: TrainConfig, z_width: int, nimg: int) -> StepNoise:
     """Everything that the step after `nimg` pictures draws, a function of (seed, nimg) alone."""
-    generator = generator_for(config.seed, "step", nimg)
-    return Draws(
+    generator = seeded_rng(config.seed, "step", nimg)
+    return StepNoise(
         z=torch.randn(config.batch, z_width, generator=generator),
         real=draw_changes(config.batch, config.augment, generator),
         fake=draw_changes(config.batch, config.augment, generator),
-        background=torch.rand(config.batch, 3, generator=generator_for(config.seed, "background", nimg)),
+        background=torch.rand(config.batch, 3, generator=seeded_rng(config.seed, "background", nimg)),
         rows=torch.arange(config.batch),
         key=(config.seed, nimg),
     )

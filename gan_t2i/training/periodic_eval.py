@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from gan_t2i.core.phases import phase
-from gan_t2i.core.stopping import Abandoned, StopRequest
+from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.evaluation.shapes.suite import run_suite, write_result
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling.draw import draw
@@ -32,9 +32,9 @@ def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, sto
         return draw(networks.G_ema, session.encoder, prompts, seeds)
 
     try:
-        with stop.at_once():
+        with stop.interruptible():
             result = run_suite(generate, seeds=config.seeds, limit=config.limit, progress=False)
-    except Abandoned:
+    except Interrupted:
         return
     snapshot = folder.snapshot(nimg)
     head = {"snapshot": str(snapshot) if snapshot.is_file() else None, "nimg": nimg, "resolution": session.config.resolution}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.distributed import average
 from gan_t2i.core.files import atomic_file
-from gan_t2i.core.images import opaque_uint8
+from gan_t2i.core.images import composite_on_grey_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.runs import RunFolder
@@ -109,7 +109,7 @@ class Report:
 
     def real_pictures(self, images: Tensor, nimg: int) -> None:
         """Show uint8 pictures [N, C, R, R] of the data set, to hold the drawn ones against."""
-        self.writer.add_image("Samples/real", make_grid(opaque_uint8(images)), nimg)
+        self.writer.add_image("Samples/real", make_grid(composite_on_grey_uint8(images)), nimg)
 
     def close(self) -> None:
         """Flush everything."""

@@ -16,7 +16,7 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress
-from gan_t2i.training.warm_start import begin_with, initial
+from gan_t2i.training.warm_start import initial, warm_start
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progre
         raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
     if not there:
         if session.config.init is not None:
-            log.info(begin_with(session.networks, initial(session.config.init)))
+            log.info(warm_start(session.networks, initial(session.config.init)))
         return Progress()
     seen = {name: fingerprint for name, fingerprint in session.seen.items() if not (changed_data and name == DATA_SET)}
     return load_state(folder.state, session.networks, seen)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gan_t2i import registry
-from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo
+from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo
 from gan_t2i.core.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
@@ -23,8 +23,8 @@ from gan_t2i.data.batches.stream import open_stream
 from gan_t2i.data.batches.stream_sampler import StreamedBatch, StreamSampler
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.packing import PackedDataset, load_dataset
-from gan_t2i.pretraining.captioner import build_captioner, taught_captioner
-from gan_t2i.pretraining.layout import taught_placer
+from gan_t2i.pretraining.captioner import build_captioner, pretrained_captioner
+from gan_t2i.pretraining.layout import pretrain_layout
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
@@ -74,12 +74,12 @@ class Session:
         return self.encoder.encode([texts[index] for index in ids.tolist()])
 
     @cached_property
-    def _onlooker(self) -> Sampler:
+    def _preview_sampler(self) -> Sampler:
         return Sampler(self.dataset, self.config.seed)
 
-    def first_batch(self, count: int) -> Batch:
+    def preview_batch(self, count: int) -> Batch:
         """The same training pictures whenever it is asked for, to look at; of a stream, those of its sample."""
-        return self._onlooker.batch(0, count)
+        return self._preview_sampler.batch(0, count)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
         """Up to `limit` held-out pictures in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""
@@ -102,9 +102,11 @@ class Session:
         """What a snapshot after `nimg` pictures says of itself."""
         config, encoder = self.config, self.encoder
         return SnapshotInfo(
-            generator=Built("generator", config.generator.name, config.generator.params, {**self.interface, "channels": config.data.channels}),
+            generator=BuildSpec(
+                "generator", config.generator.name, config.generator.params, {**self.interface, "channels": config.data.channels}
+            ),
             encoder=EncoderRecord(
-                Built("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface)),
+                BuildSpec("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface)),
                 encoder.id,
                 encoder.revision,
                 encoder.weights_hash,
@@ -184,11 +186,11 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
     typical = cache.gather(random.Random(config.seed).sample(trained, min(len(trained), WHITENED_CAPTIONS))).to(device)
     for network in (networks.G, networks.D, networks.G_ema):
         network.text_head.fit(typical)
-    placers = [network.placer for network in (networks.G, networks.G_ema) if network.placer is not None]
-    if placers and not measured:
-        taught_placer(placers[0], config, dataset, encoder, cache, device)
-        placers[1].load_state_dict(placers[0].state_dict())
+    layouts = [network.layout for network in (networks.G, networks.G_ema) if network.layout is not None]
+    if layouts and not measured:
+        pretrain_layout(layouts[0], config, dataset, encoder, cache, device)
+        layouts[1].load_state_dict(layouts[0].state_dict())
     if config.captioner.weight:
-        build = build_captioner if measured else partial(taught_captioner, precision=config.precision)
+        build = build_captioner if measured else partial(pretrained_captioner, precision=config.precision)
         networks.captioner = build(config.captioner, dataset, config.seed, device)
     return Session(config, device, dataset, encoder, interface, cache, networks, sampler)

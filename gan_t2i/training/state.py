@@ -24,7 +24,7 @@ class Progress:
 
     nimg: int = 0
     rollbacks: int = 0  # how often it went back, which decides its learning rates
-    doubtful: dict[str, int] = field(default_factory=dict)  # the numbers that the monitor finds wrong -> since which nimg
+    suspect_since: dict[str, int] = field(default_factory=dict)  # the numbers that the monitor finds wrong -> since which nimg
 
 
 def save_state(path: Path, networks: Networks, progress: Progress, seen: Mapping[str, str]) -> None:
@@ -77,10 +77,10 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
         raise GanT2IError(f"{path} is no training state of format version {FORMAT_VERSION}; start again with --resume never")
     if type(metadata.get("nimg")) is not int or not isinstance(metadata.get("seen"), dict):
         raise GanT2IError(f"{path} is damaged: its metadata lack nimg or seen; start again with --resume never")
-    rollbacks, doubtful = metadata.get("rollbacks", 0), metadata.get("doubtful", {})  # states of older versions have neither
-    if type(rollbacks) is not int or not isinstance(doubtful, dict) or not all(type(nimg) is int for nimg in doubtful.values()):
+    rollbacks, suspect_since = metadata.get("rollbacks", 0), metadata.get("suspect_since", {})  # states of older versions have neither
+    if type(rollbacks) is not int or not isinstance(suspect_since, dict) or not all(type(nimg) is int for nimg in suspect_since.values()):
         raise GanT2IError(f"{path} is damaged: its metadata tell no rollbacks; start again with --resume never")
-    return Progress(metadata["nimg"], rollbacks, doubtful)
+    return Progress(metadata["nimg"], rollbacks, suspect_since)
 
 
 def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from gan_t2i import registry
 from gan_t2i.core.distributed import own_rows
-from gan_t2i.core.images import from_uint8, over
+from gan_t2i.core.images import composite, from_uint8
 from gan_t2i.core.phases import phase
-from gan_t2i.core.runtime import autocast, full_precision, product_dtype
+from gan_t2i.core.runtime import autocast, autocast_off, product_dtype
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES, mismatch_weights
 from gan_t2i.losses.penalties import finite_difference_penalty, gradient_penalty
@@ -26,14 +26,14 @@ from gan_t2i.models.captioner import Captioner
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.augment import augment
 from gan_t2i.ops.blur import blur
-from gan_t2i.ops.checkpointing import everything_kept, recompute_blocks
-from gan_t2i.ops.resample import average_to
+from gan_t2i.ops.checkpointing import enable_checkpointing, no_checkpointing
+from gan_t2i.ops.resample import avg_pool_to
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.noise import Draws, draw
+from gan_t2i.training.noise import StepNoise, draw
 from gan_t2i.training.orthogonal import orthogonalize_gradients
 from gan_t2i.training.schedule import augment_at, blur_sigma, ema_decay, learning_rate_factor, reconstruction_weight
-from gan_t2i.training.sync import Exchange
+from gan_t2i.training.sync import GradientSync
 
 Metrics = dict[str, Tensor]
 
@@ -74,13 +74,13 @@ def build_networks(config: TrainConfig, interface: dict[str, int], device: torch
 
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     if config.checkpointing:
-        recompute_blocks(G)
-        recompute_blocks(D)
+        enable_checkpointing(G)
+        enable_checkpointing(D)
     return Networks(G, D, G_ema, adam(G, config.optimizer.g_lr), adam(D, config.optimizer.d_lr))
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """A part of a batch: n pictures and the distinct captions that they are held against."""
 
     images: Tensor  # [n, C, R, R] uint8
@@ -89,11 +89,11 @@ class Part:
     wrong: Tensor  # [n, K] bool, whether those are wrong of it
     weights: Tensor  # [n], of the pictures in the mismatch term
     asked: Tensor | None  # [n, L], the words of their own captions for the captioner, if there is one
-    draws: Draws  # of n rows
+    draws: StepNoise  # of n rows
 
 
 @dataclass(frozen=True)
-class Judged:
+class Scores:
     """The pictures of a part, real and drawn, and what D says of them; N is n times D's heads."""
 
     real: Tensor  # [n, C, R, R]
@@ -122,7 +122,7 @@ class TrainStep:
         self.config = config
         self.device = device
         self.loss = LOSSES[config.loss.name]
-        self.exchange = Exchange([networks.G, networks.D], device)
+        self.exchange = GradientSync([networks.G, networks.D], device)
         self.rate_scale = 1.0  # below 1 once the monitor has gone back
 
     def __call__(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> Metrics:
@@ -156,10 +156,10 @@ class TrainStep:
                     orthogonalize_gradients(network.parameters(), product_dtype(self.device, config.precision))
                 optimizer.step()
                 optimizer.zero_grad()
-        update_average(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
+        update_ema(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
         return dict(metrics)
 
-    def _part(self, batch: Batch, local: Tensor, rows: Tensor, encode: Callable[[Tensor], TextBatch], draws: Draws) -> Part:
+    def _part(self, batch: Batch, local: Tensor, rows: Tensor, encode: Callable[[Tensor], TextBatch], draws: StepNoise) -> MicroBatch:
         """The pictures `local` [n] of this process's share, which are the `rows` [n] of the whole batch; `draws` are the whole batch's."""
         weights = mismatch_weights(batch.wrong.any(dim=1))[rows]
         # each caption once: those of the batch are random negatives too
@@ -167,14 +167,14 @@ class TrainStep:
         with phase("text"):
             told, asked = encode(ids).to(self.device), self._asked(batch.captions[rows])
         images, places, wrong, weights = (x.to(self.device) for x in (batch.images[local], places, batch.wrong[rows], weights))
-        return Part(images, told, places, wrong, weights, asked, draws[rows])
+        return MicroBatch(images, told, places, wrong, weights, asked, draws[rows])
 
     def _asked(self, ids: Tensor) -> Tensor | None:
         """The words [n, L] of the captions `ids` [n], for the captioner, if there is one."""
         captioner = self.networks.captioner
         return captioner.tokens([self.captions[index] for index in ids.tolist()]).to(self.device) if captioner else None
 
-    def _add_gradients(self, part: Part, with_penalty: bool) -> Metrics:
+    def _add_gradients(self, part: MicroBatch, with_penalty: bool) -> Metrics:
         """Forward and backward of one part of a batch; leaves the gradients in the networks."""
         judged = self._judge(part)
         g_loss, metrics_of_g = self._generator_loss(part, judged)
@@ -187,7 +187,7 @@ class TrainStep:
             (d_loss / self.config.accumulation).backward(inputs=trained)  # and not the pictures: a frozen trunk is not passed a second time
         return metrics_of_g | metrics_of_d
 
-    def _judge(self, part: Part) -> Judged:
+    def _judge(self, part: MicroBatch) -> Scores:
         G, D, config, draws = self.networks.G, self.networks.D, self.config, part.draws
         with autocast(self.device, config.precision), phase("G forward"):
             drawn = G(draws.z.to(self.device), part.text[part.places[:, 0]])
@@ -199,23 +199,23 @@ class TrainStep:
             real_logits = against(D, D.trunk(real_seen), conditions, part.places)
             asked_of_drawn = part.places if config.loss.generator_match_weight else part.places[:, :1]
             drawn_logits = against(D, D.trunk(drawn_seen), conditions, asked_of_drawn)
-        return Judged(real, drawn, leaf, real_seen, drawn_seen, conditions, real_logits, drawn_logits)
+        return Scores(real, drawn, leaf, real_seen, drawn_seen, conditions, real_logits, drawn_logits)
 
-    def _generator_loss(self, part: Part, judged: Judged) -> tuple[Tensor, Metrics]:
+    def _generator_loss(self, part: MicroBatch, judged: Scores) -> tuple[Tensor, Metrics]:
         """What G is to make small, a scalar: D's doubt, and what else the config asks of its pictures."""
         config = self.config
         loss = self.loss.generator(judged.real_logits[:, 0].detach(), judged.drawn_logits[:, 0]).mean()
         if config.loss.generator_match_weight:
             loss = loss + config.loss.generator_match_weight * self._mismatch(judged.drawn_logits, part)
-        untold = self._untold(over(judged.leaf, part.draws.background), part.asked, part.draws)
-        loss = loss + config.captioner.weight * untold
+        caption_loss = self._caption_loss(composite(judged.leaf, part.draws.background), part.asked, part.draws)
+        loss = loss + config.captioner.weight * caption_loss
         distance = (judged.leaf - judged.real).square().mean()
         if pull := reconstruction_weight(part.draws.nimg, config.loss):
             loss = loss + pull * distance
         metrics = {"Loss/G/loss": loss.detach(), "Loss/G/distance": distance.detach()}
-        return loss, metrics if part.asked is None else metrics | {"Loss/G/caption": untold.detach()}
+        return loss, metrics if part.asked is None else metrics | {"Loss/G/caption": caption_loss.detach()}
 
-    def _discriminator_loss(self, part: Part, judged: Judged, with_penalty: bool) -> tuple[Tensor, Metrics]:
+    def _discriminator_loss(self, part: MicroBatch, judged: Scores, with_penalty: bool) -> tuple[Tensor, Metrics]:
         """What D is to make small, a scalar."""
         config, real, fake = self.config, judged.real_logits[:, 0], judged.drawn_logits[:, 0]
         loss = self.loss.discriminator(real, fake).mean()
@@ -232,14 +232,14 @@ class TrainStep:
             loss, metrics = loss + penalty * config.penalty.interval, metrics | slopes
         return loss, metrics
 
-    def _mismatch(self, logits: Tensor, part: Part) -> Tensor:
+    def _mismatch(self, logits: Tensor, part: MicroBatch) -> Tensor:
         """The mean mismatch term, a scalar, of logits [N, 1 + K]."""
         wrong, weights = (x.repeat_interleave(len(logits) // len(x), dim=0) for x in (part.wrong, part.weights))  # for each of D's heads
         return (self.loss.mismatch(logits[:, 0], logits[:, 1:], wrong) * weights).mean()
 
     @phase("captioner")
-    def _untold(self, pictures: Tensor, asked: Tensor | None, draws: Draws) -> Tensor:
-        """The mean nats a word that drawn pictures [n, 3, R, R] leave untold of the captions that they were drawn for, a scalar.
+    def _caption_loss(self, pictures: Tensor, asked: Tensor | None, draws: StepNoise) -> Tensor:
+        """The mean nats a word that drawn pictures [n, 3, R, R] leave caption_loss of the captions that they were drawn for, a scalar.
 
         With the noise that the captioner was taught with: without it, G finds patterns that please it and show nothing.
         """
@@ -248,28 +248,28 @@ class TrainStep:
             return torch.zeros((), device=self.device)
         noise = draws.uneven_noise(self.config.captioner.noise, captioner.side).to(self.device)
         with autocast(self.device, self.config.precision):
-            return -captioner(average_to(pictures, captioner.side) + noise, asked).mean()
+            return -captioner(avg_pool_to(pictures, captioner.side) + noise, asked).mean()
 
-    def _seen(self, images: Tensor, changes: Tensor, draws: Draws) -> Tensor:
+    def _seen(self, images: Tensor, changes: Tensor, draws: StepNoise) -> Tensor:
         """Pictures [n, C, R, R] as D sees them, [n, 3, R, R]: over a colour, blurred, changed.
 
         The colour of a row is the same below its real and its drawn picture, so that it tells nothing of which is which.
         """
         config, nimg = self.config, draws.nimg
-        images = blur(over(images, draws.background), blur_sigma(nimg, config.kimg, config.blur) * images.shape[3])
+        images = blur(composite(images, draws.background), blur_sigma(nimg, config.kimg, config.blur) * images.shape[3])
         return augment(images, augment_at(nimg, config.augment), changes)
 
     @phase("penalty")
-    def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: Draws) -> tuple[Tensor, Metrics]:
+    def _penalty(self, real: Tensor, fake: Tensor, condition: TextCondition, draws: StepNoise) -> tuple[Tensor, Metrics]:
         """gamma / 2 times the mean squared slope of D at real and at drawn pictures, in float32, on a share of them."""
         config, D = self.config.penalty, self.networks.D
         count = max(1, round(len(real) * config.fraction))
         pictures = torch.cat([real[:count], fake[:count]]).detach().float()
         twice = torch.arange(count, device=self.device).repeat(2)
-        with full_precision(self.device):
+        with autocast_off(self.device):
             told = condition.float()[twice]
             if config.name == "gradient":
-                with everything_kept(D):  # the graph of a gradient holds it all anyhow
+                with no_checkpointing(D):  # the graph of a gradient holds it all anyhow
                     slopes = gradient_penalty(lambda x: D(x, told), pictures)
             else:
                 noise = draws.noise(count, pictures.shape[-1]).flatten(0, 1).to(self.device)
@@ -293,7 +293,7 @@ def _scores(**logits: Tensor) -> Metrics:
 
 @phase("EMA")
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the weights of `average` towards those of `network`; buffers are copied."""
     targets = [p.detach() for p in network.parameters()]
     torch._foreach_lerp_([p.detach() for p in average.parameters()], targets, 1 - decay)

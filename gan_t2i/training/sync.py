@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gan_t2i.core.distributed import average, world_size
 
 
-class Exchange:
+class GradientSync:
     """Gradients add up over parts by themselves; running means in buffers (w_avg) start each part alike and end as the mean of all.
 
     Along with the gradients goes a word: whether a process was asked to stop. All then stop after the same step.

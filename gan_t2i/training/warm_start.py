@@ -23,7 +23,7 @@ def initial(name: str) -> Path:
     return state if state.is_file() else resolve_snapshot(name)
 
 
-def begin_with(networks: Networks, source: Path) -> str:
+def warm_start(networks: Networks, source: Path) -> str:
     """Copy into G, D and G's average what the training state at `source` holds under the same name and of the same shape; of a snapshot, which
     holds G's average alone, both of G begin with that, and D begins anew.
 
@@ -59,12 +59,12 @@ def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
     fitting = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape and tensor.isfinite().all()}
     network.load_state_dict(fitting, strict=False)
     for key, weight in network.named_parameters():
-        if key not in fitting and _speaks_first(network, key):
+        if key not in fitting and is_output_layer(network, key):
             nn.init.zeros_(weight)
     return sum(tensor.numel() for tensor in fitting.values()) / sum(tensor.numel() for tensor in own.values())
 
 
-def _speaks_first(network: nn.Module, key: str) -> bool:
+def is_output_layer(network: nn.Module, key: str) -> bool:
     """Whether a new resolution is heard through the weight `key`: silent at first, it lets G go on drawing, and D judging, as they did."""
     if isinstance(network, Discriminator):
         grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.seen) > 1

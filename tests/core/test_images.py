@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from gan_t2i.core.images import from_uint8, opaque, opaque_uint8, over, sheet, to_pictures
+from gan_t2i.core.images import composite, composite_on_grey, composite_on_grey_uint8, from_uint8, sheet, to_pictures
 
 
 def solid(colour, side=16):
@@ -43,7 +43,7 @@ def test_a_transparent_picture_over_a_colour_is_what_was_drawn_over_it(backgroun
     (picture,) = to_pictures(images)
     assert picture.mode == "RGBA"
     assert not np.asarray(picture)[:4].any()
-    wanted = over(images.clamp(-1, 1), torch.tensor([background]) / 255)
+    wanted = composite(images.clamp(-1, 1), torch.tensor([background]) / 255)
     wanted[:, :, :4] = (torch.tensor(background) / 127.5 - 1)[None, :, None, None]
     below = Image.new("RGBA", picture.size, background)
     seen = np.asarray(Image.alpha_composite(below, picture).convert("RGB")).astype(int)
@@ -54,11 +54,11 @@ def test_a_plain_background_is_the_same_for_tensors_and_files():
     pixels = torch.randint(0, 256, (1, 4, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels[:, :3] = torch.minimum(pixels[:, :3], pixels[:, 3:])
     (picture,) = to_pictures(from_uint8(pixels))
-    difference = np.asarray(opaque(picture)).astype(int) - opaque_uint8(pixels)[0].permute(1, 2, 0).numpy()
+    difference = np.asarray(composite_on_grey(picture)).astype(int) - composite_on_grey_uint8(pixels)[0].permute(1, 2, 0).numpy()
     assert np.abs(difference).max() <= 1
-    assert opaque_uint8(torch.zeros(1, 4, 1, 1, dtype=torch.uint8)).flatten().tolist() == [128] * 3
+    assert composite_on_grey_uint8(torch.zeros(1, 4, 1, 1, dtype=torch.uint8)).flatten().tolist() == [128] * 3
     red = solid("red")
-    assert np.array_equal(np.asarray(opaque(red)), np.asarray(red))
+    assert np.array_equal(np.asarray(composite_on_grey(red)), np.asarray(red))
 
 
 def test_a_sheet_shows_transparency_as_a_checkerboard():

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.runtime import autocast, full_precision, generator_for, has_fast_bf16, pick_device, set_gpu_arithmetic
+from gan_t2i.core.runtime import autocast, autocast_off, has_fast_bf16, pick_device, seeded_rng, set_gpu_arithmetic
 
 CPU = torch.device("cpu")
 
 
 def draw(*key):
-    return torch.rand(4, generator=generator_for(*key))
+    return torch.rand(4, generator=seeded_rng(*key))
 
 
 def test_draws_depend_on_the_whole_key_and_nothing_else():
@@ -24,7 +24,7 @@ def test_draws_depend_on_the_whole_key_and_nothing_else():
 
 def test_draws_are_the_same_on_every_machine():
     # A change here changes every picture that a seed has drawn.
-    assert generator_for(0, "z").initial_seed() == 1980738991719951047
+    assert seeded_rng(0, "z").initial_seed() == 1980738991719951047
 
 
 def test_a_device_that_is_not_here_is_refused_in_one_sentence():
@@ -50,7 +50,7 @@ def test_precision_is_what_was_asked_for_and_can_be_switched_off_inside():
     x = torch.ones(2, 2)
     with autocast(CPU, "bf16"):
         assert (x @ x).dtype == torch.bfloat16
-        with full_precision(CPU):
+        with autocast_off(CPU):
             assert (x @ x).dtype == torch.float32
     with autocast(CPU, "float32"):
         assert (x @ x).dtype == torch.float32

@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from gan_t2i.core.files import atomic_folder
-from gan_t2i.core.stopping import Abandoned, StopRequest, tidied_on_sigterm
+from gan_t2i.core.stopping import Interrupted, StopRequest, cleanup_on_sigterm
 
 
 def test_what_can_be_given_up_is_given_up_when_the_signal_comes() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
-        with pytest.raises(Abandoned), stop.at_once():
+        with pytest.raises(Interrupted), stop.interruptible():
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
-        with pytest.raises(Abandoned), stop.at_once():
+        with pytest.raises(Interrupted), stop.interruptible():
             pytest.fail("begun after the signal")
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_outside_of_it_a_signal_is_noted_alone() -> None:
     with StopRequest(alone=False) as stop:
-        with stop.at_once():
+        with stop.interruptible():
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # of several processes none obeys a second one
@@ -55,12 +55,12 @@ def test_it_leaves_a_handler_alone_that_is_there() -> None:
     noted = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
     try:
-        with tidied_on_sigterm():
+        with cleanup_on_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
         assert noted == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
-    with tidied_on_sigterm():
+    with cleanup_on_sigterm():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 

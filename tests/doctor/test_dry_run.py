@@ -35,24 +35,24 @@ def test_lessons_count_for_a_dry_run_by_the_pictures_that_they_show(
     small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = small_config()["generator"]
-    placed = {**generator, "params": {**generator["params"], "local_styles": True, "placer": True}}
-    lessons = {"grounding": {"finder_kimg": 60, "kimg": 30, "batch": 8}, "captioner": {"weight": 1, "kimg": 120, "batch": 4}}
+    placed = {**generator, "params": {**generator["params"], "local_styles": True, "layout": True}}
+    lessons = {"grounding": {"localizer_kimg": 60, "kimg": 30, "batch": 8}, "captioner": {"weight": 1, "kimg": 120, "batch": 4}}
     session = prepare(TrainConfig.parse(small_config(generator=placed, **lessons)), measured=True)
     shown = []
 
-    def placer(*arguments: Any) -> None:
+    def layout(*arguments: Any) -> None:
         settings = arguments[1].grounding
-        shown.append(("placer", settings.finder_kimg * 1000, settings.kimg * 1000))
+        shown.append(("layout", settings.localizer_kimg * 1000, settings.kimg * 1000))
 
-    monkeypatch.setattr("gan_t2i.pretraining.layout.teach", placer)
+    monkeypatch.setattr("gan_t2i.pretraining.layout.teach", layout)
     monkeypatch.setattr("gan_t2i.pretraining.captioner.teach", lambda *arguments: shown.append(("captioner", arguments[1].kimg * 1000)))
     seconds = iter([0, 3, 10, 23, 30, 31, 40, 43])  # ten for 64 pictures, and two for 32
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(seconds))
     assert lesson_lines(session) == [
-        "lesson before it, once for these data: placer, 156.2 minutes",
+        "lesson before it, once for these data: layout, 156.2 minutes",
         "lesson before it, once for these data: captioner, 125.0 minutes",
     ]
-    assert shown == [*[("placer", 16, 8)] * 2, ("placer", 80, 40), *[("captioner", 8)] * 2, ("captioner", 40)]
+    assert shown == [*[("layout", 16, 8)] * 2, ("layout", 80, 40), *[("captioner", 8)] * 2, ("captioner", 40)]
 
 
 def test_what_does_not_fit_into_memory_is_one_sentence(

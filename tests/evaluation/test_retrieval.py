@@ -165,7 +165,7 @@ def _share(row: torch.Tensor, seeds: int) -> float:
     """The second picture wins where the caption beside its own is the one with -1."""
     won = 0
     for repeat in range(retrieval_suite.REPEATS):
-        keys = torch.rand((2, 3), generator=retrieval_suite.generator_for("retrieval", "candidates", repeat))[1]
+        keys = torch.rand((2, 3), generator=retrieval_suite.seeded_rng("retrieval", "candidates", repeat))[1]
         won += int(row[1 + int(keys[1:].argmax())] < row[0])
     return won / retrieval_suite.REPEATS
 

@@ -227,8 +227,8 @@ def test_nothing_there_says_how_to_get_it(monkeypatch, no_hub):
         build()
 
 
-def test_the_hub_is_asked_for_safetensors_after_its_cache(tmp_path, monkeypatch):
-    file, asked, said = weights_of("resnet10t", tmp_path), [], []
+def test_the_hub_is_asked_for_safetensors_after_its_cache(tmp_path, monkeypatch, said):
+    file, asked = weights_of("resnet10t", tmp_path), []
 
     def download(repository, filename, *, local_files_only=False, etag_timeout=10):
         asked.append((repository, filename, local_files_only))
@@ -237,7 +237,7 @@ def test_the_hub_is_asked_for_safetensors_after_its_cache(tmp_path, monkeypatch)
         return file
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    found = features.resolve("resnet10t", None, said.append)
+    found = features.resolve("resnet10t", None)
     repository = "timm/resnet10t.c3_in1k"
     assert asked == [(repository, "model.safetensors", True), (repository, "model.safetensors", False)]
     assert said == [f"downloading the backbone {repository} from the hub"]

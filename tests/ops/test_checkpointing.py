@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_t2i.ops.checkpointing import Block, everything_kept, recompute_blocks
+from gan_t2i.ops.checkpointing import Block, enable_checkpointing, no_checkpointing
 
 
 class Squares(Block):
@@ -37,7 +37,7 @@ def block() -> Squares:
 def test_a_double_backward_is_the_same_bit_for_bit(block: Squares) -> None:
     expected = slope_of_slope(block)
     assert block.calls == 1
-    recompute_blocks(nn.Sequential(nn.Identity(), block))
+    enable_checkpointing(nn.Sequential(nn.Identity(), block))
     found = slope_of_slope(block)
     assert block.calls > 2
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
@@ -45,20 +45,20 @@ def test_a_double_backward_is_the_same_bit_for_bit(block: Squares) -> None:
 
 
 def test_one_backward_computes_a_block_once_more(block: Squares) -> None:
-    recompute_blocks(block)
+    enable_checkpointing(block)
     block(torch.ones(1, 3), {"s": torch.ones(())})[0].sum().backward()
     assert block.calls == 2
 
 
 def test_nothing_is_computed_again_without_gradients_or_where_everything_is_kept(block: Squares) -> None:
-    recompute_blocks(block)
+    enable_checkpointing(block)
     with torch.no_grad():
         block(torch.ones(1, 3), {"s": torch.ones(())})
     assert block.calls == 1
-    with everything_kept(block):
+    with no_checkpointing(block):
         block(torch.ones(1, 3), {"s": torch.ones(())})[0].sum().backward()
     assert block.calls == 2
     assert block.recomputed
-    recompute_blocks(block, on=False)
+    enable_checkpointing(block, on=False)
     block(torch.ones(1, 3), {"s": torch.ones(())})[0].sum().backward()
     assert block.calls == 3

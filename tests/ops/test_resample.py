@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_t2i.ops.resample import downsample, spread, upsample
+from gan_t2i.ops.resample import downsample, upsample, upsample_to
 
 BOTH = pytest.mark.parametrize("resample", [upsample, downsample])
 
@@ -99,6 +99,6 @@ def test_downsampling_and_its_derivatives_are_those_of_a_plain_convolution(dtype
 
 def test_spread_covers_squares_or_goes_over_from_place_to_place():
     x = draws(2, 3, 4, 4)
-    torch.testing.assert_close(spread(x, 16, smooth=False), x.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))
-    torch.testing.assert_close(spread(x, 16, smooth=True), upsample(upsample(x)))
-    assert all(torch.equal(spread(x, 4, smooth=smooth), x) for smooth in (True, False))
+    torch.testing.assert_close(upsample_to(x, 16, smooth=False), x.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))
+    torch.testing.assert_close(upsample_to(x, 16, smooth=True), upsample(upsample(x)))
+    assert all(torch.equal(upsample_to(x, 4, smooth=smooth), x) for smooth in (True, False))

@@ -113,8 +113,8 @@ def test_default_model_of_the_hub_must_have_its_hash(saved, monkeypatch):
         weights.resolve(weights.DEFAULT_MODEL, None)
 
 
-def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch):
-    asked, said = [], []
+def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch, said):
+    asked = []
     real = huggingface_hub.snapshot_download
 
     def download(model, *, revision, local_files_only=False, **kwargs):
@@ -125,7 +125,7 @@ def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: types.SimpleNamespace(sha=COMMIT))
-    found = weights.resolve("someone/model", None, said.append)
+    found = weights.resolve("someone/model", None)
     assert found.source == f"someone/model at revision {COMMIT} from the hub"
     assert said == [f"downloading the text encoder someone/model at revision {COMMIT} from the hub"]
     assert asked == [(COMMIT, weights.NEEDED_FILES)]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from gan_t2i.checkpoint import load_snapshot, read_info, save_snapshot
 from gan_t2i.cli.main import command
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.images import from_uint8, over
+from gan_t2i.core.images import composite, from_uint8
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.settings import DataSettings
@@ -69,7 +69,7 @@ def test_what_is_packed_over_a_colour_is_what_pillow_puts_over_it(icons: Path, t
     packed = pack(tmp_path, tmp_path / "packed", 16, ALPHA, progress=False)
     plain = pack(tmp_path, tmp_path / "plain", 16, DataSettings(background=background), progress=False)
     colour = torch.tensor(Image.new("RGB", (1, 1), background).getpixel((0, 0))) / 255
-    seen = over(from_uint8(packed.gather_packed(range(8))), colour.expand(8, 3))
+    seen = composite(from_uint8(packed.gather_packed(range(8))), colour.expand(8, 3))
     assert distance((seen + 1) * 127.5, plain.gather(range(8))) <= 1
     opaque = packed.images[:, 3] == 255
     assert opaque.any()
@@ -144,7 +144,7 @@ def test_the_colour_of_a_row_does_not_depend_on_the_part_that_it_is_in(small_con
 def test_a_gradient_reaches_every_channel_of_what_is_drawn() -> None:
     drawn = torch.zeros(2, 4, 2, 2, requires_grad=True)
     weights = torch.tensor([1.0, 2.0, 4.0])[:, None, None]
-    (over(drawn, torch.tensor([[0.5, 0.25, 1.0], [0.0, 0.0, 0.0]])) * weights).sum().backward()
+    (composite(drawn, torch.tensor([[0.5, 0.25, 1.0], [0.0, 0.0, 0.0]])) * weights).sum().backward()
     assert drawn.grad is not None
     assert drawn.grad[0, :, 0, 0].tolist() == [1, 2, 4, -(0.5 + 0.5 + 4.0)]
     assert drawn.grad[1, 3].abs().max() == 0  # black shows no alpha: it takes other colours

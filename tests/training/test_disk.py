@@ -79,7 +79,7 @@ def test_a_full_disk(
 def test_a_run_folder_that_may_not_be_written(
     start: Start, signal_after: Callable[..., None], small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Refused when the run would go on, not hours later. Root may write anywhere, so the system's refusal is played."""
+    """Rejected when the run would go on, not hours later. Root may write anywhere, so the system's refusal is played."""
     signal_after(8)
     folder, _ = start(**SHORT)
     before = read_tensors(folder.state)[1]

@@ -51,7 +51,7 @@ def test_other_numbers_are_wrong_after_the_patience_alone(name: str, bad: float,
     assert before == [None, None, None]
     assert last is not None
     assert f"{name} is {bad:g}, and has been as bad since 1,000 images" in last.what
-    assert last.doubted
+    assert last.suspected
     assert verdicts(*[{name: bad}, {name: bad}, {name: fair}] * 3) == [None] * 9
     assert verdicts(*[{name: fair}] * 9) == [None] * 9
 
@@ -59,8 +59,8 @@ def test_other_numbers_are_wrong_after_the_patience_alone(name: str, bad: float,
 def test_a_doubt_outlives_a_stop() -> None:
     first = Monitor(MonitorConfig(patience_kimg=2))
     assert first.look(1000, {**WELL, SIGNS: 1.0}) is None
-    assert first.doubtful == {SIGNS: 1000}
-    assert Monitor(MonitorConfig(patience_kimg=2), first.doubtful).look(3000, {**WELL, SIGNS: 1.0}) is not None
+    assert first.suspect_since == {SIGNS: 1000}
+    assert Monitor(MonitorConfig(patience_kimg=2), first.suspect_since).look(3000, {**WELL, SIGNS: 1.0}) is not None
 
 
 def test_diversity(make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +143,8 @@ def test_a_run_that_is_stopped_after_going_back_ends_like_an_unbroken_one(
 def test_it_goes_back_to_before_the_doubt(
     small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[str]
 ) -> None:
-    """Pictures alike from 12 to 32 images: the states at 16, 24 and 32 are doubtful, the one at 8 is not."""
-    monkeypatch.setattr(monitor_module, "SATURATED", 2)  # four pictures at a tick are easily said apart
+    """Pictures alike from 12 to 32 images: the states at 16, 24 and 32 are suspect, the one at 8 is not."""
+    monkeypatch.setattr(monitor_module, "SATURATED", 2)  # four pictures at a tick are easily told apart
     drawn: list[int] = []
 
     def collapsed(session: Session) -> float:
@@ -159,8 +159,8 @@ def test_it_goes_back_to_before_the_doubt(
     assert "at 32 images the drawn pictures are all alike" in line
     assert "since 12 images: going back to 8 images, with learning rates times 0.5 (rollback 1 of 3)" in line
     assert folder.snapshots() == [folder.snapshot(nimg) for nimg in (8, 16, 24, 32, 40)]
-    assert read_tensors(folder.state)[1]["doubtful"] == {}
-    assert not folder.good_state.exists()
+    assert read_tensors(folder.state)[1]["suspect_since"] == {}
+    assert not folder.last_healthy.exists()
 
 
 def test_pictures_that_are_all_alike_end_a_run(

@@ -25,8 +25,8 @@ TEXT_HEAD = {"width": 32, "layers": 1, "heads": 2, "whiten": True}
 WHITENED_G = {"name": "style", "params": {"channel_base": 128, "channel_max": 16, "w_width": 32, "z_width": 8, "text_head": TEXT_HEAD}}
 WHITENED_D = {"name": "aligned", "params": {"channel_base": 128, "channel_max": 16, "text_head": TEXT_HEAD}}
 CAPTIONER = {"weight": 1.0, "size": {"width": 16, "layers": 1, "heads": 2, "channel_base": 128, "channel_max": 16}, "kimg": 0.032, "batch": 8}
-PLACED_G = {"name": "style", "params": {**WHITENED_G["params"], "local_styles": True, "placer": True}}
-GROUNDING = {"finder_kimg": 0.032, "kimg": 0.032, "batch": 8}
+PLACED_G = {"name": "style", "params": {**WHITENED_G["params"], "local_styles": True, "layout": True}}
+GROUNDING = {"localizer_kimg": 0.032, "kimg": 0.032, "batch": 8}
 Start = Callable[..., tuple[RunFolder, int | None]]
 SameState = Callable[[RunFolder, RunFolder], None]
 
@@ -45,7 +45,7 @@ SameState = Callable[[RunFolder, RunFolder], None]
         {"captioner": CAPTIONER, "accumulation": 2},
         {"generator": PLACED_G, "grounding": GROUNDING},
     ],
-    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "whitened words", "captioner", "placer"],
+    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "whitened words", "captioner", "layout"],
 )
 def test_ten_steps_are_five_and_five(
     start: Start, signal_after: Callable[..., None], assert_same_state: SameState, tmp_path: Path, changes: dict[str, Any], device: str

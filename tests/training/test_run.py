@@ -130,9 +130,10 @@ def test_other_folders_are_left_alone(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("discriminator", "sigma", "warned"), [("projected", 0, True), ("projected", 0.08, False), ("resnet", 0, False)])
-def test_a_discriminator_that_needs_a_blur_says_so(small_config: Callable[..., dict], discriminator: str, sigma: float, warned: bool) -> None:
+def test_a_discriminator_that_needs_a_blur_says_so(
+    small_config: Callable[..., dict], discriminator: str, sigma: float, warned: bool, said: list[str]
+) -> None:
     params = {"feature_resolution": 32, "channels": 8, "head_channels": 8} if discriminator == "projected" else {"channel_base": 64}
-    said: list[str] = []
     config = small_config(discriminator={"name": discriminator, "params": params}, blur={"sigma": sigma})
-    prepare(TrainConfig.parse(config), said.append)
+    prepare(TrainConfig.parse(config))
     assert any("set blur.sigma" in line for line in said) == warned

@@ -126,13 +126,13 @@ def test_a_run_that_has_not_begun_makes_no_step(
 
 
 def test_a_stop_is_no_tick_for_the_monitor(start: Start, signal_after: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn pictures that are alike at 8 images are doubtful since then, and stay so, whether measured at a stop or not."""
+    """Drawn pictures that are alike at 8 images are suspect since then, and stay so, whether measured at a stop or not."""
     monkeypatch.setattr(loop, "diversity", lambda session: 0.01)
     signal_after(8)
     folder, _ = start()
     metadata = read_tensors(folder.state)[1]
     assert metadata["nimg"] == 12
-    assert metadata["doubtful"]["Quality/diversity"] == 8
+    assert metadata["suspect_since"]["Quality/diversity"] == 8
 
 
 def test_numbers_that_are_not_finite_are_not_saved_at_a_stop(

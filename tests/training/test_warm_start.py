@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_t2i.checkpoint import Built, EncoderRecord, SnapshotInfo, save_snapshot
+from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo, save_snapshot
 from gan_t2i.core.errors import UsageError
 from gan_t2i.ops.resample import downsample
 from gan_t2i.runs import PRETRAINED, RunFolder
@@ -15,7 +15,7 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
 from gan_t2i.training.state import Progress, save_state
 from gan_t2i.training.step import Networks, build_networks
-from gan_t2i.training.warm_start import begin_with, initial
+from gan_t2i.training.warm_start import initial, warm_start
 
 INTERFACE = {"text_width": 24, "max_tokens": 8}
 SMALL = {"channel_base": 512, "channel_max": 16, "text_head": {"width": 16, "layers": 1, "heads": 2}}
@@ -37,7 +37,7 @@ def networks(resolution: int, seed: int, discriminator: str = "aligned", channel
 def test_larger_pictures_take_over_all_but_the_new_resolution(tmp_path: Path, discriminator: str) -> None:
     small, large = networks(32, 0, discriminator), networks(64, 1, discriminator)
     save_state(tmp_path / "state.safetensors", small, Progress(nimg=4000), {})
-    sentence = begin_with(large, tmp_path / "state.safetensors")
+    sentence = warm_start(large, tmp_path / "state.safetensors")
     assert "after 4,000 images" in sentence
     for name, parts in (("G", ("blocks.4.",)), ("G_ema", ("blocks.4.",)), ("D", ("trunk.rgb", "trunk.down64."))):
         theirs = getattr(small, name).state_dict()
@@ -54,7 +54,7 @@ def test_growing_begins_with_the_verdicts_on_smaller_pictures(tmp_path: Path, di
     for resolution, grown_from in ((64, [32]), (128, [32, 64])):
         save_state(tmp_path / "state.safetensors", small, Progress(nimg=4000), {})
         large = networks(resolution, 1, discriminator, grown_from=grown_from)
-        begin_with(large, tmp_path / "state.safetensors")
+        warm_start(large, tmp_path / "state.safetensors")
         pictures = torch.randn(2, 3, resolution, resolution)
         verdicts = large.D.trunk(pictures)
         assert torch.equal(verdicts, small.D.trunk(downsample(pictures)))
@@ -86,18 +86,18 @@ def test_what_cannot_be_built_is_refused_before_the_data_are_touched(network: di
 def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state.safetensors", networks(32, 0, channels=32), Progress(nimg=16), {})
     with pytest.raises(UsageError, match=r"only \d+% of G is in it"):
-        begin_with(networks(32, 1), tmp_path / "state.safetensors")
+        warm_start(networks(32, 1), tmp_path / "state.safetensors")
 
 
 def test_a_snapshot_gives_both_of_g_and_leaves_d_new(tmp_path: Path) -> None:
     small, large = networks(32, 0), networks(64, 1)
     fresh = networks(64, 1)
     params = TrainConfig.parse({"generator": {"name": "style", "params": GENERATOR}}).generator.params
-    encoder = EncoderRecord(Built("text_encoder", "tiny", {}, {}), "tiny", None, "0" * 64)
-    built = Built("generator", "style", params, {"resolution": 32, **INTERFACE, "channels": 3})
+    encoder = EncoderRecord(BuildSpec("text_encoder", "tiny", {}, {}), "tiny", None, "0" * 64)
+    built = BuildSpec("generator", "style", params, {"resolution": 32, **INTERFACE, "channels": 3})
     info = SnapshotInfo(generator=built, encoder=encoder, nimg=5000, data_fingerprint="", data_name="shapes")
     save_snapshot(tmp_path / "any name.safetensors", small.G_ema, info, torch.bfloat16)
-    assert "none of D" in begin_with(large, tmp_path / "any name.safetensors")
+    assert "none of D" in warm_start(large, tmp_path / "any name.safetensors")
     theirs = {key: tensor.bfloat16().float() for key, tensor in small.G_ema.state_dict().items()}
     for name in ("G", "G_ema"):
         own = getattr(large, name).state_dict()

@@ -15,7 +15,7 @@ much shorter or longer. Each package is given:
 - diffusers: UNet2DConditionModel in pixels with the tokens of our frozen encoder, noise prediction, AdamW, EMA, bfloat16, batch 16; pictures by
   DDIM in 20 steps without guidance, which would double them.
 
-Lessons before a run of ours (captioner, placer) count into its minutes unless the cache has them: name a fresh one by GAN_T2I_CACHE.
+Lessons before a run of ours (captioner, layout) count into its minutes unless the cache has them: name a fresh one by GAN_T2I_CACHE.
 Each contender leaves NAME.json in --out, and a sheet of the same prompts. It is no test, and pytest does not collect it.
 """
 
@@ -111,7 +111,7 @@ def judged(contender: Contender, session: Session, judge: Judge, spaces: list[Fe
         parts = [asked[first : first + DRAWN_AT_ONCE] for first in range(0, len(asked), DRAWN_AT_ONCE)]
         return [picture for part in parts for picture in to_pictures(contender.draw(*map(list, zip(*part, strict=True))))]
 
-    prompts = [session.dataset.captions[index] for index in session.first_batch(SHEET).captions.tolist()]
+    prompts = [session.dataset.captions[index] for index in session.preview_batch(SHEET).captions.tolist()]
     sheet = Image.new("RGB", (12 * RESOLUTION, SHEET // 12 * RESOLUTION))
     for number, prompt in enumerate(prompts):
         sheet.paste(generate([prompt], [number])[0], (number % 12 * RESOLUTION, number // 12 * RESOLUTION))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.builtin.shapes import CAPTIONS
 from gan_t2i.data.builtin.shapes_grammar import Scene, captions, composition, split_of, vocabulary
 from gan_t2i.data.packing import PackedDataset
@@ -102,7 +102,7 @@ class Nearest:
         # of captions that say the same a single one is a candidate, so that a picture's own take as many places as it has texts
         candidates = list({self._texts[caption]: caption for caption in reversed(trained)}.values())[::-1]
         if len(candidates) > CANDIDATES:
-            drawn = torch.randperm(len(candidates), generator=generator_for(seed, "nearest"))[:CANDIDATES]
+            drawn = torch.randperm(len(candidates), generator=seeded_rng(seed, "nearest"))[:CANDIDATES]
             candidates = [candidates[place] for place in drawn.sort().values.tolist()]
         width = NEAREST + min(max(map(len, owned)), MOST_OWN)
         self._rows = {caption: row for row, caption in enumerate(trained)}

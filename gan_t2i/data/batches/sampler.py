@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.negatives import Nearest, OneChange
 from gan_t2i.data.packing import PackedDataset
 
@@ -80,11 +80,11 @@ class Sampler:
     def _shuffle(self, name: str, epoch: int) -> np.ndarray:
         items = self._classes[name]
         key = ("epoch", epoch, name) if name else ("epoch", epoch)
-        return items[torch.randperm(len(items), generator=generator_for(self.seed, *key)).numpy()]
+        return items[torch.randperm(len(items), generator=seeded_rng(self.seed, *key)).numpy()]
 
     def _shuffle_classes(self, turn: int) -> list[str]:
         names = list(self._classes)
-        return [names[place] for place in torch.randperm(len(names), generator=generator_for(self.seed, "classes", turn)).tolist()]
+        return [names[place] for place in torch.randperm(len(names), generator=seeded_rng(self.seed, "classes", turn)).tolist()]
 
     def item(self, position: int) -> int:
         """Which picture is shown as the `position`-th: each turn has every class once, and each class goes through its pictures by itself."""
@@ -96,7 +96,7 @@ class Sampler:
     def batch(self, nimg: int, count: int, shown: slice = slice(None)) -> Batch:
         """The pictures nimg .. nimg + count, of which only those of the rows `shown` are read."""
         items = [self.item(position) for position in range(nimg, nimg + count)]
-        draws = torch.rand(count, generator=generator_for(self.seed, "caption", nimg)).tolist()
+        draws = torch.rand(count, generator=seeded_rng(self.seed, "caption", nimg)).tolist()
         own = [self.dataset.caption_ids[item] for item in items]
         ids = [choices[int(draw * len(choices))] for choices, draw in zip(own, draws, strict=True)]
         rng = random.Random(f"negatives {self.seed} {nimg}")

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.runtime import generator_for
+from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.batches.stream import StreamedDataset
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
@@ -62,9 +62,9 @@ class StreamSampler:
 
     def _fill(self, epoch: int, number: int) -> list[Record]:
         """The window of that number, shuffled."""
-        order = torch.randperm(len(self.stream.names), generator=generator_for(self.seed, "tars", epoch)).tolist()
+        order = torch.randperm(len(self.stream.names), generator=seeded_rng(self.seed, "tars", epoch)).tolist()
         records = self.stream.records(order, number * self.buffer, (number + 1) * self.buffer)
-        places = torch.randperm(len(records), generator=generator_for(self.seed, "window", epoch, number)).tolist()
+        places = torch.randperm(len(records), generator=seeded_rng(self.seed, "window", epoch, number)).tolist()
         return [records[place] for place in places]
 
     def _find(self, position: int) -> tuple[list[Record], int]:
@@ -83,7 +83,7 @@ class StreamSampler:
         """
         positions = range(nimg, nimg + count)
         records = [self._record(position) for position in positions]
-        draws = torch.rand(count, generator=generator_for(self.seed, "caption", nimg)).tolist()
+        draws = torch.rand(count, generator=seeded_rng(self.seed, "caption", nimg)).tolist()
         told = [_draw(record, draw) for record, draw in zip(records, draws, strict=True)]
         before = [told[-1], *told[:-1]]
         wrong = [negative not in record.captions for negative, record in zip(before, records, strict=True)]

@@ -19,7 +19,7 @@ from gan_t2i.core.config import nearest
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder
 
-# Part of the name of cached copies: raise it when the same font and options give other pictures or captions.
+# MicroBatch of the name of cached copies: raise it when the same font and options give other pictures or captions.
 VERSION = 1
 SMALLEST, LARGEST = 16, 1024
 

@@ -24,7 +24,7 @@ from gan_t2i.data.builtin.shapes_grammar import Scene, Split, Task, Thing, capti
 
 __all__ = ["Scene", "Thing", "captions", "composition", "draw_scene", "make_shapes", "sample_scene", "split_of", "vocabulary"]
 
-# Part of the name of cached copies: raise it when the same (seed, size, count) gives other pictures or captions.
+# MicroBatch of the name of cached copies: raise it when the same (seed, size, count) gives other pictures or captions.
 VERSION = 2
 SMALLEST, LARGEST = 16, 1024
 

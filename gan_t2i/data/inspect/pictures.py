@@ -20,7 +20,7 @@ from gan_t2i.data.decode import BadImageError, open_image, to_rgb
 from gan_t2i.data.duplicates import COLOUR_SIDE, coarse_colours, difference_hash, groups_of, near_groups
 from gan_t2i.data.inspect.captions import FIRST
 from gan_t2i.data.packing import cores, in_threads, place_of
-from gan_t2i.data.records import BadItems, Record, Stored
+from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
 TINY = 32  # pixels a side: the smallest resolution of the shipped configs
@@ -92,9 +92,9 @@ def describe_pictures(
     return (_summary(looks, usable) if looks else None), usable
 
 
-def look_at(source: Path | Stored, background: str) -> Look:
+def look_at(source: Path | LazyFile, background: str) -> Look:
     """Decode one picture as small as possible; raises `BadImageError`."""
-    if isinstance(source, Stored):
+    if isinstance(source, LazyFile):
         source = replace(source, read=functools.cache(source.read))  # once for the digest and the picture
     with open_image(source) as image:
         size = image.size
@@ -105,8 +105,8 @@ def look_at(source: Path | Stored, background: str) -> Look:
         return Look(size, _digest(source), difference_hash(small), coarse_colours(small), spread)
 
 
-def _digest(source: Path | Stored) -> bytes:
-    if isinstance(source, Stored):
+def _digest(source: Path | LazyFile) -> bytes:
+    if isinstance(source, LazyFile):
         return hashlib.blake2b(source.read(), digest_size=16).digest()
     with source.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.data.readers.tree import Refused, Tree
-from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, Record, Stored
+from gan_t2i.data.readers.tree import FileSource, Rejected
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -46,7 +46,7 @@ class Reading:
 class Source:
     """What a reader works on."""
 
-    tree: Tree
+    tree: FileSource
     entries: Sequence[str]  # the files in the tree to read, which `find` gave
     settings: DataSettings
     bad: BadItems
@@ -59,7 +59,7 @@ class Reader:
     name: str  # in settings
     looks_for: str  # in messages
     # (tree, the files that the user named or None for the whole) -> what to read, empty where it is another format
-    find: Callable[[Tree, Sequence[str] | None], Sequence[str]]
+    find: Callable[[FileSource, Sequence[str] | None], Sequence[str]]
     read: Callable[[Source], Reading]
 
 
@@ -159,7 +159,7 @@ def refuse_column(settings: DataSettings, form: str) -> None:
 # Pictures and splits
 
 
-def picture_of_row(tree: Tree, row: Mapping[str, Any], key: str, where: str, bad: BadItems, seen: set[str]) -> Path | Stored | None:
+def picture_of_row(tree: FileSource, row: Mapping[str, Any], key: str, where: str, bad: BadItems, seen: set[str]) -> Path | LazyFile | None:
     """The picture that a row names under `key`, inside `tree` and not seen before; None where it is a bad item."""
     name = row.get(key)
     if not isinstance(name, str) or not name.strip():
@@ -167,7 +167,7 @@ def picture_of_row(tree: Tree, row: Mapping[str, Any], key: str, where: str, bad
         return None
     try:
         image = tree.picture(name)
-    except Refused as error:
+    except Rejected as error:
         bad.add(error.kind, where, f"{name!r} {error.why}")
         return None
     path = os.path.normpath(name)
@@ -194,7 +194,7 @@ def with_two_sides(reading: Reading) -> Reading:
     return reading
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A file name as text that any terminal takes: bytes of it that are not UTF-8, and signs that are not to be seen, are escaped."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -17,13 +17,13 @@ from gan_t2i.data.readers.base import (
     with_two_sides,
 )
 from gan_t2i.data.readers.tables import json_object
-from gan_t2i.data.readers.tree import FolderTree, Tree
+from gan_t2i.data.readers.tree import FileSource, FolderTree
 from gan_t2i.data.records import Record
 
 STYLEGAN = "dataset.json"
 
 
-def find_coco(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_coco(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     """A JSON file by name; of a folder captions_*.json, at its top or in annotations."""
     if named is not None:
         return [name for name in named if name.lower().endswith(".json") and name != STYLEGAN]
@@ -82,7 +82,7 @@ def _read_annotations(source: Source, name: str) -> Reading:
     return reading
 
 
-def _pictures(source: Source, place: str) -> Tree:
+def _pictures(source: Source, place: str) -> FileSource:
     """Where the images are: the root that the user names, the folder `place` in the source, or the file's own."""
     if source.settings.image_root is not None:
         return FolderTree(Path(source.settings.image_root))
@@ -92,7 +92,7 @@ def _pictures(source: Source, place: str) -> Tree:
 # StyleGAN3
 
 
-def find_stylegan(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_stylegan(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     if named is not None:
         return [name for name in named if name == STYLEGAN]
     return [STYLEGAN] if tree.is_file(STYLEGAN) else []

@@ -8,8 +8,17 @@ from collections.abc import Sequence
 from typing import Any, Never
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, refuse_column, shown, with_two_sides
-from gan_t2i.data.readers.tree import Refused, Tree
+from gan_t2i.data.readers.base import (
+    MAX_CAPTION_FILE,
+    Reading,
+    Source,
+    captions_of_text,
+    picture_of_row,
+    printable,
+    refuse_column,
+    with_two_sides,
+)
+from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
 
 SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
@@ -33,7 +42,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to objects outside")
 
 
-def find_cub(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_cub(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     return [name for name in SIDES if named is None and tree.is_file(name)]
 
 
@@ -54,8 +63,8 @@ def read_cub(source: Source) -> Reading:
             reading.images += 1
             try:
                 content = texts.read(f"{stem}.txt", MAX_CAPTION_FILE)
-            except Refused as error:
-                source.bad.add("image without caption", where, f"{shown(stem)}.txt {error.why}")
+            except Rejected as error:
+                source.bad.add("image without caption", where, f"{printable(stem)}.txt {error.why}")
                 continue
             captions = captions_of_text(content, where, source.settings, source.bad)
             reading.captions += len(captions)
@@ -73,15 +82,15 @@ def _check_opcodes(content: bytes) -> None:
             raise pickle.UnpicklingError(f"it numbers an object {argument}")
 
 
-def _names(tree: Tree, entry: str, bad: BadItems) -> list[str]:
+def _names(tree: FileSource, entry: str, bad: BadItems) -> list[str]:
     """The strings in a pickled list; raises `GanT2IError` where the pickle holds anything but one."""
     try:
         content = tree.read(entry, MAX_PICKLE)
         if len(content) > MAX_PICKLE:
-            raise Refused("", f"has more than {MAX_PICKLE} bytes")
+            raise Rejected("", f"has more than {MAX_PICKLE} bytes")
         _check_opcodes(content)
         names = _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()  # Python 2 wrote the real ones
-    except Refused as error:
+    except Rejected as error:
         raise GanT2IError(f"{entry} {error.why}") from error
     # A broken pickle raises nearly any class.
     except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, captions_of_value, choose_column, with_two_sides
 from gan_t2i.data.readers.tree import MAX_MEMBER
-from gan_t2i.data.records import BadItems, Record, Stored
+from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
 PREFIX = "hf:"
@@ -91,7 +91,7 @@ def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad
         reading.images += 1
         reading.captions += len(captions)
         if captions:
-            stored = Stored(f"{column} of {where}", partial(_cell, pictures, index, column, local))
+            stored = LazyFile(f"{column} of {where}", partial(_cell, pictures, index, column, local))
             reading.records.append(Record(stored, captions, where, SPLIT_NAMES.get(split.lower())))
     return reading
 

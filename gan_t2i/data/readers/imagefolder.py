@@ -19,7 +19,7 @@ from gan_t2i.data.readers.base import (
     with_two_sides,
 )
 from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
-from gan_t2i.data.readers.tree import FolderTree, Refused, Tree
+from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
 from gan_t2i.data.records import BadItems, Record
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -27,7 +27,7 @@ METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
 FILE_PATH = "filepath"  # OpenCLIP's name for the picture's column
 
 
-def find_metadata(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     """The metadata at the top; else of the folders one below, which may be train, validation and test."""
     if named is not None:
         return [
@@ -55,7 +55,7 @@ def read_metadata(source: Source) -> Reading:
     return with_two_sides(reading) if len(source.entries) > 1 else reading
 
 
-def _rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
+def _rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".parquet":
         file = parquet_file(tree, name)
@@ -65,7 +65,7 @@ def _rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
     return jsonl_rows(tree, name, bad) if suffix == ".jsonl" else csv_rows(tree, name, bad)
 
 
-def _read_table(source: Source, pictures: Tree, name: str, rows: list[Row]) -> Reading:
+def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]) -> Reading:
     label = PurePosixPath(name).name
     column = choose_column(label, [row for _, row in rows], source.settings.caption_column)
     reading = Reading(notes=[f'captions from column "{column}" of {label}'])
@@ -92,15 +92,15 @@ def _read_table(source: Source, pictures: Tree, name: str, rows: list[Row]) -> R
 # OpenCLIP
 
 
-def find_openclip(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_openclip(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     names = [name for name in tree.names() if "/" not in name] if named is None else named
     return [name for name in names if name.lower().endswith((".csv", ".tsv")) and _is_tabbed(tree, name)]
 
 
-def _is_tabbed(tree: Tree, name: str) -> bool:
+def _is_tabbed(tree: FileSource, name: str) -> bool:
     try:
         head = tree.read(name, 4096).split(b"\n")[0]
-    except Refused:
+    except Rejected:
         return False
     return FILE_PATH.encode() in head and b"\t" in head
 

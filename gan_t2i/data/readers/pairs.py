@@ -3,15 +3,15 @@
 import os
 from collections.abc import Sequence
 
-from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, refuse_column, shown
-from gan_t2i.data.readers.tree import MISSING, Refused, Tree
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, printable, refuse_column
+from gan_t2i.data.readers.tree import MISSING, FileSource, Rejected
 from gan_t2i.data.records import BadItems, Record
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # the first one wins where a picture has both
 BROKEN = "the file is a broken link or no regular file"
 
 
-def find_pairs(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_pairs(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     return [""] if named is None else []
 
 
@@ -34,36 +34,36 @@ def read_pairs(source: Source) -> Reading:
         reading.images += 1
         unused.pop(stem, None)
         if stem not in texts:
-            bad.add("image without caption", shown(name), "the image has no .txt or .caption of the same stem")
+            bad.add("image without caption", printable(name), "the image has no .txt or .caption of the same stem")
             continue
         try:
             image = tree.picture(name)
-        except Refused as error:
+        except Rejected as error:
             _refuse(name, error, MISSING, bad)
             continue
         if stem not in captions_of:
             captions_of[stem] = _captions_in(source, texts[stem])
             reading.captions += len(captions_of[stem])
         if captions_of[stem]:
-            reading.records.append(Record(image, captions_of[stem], shown(texts[stem])))
+            reading.records.append(Record(image, captions_of[stem], printable(texts[stem])))
     for name in unused.values():
         reading.captions += 1
-        bad.add("caption without image", shown(name), "the caption has no image of the same stem")
+        bad.add("caption without image", printable(name), "the caption has no image of the same stem")
     return reading
 
 
 def _captions_in(source: Source, name: str) -> tuple[str, ...]:
     try:
         content = source.tree.read(name, MAX_CAPTION_FILE)
-    except Refused as error:
+    except Rejected as error:
         _refuse(name, error, "unreadable caption", source.bad)
         return ()
-    return captions_of_text(content, shown(name), source.settings, source.bad)
+    return captions_of_text(content, printable(name), source.settings, source.bad)
 
 
-def _refuse(name: str, error: Refused, kind: str, bad: BadItems) -> None:
+def _refuse(name: str, error: Rejected, kind: str, bad: BadItems) -> None:
     # The name was found in a listing, so a file that is missing is a link to nowhere, a pipe or the like.
     if error.kind == MISSING:
-        bad.add(kind, shown(name), BROKEN)
+        bad.add(kind, printable(name), BROKEN)
     else:
-        bad.add(error.kind if error.kind != "unreadable file" else kind, shown(name), f"the file {error.why}")
+        bad.add(error.kind if error.kind != "unreadable file" else kind, printable(name), f"the file {error.why}")

@@ -19,8 +19,8 @@ from gan_t2i.data.readers.base import (
     with_two_sides,
 )
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
-from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, Tree
-from gan_t2i.data.records import Record, Stored
+from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, FileSource
+from gan_t2i.data.records import LazyFile, Record
 
 # In this order; another column of bytes is taken where there is none of these.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
@@ -30,7 +30,7 @@ _STATES = frozenset({"key", "status"})  # img2dataset's columns on each picture
 class _Cells:
     """The pictures of a parquet file, read by row group: one group is in memory, as they are asked for in their order."""
 
-    def __init__(self, tree: Tree, file: Any, name: str, column: str) -> None:
+    def __init__(self, tree: FileSource, file: Any, name: str, column: str) -> None:
         self._tree = tree  # which may have lent the file
         self._file, self._name, self._column = file, name, column
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class _Cells:
         return content
 
 
-def find_parquet(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_parquet(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     """Parquet files; in a folder with picture files they are img2dataset's lists of what it fetched."""
     names = tree.names() if named is None else named
     if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
@@ -97,6 +97,6 @@ def _read_file(source: Source, name: str) -> Reading:
         captions = captions_of_value(row.get(column), "the row", where, source.bad)
         reading.captions += len(captions)
         if captions:
-            stored = Stored(f"{image} of {where}", functools.partial(cells.read, group, index))
+            stored = LazyFile(f"{image} of {where}", functools.partial(cells.read, group, index))
             reading.records.append(Record(stored, captions, where, split_of_name(name)))
     return reading

@@ -9,17 +9,17 @@ from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import MAX_TABLE, Row
-from gan_t2i.data.readers.tree import Refused, Tree
+from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import BadItems
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def table_bytes(tree: Tree, name: str) -> bytes:
+def table_bytes(tree: FileSource, name: str) -> bytes:
     """A whole table; raises `GanT2IError` where it cannot be read or is too large."""
     try:
         content = tree.read(name, MAX_TABLE)
-    except Refused as error:
+    except Rejected as error:
         raise GanT2IError(f"{name} {error.why}") from error
     if len(content) > MAX_TABLE:
         raise GanT2IError(f"{name} has more than {MAX_TABLE} bytes")
@@ -44,7 +44,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def jsonl_rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
+def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     """The objects of a JSON-lines file with their places; lines that are none are counted in `bad`."""
     label = PurePosixPath(name).name
     for number, line in enumerate(table_bytes(tree, name).split(b"\n"), start=1):
@@ -66,7 +66,7 @@ def jsonl_rows(tree: Tree, name: str, bad: BadItems) -> Iterator[Row]:
             bad.add("malformed JSON", where, f"the line must be a JSON object, not {type(row).__name__}")
 
 
-def csv_rows(tree: Tree, name: str, bad: BadItems, delimiter: str = ",") -> Iterator[Row]:
+def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -> Iterator[Row]:
     """The rows of a CSV file with their places; lines that are none are counted in `bad`."""
     label = PurePosixPath(name).name
     text = table_bytes(tree, name).decode("utf-8", "surrogateescape")
@@ -100,7 +100,7 @@ def _check_header(reader: "csv.DictReader[str]", label: str) -> None:
             raise GanT2IError(f"{label} has the column {name!r} twice, and which of them is meant, nobody knows: rename one")
 
 
-def json_object(tree: Tree, name: str) -> dict[str, Any]:
+def json_object(tree: FileSource, name: str) -> dict[str, Any]:
     """A JSON file that holds one object; raises `GanT2IError`."""
     try:
         value = json_value(table_bytes(tree, name))
@@ -113,7 +113,7 @@ def json_object(tree: Tree, name: str) -> dict[str, Any]:
     return value
 
 
-def parquet_file(tree: Tree, name: str) -> Any:
+def parquet_file(tree: FileSource, name: str) -> Any:
     """A `pyarrow.parquet.ParquetFile`; raises `GanT2IError` without pyarrow, or where it is none."""
     try:
         from pyarrow import parquet
@@ -121,7 +121,7 @@ def parquet_file(tree: Tree, name: str) -> Any:
         raise GanT2IError(f"{name} is a parquet file, which needs pyarrow: pip install gan_t2i[data]") from error
     try:
         return parquet.ParquetFile(tree.local(name))
-    except Refused as error:
+    except Rejected as error:
         raise GanT2IError(f"{name} {error.why}") from error
     # Of a damaged file pyarrow raises errors of its own and OSError.
     except Exception as error:

@@ -21,14 +21,14 @@ from gan_t2i.data.readers.base import (
     captions_of_value,
     choose_column,
     is_text,
-    shown,
+    printable,
     split_of_name,
     with_two_sides,
 )
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import DuplicateKeyError, json_value
-from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, Refused, Tree, is_unsafe
-from gan_t2i.data.records import BadItems, Record, Stored
+from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe
+from gan_t2i.data.records import BadItems, LazyFile, Record
 
 _LINK = "link in the archive"
 
@@ -38,7 +38,7 @@ class _Sample:
     """The members of one key, and where they came from."""
 
     where: str
-    image: Stored | None = None
+    image: LazyFile | None = None
     text: bytes | None = None
     row: dict[str, Any] | None = None
     split: str | None = None
@@ -46,7 +46,7 @@ class _Sample:
     usable: bool = True
 
 
-def find_tars(tree: Tree, named: Sequence[str] | None) -> Sequence[str]:
+def find_tars(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     return [name for name in (tree.names() if named is None else named) if name.lower().endswith(".tar")]
 
 
@@ -103,27 +103,27 @@ def _samples(source: Source, name: str) -> list[_Sample]:
     tree, bad, wanted = source.tree, source.bad, source.settings.caption_column
     try:
         path = tree.local(name)
-    except Refused as error:
-        bad.add("missing shard" if error.kind == MISSING else error.kind, shown(name), f"the tar {error.why}")
+    except Rejected as error:
+        bad.add("missing shard" if error.kind == MISSING else error.kind, printable(name), f"the tar {error.why}")
         return []
     samples: dict[str, _Sample] = {}
     try:
         with open(path, "rb") as file:
-            for member in _members(file, path.stat().st_size, shown(name), bad):
+            for member in _members(file, path.stat().st_size, printable(name), bad):
                 folder, _, base = member.name.rpartition("/")
                 key, dot, extension = base.partition(".")
                 key = f"{folder}/{key}" if folder else key
-                sample = samples.setdefault(key, _Sample(f"{shown(name)}/{shown(key)}", split=split_of_name(name)))
+                sample = samples.setdefault(key, _Sample(f"{printable(name)}/{printable(key)}", split=split_of_name(name)))
                 suffix = dot + extension.lower()
                 if not _is_taken(sample, member, suffix, bad):
                     continue
                 if suffix in IMAGE_SUFFIXES:
-                    sample.image = Stored(shown(member.name), partial(read_slice, tree, path, member.offset_data, member.size))
+                    sample.image = LazyFile(printable(member.name), partial(read_slice, tree, path, member.offset_data, member.size))
                 else:
                     file.seek(member.offset_data)  # tarfile finds its place again by itself
                     _keep_text(sample, file.read(member.size), suffix, wanted, bad)
     except OSError as error:
-        bad.add("unreadable archive", shown(name), f"the tar cannot be read: {error.strerror}")
+        bad.add("unreadable archive", printable(name), f"the tar cannot be read: {error.strerror}")
     if wanted is None:
         for sample in samples.values():
             sample.row = None if sample.text is not None else sample.row  # not asked for, and many of them take memory
@@ -190,7 +190,7 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
         # A hostile header may claim a negative size, and lead in circles. A sparse member claims what it would expand to.
         end = member.offset_data + (member.size if member.isreg() and not member.issparse() else 0)
         if member.offset <= last or member.size < 0 or end > size:
-            bad.add("damaged archive", where, f"the tar ends within {shown(member.name)}")
+            bad.add("damaged archive", where, f"the tar ends within {printable(member.name)}")
             return
         last = member.offset
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
@@ -208,7 +208,7 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
         bad.add("damaged archive", where, "the tar has a damaged member or was cut off, and nothing behind that is read")
 
 
-def read_slice(tree: Tree, path: Path, offset: int, size: int) -> bytes:
+def read_slice(tree: FileSource, path: Path, offset: int, size: int) -> bytes:
     """`size` bytes of a file from `offset`; `tree` is held, as it may have lent the file.
 
     The file is opened each time: a data set may have more shards than a process may open files.

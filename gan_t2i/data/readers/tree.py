@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.records import BadItems, Stored
+from gan_t2i.data.records import BadItems, LazyFile
 
 OUTSIDE = "path outside the folder"
 MISSING = "missing image"
@@ -22,7 +22,7 @@ MAX_MEMBER = 1 << 28  # bytes of a picture or a table in an archive, unpacked
 MAX_NESTED = 1 << 34  # bytes of a tar or parquet file in a zip, which is copied to a temporary file
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A file that is not to be used: the kind of its bad item, and why, to be put behind the file's name."""
 
     def __init__(self, kind: str, why: str) -> None:
@@ -30,7 +30,7 @@ class Refused(Exception):
         self.kind, self.why = kind, why
 
 
-class Tree(Protocol):
+class FileSource(Protocol):
     """Files by their relative name, with slashes."""
 
     def names(self) -> list[str]:
@@ -39,16 +39,16 @@ class Tree(Protocol):
     def is_file(self, name: str) -> bool:
         """Whether `name` is there and may be used."""
 
-    def picture(self, name: str) -> Path | Stored:
-        """The picture `name`; raises `Refused`."""
+    def picture(self, name: str) -> Path | LazyFile:
+        """The picture `name`; raises `Rejected`."""
 
     def read(self, name: str, cap: int) -> bytes:
-        """The first `cap` + 1 bytes of a file; raises `Refused`."""
+        """The first `cap` + 1 bytes of a file; raises `Rejected`."""
 
     def local(self, name: str) -> Path:
-        """A seekable file with the content of `name`, which lives as long as the tree; raises `Refused`."""
+        """A seekable file with the content of `name`, which lives as long as the tree; raises `Rejected`."""
 
-    def below(self, folder: str) -> "Tree":
+    def below(self, folder: str) -> "FileSource":
         """The tree of a folder in this one; an empty name is this one."""
 
 
@@ -112,7 +112,7 @@ class FolderTree:
     def is_file(self, name: str) -> bool:
         try:
             self.local(name)
-        except Refused:
+        except Rejected:
             return False
         return True
 
@@ -121,14 +121,14 @@ class FolderTree:
             path = inside(self._top, name)
             is_file = path is not None and os.path.isfile(path)
         except (OSError, ValueError) as error:  # a name that no file can have: too long, with a NUL, not encodable
-            raise Refused(MISSING, f"cannot be opened: {error}") from error
+            raise Rejected(MISSING, f"cannot be opened: {error}") from error
         if path is None:
-            raise Refused(OUTSIDE, "leads out of the folder")
+            raise Rejected(OUTSIDE, "leads out of the folder")
         if not is_file:
-            raise Refused(MISSING, "does not exist")
+            raise Rejected(MISSING, "does not exist")
         return Path(path)
 
-    def picture(self, name: str) -> Path | Stored:
+    def picture(self, name: str) -> Path | LazyFile:
         return self.local(name)
 
     def read(self, name: str, cap: int) -> bytes:
@@ -136,7 +136,7 @@ class FolderTree:
             with open(self.local(name), "rb") as file:
                 return file.read(cap + 1)
         except OSError as error:
-            raise Refused("unreadable file", f"cannot be read: {error.strerror}") from error
+            raise Rejected("unreadable file", f"cannot be read: {error.strerror}") from error
 
     def below(self, folder: str) -> "FolderTree":
         return FolderTree(self.root / folder) if folder else self
@@ -180,17 +180,17 @@ class ZipTree:
 
     def _member(self, name: str, cap: int) -> zipfile.ZipInfo:
         if is_unsafe(name):
-            raise Refused(OUTSIDE, "leads out of the archive")
+            raise Rejected(OUTSIDE, "leads out of the archive")
         member = self._members.get(self._prefix + os.path.normpath(name).replace("\\", "/"))
         if member is None:
-            raise Refused(MISSING, "does not exist")
+            raise Rejected(MISSING, "does not exist")
         if member.file_size > cap:
-            raise Refused(TOO_LARGE, f"unpacks to {member.file_size} bytes, more than {cap}")
+            raise Rejected(TOO_LARGE, f"unpacks to {member.file_size} bytes, more than {cap}")
         return member
 
-    def picture(self, name: str) -> Path | Stored:
+    def picture(self, name: str) -> Path | LazyFile:
         # zipfile reads no more than the size that was checked, whatever the member holds.
-        return Stored(name, functools.partial(self._zip.read, self._member(name, MAX_MEMBER)))
+        return LazyFile(name, functools.partial(self._zip.read, self._member(name, MAX_MEMBER)))
 
     def read(self, name: str, cap: int) -> bytes:
         member = self._member(name, MAX_MEMBER)
@@ -198,7 +198,7 @@ class ZipTree:
             with self._zip.open(member) as file:
                 return file.read(cap + 1)
         except Exception as error:  # zlib.error, NotImplementedError, RuntimeError, ...
-            raise Refused("unreadable file", f"cannot be unpacked: {error}") from error
+            raise Rejected("unreadable file", f"cannot be unpacked: {error}") from error
 
     def local(self, name: str) -> Path:
         member = self._member(name, MAX_NESTED)
@@ -207,7 +207,7 @@ class ZipTree:
             with self._zip.open(member) as packed, open(target, "wb") as file:
                 shutil.copyfileobj(packed, file)
         except Exception as error:
-            raise Refused("unreadable file", f"cannot be unpacked: {error}") from error
+            raise Rejected("unreadable file", f"cannot be unpacked: {error}") from error
         return target
 
 

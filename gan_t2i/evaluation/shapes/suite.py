@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gan_t2i.core.images import opaque, save_png, sheet
+from gan_t2i.core.images import composite_on_grey, save_png, sheet
 from gan_t2i.evaluation.results import result_path, write_json
 from gan_t2i.evaluation.shapes.grader import Grade, grade_view
 from gan_t2i.evaluation.shapes.parse import View, look
@@ -165,7 +165,7 @@ def _grade_task(
 ) -> tuple[TaskResult, list[PromptResult]]:
     """Grade the pictures of a task, `seeds` of them for each of its prompts."""
     assert len(pictures) == len(entries) * seeds, (len(pictures), len(entries), seeds)
-    views = [look(np.asarray(opaque(picture))) for picture in pictures]
+    views = [look(np.asarray(composite_on_grey(picture))) for picture in pictures]
     results = []
     for number, entry in enumerate(entries):
         own = slice(number * seeds, (number + 1) * seeds)

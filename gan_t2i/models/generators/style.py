@@ -13,7 +13,7 @@ from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.core.errors import UsageError
 from gan_t2i.models.attention_block import LocalStyleBlock, SelfAttentionBlock, WordAttentionBlock
 from gan_t2i.models.base import Generator
-from gan_t2i.models.layout import Placer
+from gan_t2i.models.layout import LayoutPredictor
 from gan_t2i.models.mapping import MappingNetwork
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.ops.checkpointing import Block
@@ -115,13 +115,13 @@ class StyleGenerator(Generator):
         second_order: bool = False
         """Second-order styles, s = m1 * m2 + m3."""
         text_head: TextHeadConfig = TextHeadConfig()
-        placer: bool = False
+        layout: bool = False
         """Whether a network that learned it from real pairs, before the run, says where what a word names is to be; local styles heed it."""
 
         @model_validator(mode="after")
         def _placed_locally(self) -> Self:
-            if self.placer and not self.local_styles:
-                raise ValueError("placer: only local styles heed it: set local_styles too")
+            if self.layout and not self.local_styles:
+                raise ValueError("layout: only local styles heed it: set local_styles too")
             if self.smooth_styles and not self.local_styles:
                 raise ValueError("smooth_styles: it is local styles that are smooth: set local_styles too")
             return self
@@ -131,8 +131,8 @@ class StyleGenerator(Generator):
         self.resolution = resolution
         self.z_width = config.z_width
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
-        if config.placer:
-            self.placer = Placer(TextHeadConfig(), text_width=text_width, max_tokens=max_tokens).requires_grad_(False)
+        if config.layout:
+            self.layout = LayoutPredictor(TextHeadConfig(), text_width=text_width, max_tokens=max_tokens).requires_grad_(False)
         self.mapping = MappingNetwork(config.z_width, config.text_head.width, config.w_width, config.mapping_layers)
         first = channels_at(4, config.channel_base, config.channel_max)
         self.constant = nn.Parameter(torch.randn(1, first, 4, 4))
@@ -150,7 +150,7 @@ class StyleGenerator(Generator):
                     up=r > 4,
                     words=r in config.word_resolutions,
                     local_styles=config.local_styles,
-                    placed=config.placer,
+                    placed=config.layout,
                     smooth=config.smooth_styles,
                     self_attention=r in config.self_attention_resolutions,
                     second_order=config.second_order,
@@ -160,9 +160,9 @@ class StyleGenerator(Generator):
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         condition = self.text_head(text)
-        if self.placer is not None:
+        if self.layout is not None:
             with torch.no_grad():
-                condition = replace(condition, places=self.placer(text))
+                condition = replace(condition, places=self.layout(text))
         w = self.mapping(z, condition.sentence, truncation_psi)
         return self.synthesize(w, condition)
 

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -144,8 +144,8 @@ class Captioned:
     def take(self, ids: Sequence[int]) -> Tensor:
         return self.vectors[list(ids)]
 
-    def nearest(self, seed: int = 0, notify: Callable[[str], None] = lambda message: None) -> Nearest:
-        return Nearest(self.dataset, self.take, seed, notify)
+    def nearest(self, seed: int = 0) -> Nearest:
+        return Nearest(self.dataset, self.take, seed)
 
     def drawn(self, negatives: Nearest, item: int, shown: int, count: int = 500) -> set[int | None]:
         rng = random.Random(0)
@@ -207,12 +207,11 @@ def test_many_captions_are_held_against_a_sample_that_follows_the_seed(captioned
     assert every(0) != every(1)
 
 
-def test_a_long_search_says_how_long(captioned: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    captioned.nearest(notify=told.append)
-    assert told == []
+def test_a_long_search_says_how_long(captioned: Captioned, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    captioned.nearest()
+    assert said == []
     monkeypatch.setattr(negatives_module, "CHUNK_ELEMENTS", 1)  # a caption at a time
     clock = itertools.count(step=2)
     monkeypatch.setattr(negatives_module.time, "perf_counter", lambda: next(clock))
-    captioned.nearest(notify=told.append)
-    assert told == ["finding the nearest captions of 135 takes about 270 seconds"]
+    captioned.nearest()
+    assert said == ["finding the nearest captions of 135 takes about 270 seconds"]

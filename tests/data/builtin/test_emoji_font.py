@@ -222,12 +222,11 @@ def test_finds_an_installed_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert find_font() == wanted
 
 
-def test_builtin_emoji_are_made_once(tmp_path: Path, font: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_emoji_are_made_once(tmp_path: Path, font: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path))
     monkeypatch.setattr(emoji_font, "find_font", lambda: font)
-    said: list[str] = []
-    folder = builtin.resolve_source("emoji", 16, said.append)
-    assert builtin.resolve_source("emoji", 16, said.append) == folder
+    folder = builtin.resolve_source("emoji", 16)
+    assert builtin.resolve_source("emoji", 16) == folder
     assert len(said) == 1
     assert APPLE in read_lines(folder)
     assert builtin.resolve_source("emoji", 32) != folder

@@ -61,14 +61,13 @@ def test_it_is_taught_once_for_all_runs_of_the_same_data(make_session: MakeSessi
     assert len(calls) == 3
 
 
-def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config: Callable[..., dict[str, Any]]) -> None:
+def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], said: list[str]) -> None:
     settings = {**SMALL, "kimg": 0.056}
     before = set((cache_dir() / "captioners").glob("*"))
     first = make_session(captioner=settings).networks.captioner
     [path] = set((cache_dir() / "captioners").glob("*")) - before
     path.write_bytes(path.read_bytes()[:-100])
-    said: list[str] = []
-    again = prepare(TrainConfig.parse(small_config(captioner=settings)), said.append).networks.captioner
+    again = prepare(TrainConfig.parse(small_config(captioner=settings))).networks.captioner
     assert any("taught again" in line for line in said)
     assert first is not None
     assert again is not None
@@ -114,11 +113,11 @@ def test_it_looks_at_drawn_pictures_through_noise(make_session: MakeSession) -> 
 def test_g_learns_to_be_told(make_session: MakeSession) -> None:
     """Beside a D that hardly moves, G's pictures come to be told by the captioner, as those without its pull do not."""
     rates = {"g_lr": 2e-3, "d_lr": 1e-9, "warmup_kimg": 0}
-    untold = {}
+    caption_loss = {}
     for weight in (1e-9, 10.0):
         session = make_session(captioner={**SMALL, "weight": weight, "kimg": 1}, optimizer=rates, loss={"match_weight": 0})
-        untold[weight] = [session.run_step(nimg)["Loss/G/caption"].item() for nimg in range(0, 600, 4)]
-    assert sum(untold[10.0][-20:]) < 0.8 * sum(untold[1e-9][-20:])
+        caption_loss[weight] = [session.run_step(nimg)["Loss/G/caption"].item() for nimg in range(0, 600, 4)]
+    assert sum(caption_loss[10.0][-20:]) < 0.8 * sum(caption_loss[1e-9][-20:])
 
 
 def test_only_measuring_teaches_nothing(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The placer learns from real pairs where captions put what they name, is kept, and is not trained by the run."""
+"""The layout learns from real pairs where captions put what they name, is kept, and is not trained by the run."""
 
 import json
 from collections.abc import Callable
@@ -22,9 +22,9 @@ MakeSession = Callable[..., Session]
 HEAD = {"width": 32, "layers": 1, "heads": 2}
 PLACED = {
     "name": "style",
-    "params": {"channel_base": 128, "channel_max": 16, "w_width": 32, "z_width": 8, "text_head": HEAD, "local_styles": True, "placer": True},
+    "params": {"channel_base": 128, "channel_max": 16, "w_width": 32, "z_width": 8, "text_head": HEAD, "local_styles": True, "layout": True},
 }
-BRIEF = {"finder_kimg": 0.032, "kimg": 0.032, "batch": 8}
+BRIEF = {"localizer_kimg": 0.032, "kimg": 0.032, "batch": 8}
 COLOURS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (30, 60, 230), "black": (10, 10, 10)}
 
 
@@ -42,10 +42,10 @@ def write(folder: Path, drawn: dict[str, dict[str, int]], captions: dict[str, li
 
 
 def column(session: Session, caption: str, word: int) -> float:
-    """Where from left (0) to right (1) the placer puts a word of a caption, the first being 0."""
-    placer = session.networks.G.placer
-    assert placer is not None
-    places = placer(session.encoder.encode([caption]))[0, 1 + word].exp().view(8, 8)  # after [CLS]
+    """Where from left (0) to right (1) the layout puts a word of a caption, the first being 0."""
+    layout = session.networks.G.layout
+    assert layout is not None
+    places = layout(session.encoder.encode([caption]))[0, 1 + word].exp().view(8, 8)  # after [CLS]
     return float(places.sum(dim=0) @ ((torch.arange(8) + 0.5) / 8))
 
 
@@ -53,7 +53,7 @@ def test_it_puts_a_word_where_pictures_show_it(make_session: MakeSession, tmp_pa
     drawn = {f"{colour}-{side}": {colour: x} for colour in COLOURS for side, x in (("left", 2), ("right", 10))}
     captions = {name: [name.replace("-", " ")] for name in drawn}
     source = write(tmp_path, drawn, captions, "blue-right")
-    lessons = {"finder_kimg": 3, "kimg": 3, "learning_rate": 2e-3, "noise": 0.1, "batch": 16}
+    lessons = {"localizer_kimg": 3, "kimg": 3, "learning_rate": 2e-3, "noise": 0.1, "batch": 16}
     session = make_session(data={"source": str(source)}, generator=PLACED, grounding=lessons)
     assert column(session, "green left", 0) < 0.4
     assert column(session, "blue right", 0) > 0.6  # which was held out
@@ -65,7 +65,7 @@ def test_it_learns_who_is_left_from_the_relation_and_the_order_of_names(make_ses
     pairs = {name: name.split("-") for name in drawn}
     captions = {name: [f"{left} left of {right}", f"{right} right of {left}"] for name, (left, right) in pairs.items()}
     source = write(tmp_path, drawn, captions, "blue-red")
-    lessons = {"finder_kimg": 4, "kimg": 16, "learning_rate": 1e-3, "noise": 0.1, "batch": 16}
+    lessons = {"localizer_kimg": 4, "kimg": 16, "learning_rate": 1e-3, "noise": 0.1, "batch": 16}
     session = make_session(data={"source": str(source)}, generator=PLACED, grounding=lessons)
     for caption, blue, red in (("blue left of red", 0, 3), ("red right of blue", 3, 0)):
         assert column(session, caption, blue) < 0.4, caption
@@ -87,18 +87,17 @@ def test_it_is_taught_once_for_all_runs_of_the_same_data(make_session: MakeSessi
 
 
 def placer_of(G: Generator) -> list[torch.Tensor]:
-    assert G.placer is not None
-    return [tensor.clone() for tensor in G.placer.state_dict().values()]
+    assert G.layout is not None
+    return [tensor.clone() for tensor in G.layout.state_dict().values()]
 
 
-def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config: Callable[..., dict[str, Any]]) -> None:
+def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], said: list[str]) -> None:
     settings = {**BRIEF, "kimg": 0.056}
-    before = set((cache_dir() / "placers").glob("*"))
+    before = set((cache_dir() / "layouts").glob("*"))
     first = make_session(generator=PLACED, grounding=settings).networks.G
-    [path] = set((cache_dir() / "placers").glob("*")) - before
+    [path] = set((cache_dir() / "layouts").glob("*")) - before
     path.write_bytes(path.read_bytes()[:-100])
-    said: list[str] = []
-    again = prepare(TrainConfig.parse(small_config(generator=PLACED, grounding=settings)), said.append).networks.G
+    again = prepare(TrainConfig.parse(small_config(generator=PLACED, grounding=settings))).networks.G
     assert any("taught again" in line for line in said)
     assert all(torch.equal(a, b) for a, b in zip(placer_of(first), placer_of(again), strict=True))
 
@@ -106,10 +105,10 @@ def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config:
 def test_the_run_leaves_it_alone_and_the_snapshot_has_it(make_session: MakeSession, tmp_path: Path) -> None:
     session = make_session(generator=PLACED, grounding=BRIEF)
     before = placer_of(session.networks.G)
-    first = [block.local_style.trust.item() for block in session.networks.G.blocks if block.local_style is not None]
+    first = [block.local_style.layout_gain.item() for block in session.networks.G.blocks if block.local_style is not None]
     session.run_step(0)
-    trust = [block.local_style.trust.item() for block in session.networks.G.blocks if block.local_style is not None]
-    assert all(a != b for a, b in zip(first, trust, strict=True))  # how far it is trusted is trained
+    layout_gain = [block.local_style.layout_gain.item() for block in session.networks.G.blocks if block.local_style is not None]
+    assert all(a != b for a, b in zip(first, layout_gain, strict=True))  # how far it is trusted is trained
     for network in (session.networks.G, session.networks.G_ema):
         assert all(torch.equal(a, b) for a, b in zip(before, placer_of(network), strict=True))
     save_snapshot(tmp_path / "a.safetensors", session.networks.G, session.snapshot_info(4))
@@ -122,16 +121,16 @@ def test_only_measuring_teaches_nothing(small_config: Callable[..., dict[str, An
 
     monkeypatch.setattr(grounding, "teach", fail)
     config = TrainConfig.parse(small_config(generator=PLACED, grounding={**BRIEF, "kimg": 0.04}))
-    assert prepare(config, measured=True).networks.G.placer is not None
+    assert prepare(config, measured=True).networks.G.layout is not None
 
 
 def test_what_cannot_be_placed_is_refused(small_config: Callable[..., dict[str, Any]]) -> None:
     config = small_config(generator=PLACED)
     config["data"] = {**config["data"], "stream": True}
-    with pytest.raises(UsageError, match=r"generator\.params\.placer needs all pictures at hand"):
+    with pytest.raises(UsageError, match=r"generator\.params\.layout needs all pictures at hand"):
         TrainConfig.parse(config)
     with pytest.raises(UsageError, match="only local styles heed it"):
-        TrainConfig.parse(small_config(generator={"name": "style", "params": {"placer": True}}))
+        TrainConfig.parse(small_config(generator={"name": "style", "params": {"layout": True}}))
 
 
 def test_rare_tokens_are_not_placed(make_session: MakeSession) -> None:
