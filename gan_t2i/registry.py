@@ -52,9 +52,9 @@ def lookup(kind: str, name: str) -> type[Any]:
     return _classes[kind, name]
 
 
-def config_for(kind: str, name: str, params: Mapping[str, Any]) -> StrictConfig:
-    """`params` validated by the class's own `Config`; raises `UsageError` with the dotted path."""
-    config: StrictConfig = lookup(kind, name).Config.parse(params, where=f"{kind}.params")
+def config_for(kind: str, name: str, params: Mapping[str, Any], *, where: str | None = None) -> StrictConfig:
+    """Validate `params` by the class's own `Config`; raises `UsageError` with the dotted path below `where`, the kind's params by default."""
+    config: StrictConfig = lookup(kind, name).Config.parse(params, where=where or f"{kind}.params")
     return config
 
 

@@ -17,6 +17,10 @@ from gan_t2i.core.errors import UsageError
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 """A setting that must be at least one."""
+Positive = Annotated[float, pydantic.Field(gt=0)]
+NonNegative = Annotated[float, pydantic.Field(ge=0)]
+Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+"""A fraction above zero."""
 
 
 class StrictConfig(pydantic.BaseModel):

@@ -22,8 +22,7 @@ from gan_t2i.data.packing import pack
 from gan_t2i.data.records import TRAIN, Record
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.doctor.flops import FlopCounter, convolution_rate
-from gan_t2i.pretraining import captioner as captioning
-from gan_t2i.pretraining import layout as grounding
+from gan_t2i.losses.term import LossTerm
 from gan_t2i.training.config import DataConfig, TrainConfig
 from gan_t2i.training.session import Session, prepare
 
@@ -49,7 +48,7 @@ def dry_run_report(config: TrainConfig) -> str:
             f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
             *discriminator_rows,
             str(measure(session, TIMED_STEPS)),
-            *lesson_lines(session),
+            *pretraining_lines(session),
             "dry run: nothing was trained or written to a run folder",
         ]
     )
@@ -164,39 +163,23 @@ def _pace(session: Session, steps: int) -> Pace:
     return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak_memory_gib(session.device))
 
 
-def lesson_lines(session: Session) -> list[str]:
-    """A line for each lesson that a run would begin with: its time, from a few batches of it."""
-    config, dataset, device, networks = session.config, session.dataset, session.device, session.networks
+def pretraining_lines(session: Session) -> list[str]:
+    """Return a line for each network that a run would pretrain first, with its time, from a few batches of it."""
     lines = []
-
-    def line(name: str, kimg: float, batch: int, teach: Callable[[float], None]) -> None:
-        teach(2 * batch / 1000)  # kernels are chosen
-        few, more = (_seconds(teach, batches * batch / 1000) for batches in (2, 2 + TIMED_STEPS))
-        minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
-        lines.append(f"lesson before it, once for these data: {name}, {minutes:.1f} minutes")
-
-    if (layout := networks.G.layout) is not None:
-        longest = max(config.grounding.localizer_kimg, config.grounding.kimg)
-
-        def ground(kimg: float) -> None:
-            shares = {name: kimg * getattr(config.grounding, name) / longest for name in ("localizer_kimg", "kimg")}
-            few = config.model_copy(update={"grounding": config.grounding.model_copy(update=shares)})
-            grounding.teach(layout, few, dataset, session.encoder, session.cache, device)
-
-        line("layout", longest, config.grounding.batch, ground)
-    if (captioner := networks.captioner) is not None:
-
-        def caption(kimg: float) -> None:
-            few = config.captioner.model_copy(update={"kimg": kimg})
-            captioning.teach(captioner, few, dataset, config.seed, device, config.precision)
-
-        line("captioner", config.captioner.kimg, config.captioner.batch, caption)
+    for name, term in session.terms.items():
+        if kimg := term.pretraining_kimg:
+            batch = term.config.batch
+            _seconds(term, session, 2 * batch / kimg)  # kernels are chosen
+            few, more = (_seconds(term, session, batches * batch / kimg) for batches in (2, 2 + TIMED_STEPS))
+            minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
+            lines.append(f"pretraining before the run, once for these data: {name}, {minutes:.1f} minutes")
     return lines
 
 
-def _seconds(teach: Callable[[float], None], kimg: float) -> float:
+def _seconds(term: LossTerm, session: Session, images_per_kimg: float) -> float:
+    """Time a share of a term's pretraining, given in images per thousand of its length."""
     start = time.perf_counter()
-    teach(kimg)
+    term.pretrain(session.parts, images_per_kimg / 1000)
     return time.perf_counter() - start
 
 

@@ -1,6 +1,7 @@
 """What training and sampling ask of every registered network. N batch, C channels of a picture, R resolution, Z latent width."""
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -48,8 +49,9 @@ class Discriminator(nn.Module):
     head: nn.Module
     pretrained: Mapping[str, str] = {}
     """What frozen weights it builds on -> their sha256; a run goes on only with the same."""
-    needs_blur: bool = False
-    """Whether G learns nothing from it unless what it sees is blurred at first."""
+    run_settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the run that this class needs, by dotted key: filled in where the user gives none; another value is refused, except that a
+    number above 0 may be any other."""
 
     @classmethod
     def find_weights(cls, config: StrictConfig) -> None:

@@ -1,56 +1,73 @@
-"""DiffAugment (Zhao et al. 2020, arXiv 2006.10738): the same kinds of change for real and drawn pictures before D sees them.
+"""How images reach the discriminator: composited, blurred, and changed at random, real and generated ones alike.
 
-Everything is indexing and arithmetic, so it has the double backward that gradient penalties need (grid_sample has none), and every
-picture gets its own draw. Images are [N, 3, H, W] in [-1, 1].
+The random changes are DiffAugment's (Zhao et al. 2020, arXiv 2006.10738); the blur that fades over the run is StyleGAN3's (Karras et al. 2021,
+arXiv 2106.12423). Everything is indexing and arithmetic, so it has the double backward that gradient penalties need (grid_sample has none),
+and every image gets its own draw. N batch, C channels, H x W pixels; images are in [-1, 1].
 """
 
-from typing import Annotated, Self
+import math
+from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.config import Share, StrictConfig
+from gan_t2i.core.images import composite
+from gan_t2i.core.runtime import autocast_off
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 
-# of the draws for a picture: brightness, saturation, translation (down, right), cutout (y, x)
+# columns of an image's draws: brightness, saturation, translation (down, right), cutout (y, x)
 COLUMNS = (slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 6))
 
 
 class AugmentConfig(StrictConfig):
-    """How strongly pictures are changed before the discriminator sees them; 0 switches a change off."""
+    """Strength of each change that is made to images before the discriminator sees them; 0 switches a change off."""
 
     translation: Strength = 0.0
-    """Largest shift as a fraction of the side; what comes in is the nearest edge."""
+    """Largest shift as a fraction of the side; the nearest edge is repeated."""
     cutout: Strength = 0.0
-    """Side of a grey square as a fraction of the picture's side."""
+    """Side of a grey square as a fraction of the image's side."""
     brightness: Strength = 0.0
-    """Largest change added to all channels; the range of an image is 2."""
+    """Largest value added to all channels; the range of an image is 2."""
     saturation: Strength = 0.0
     """Colours are moved from or to grey by a factor in 1 - saturation .. 1 + saturation."""
-    ramp_kimg: Annotated[float, Field(ge=0)] = 0.0
-    """All of these rise linearly from nothing over this time; 0: they are there from the beginning."""
-
-    def times(self, factor: float) -> Self:
-        """The same changes, so much weaker."""
-        names = ("translation", "cutout", "brightness", "saturation")
-        return self.model_copy(update={name: getattr(self, name) * factor for name in names})
+    blur: Strength = 0.0
+    """Standard deviation of a Gaussian blur at the start of the run, as a fraction of the side."""
+    blur_share: Share = 0.1
+    """Share of the run over which the blur falls linearly to nothing."""
 
 
-def draw_changes(n: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """What `augment` does to n pictures, from the CPU `generator` alone: uniform in [-1, 1), [N, 6], columns of what is off are zero."""
+def random_changes(n: int, config: AugmentConfig, rng: torch.Generator) -> Tensor:
+    """Draws for n images from the CPU generator `rng` alone: uniform in [-1, 1), [N, 6]; columns of changes that are off are zero."""
     draws = torch.zeros(n, 6)
     for columns, strength in zip(COLUMNS, (config.brightness, config.saturation, config.translation, config.cutout), strict=True):
         if strength:
-            draws[:, columns] = torch.rand(n, columns.stop - columns.start, generator=generator) * 2 - 1
+            draws[:, columns] = torch.rand(n, columns.stop - columns.start, generator=rng) * 2 - 1
     return draws
 
 
-def augment(images: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
-    """`images` [N, 3, H, W] changed as `config` says, differentiably, each by its own row of what `draw_changes` gave."""
-    draws = draws.to(images.device)
-    brightness, saturation, shift, centre = (draws[:, columns] for columns in COLUMNS)
+def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, background: Tensor, nimg: int, kimg: float) -> Tensor:
+    """Turn images [N, C, H, W] into what D sees, [N, 3, H, W].
+
+    Args:
+        images: with 3 channels, or 4 with premultiplied alpha.
+        config: strengths.
+        changes: each image's draws [N, 6], from `random_changes`.
+        background: a colour in [0, 1] for each image, [N, 3]. A real and a generated image share it, so that it gives neither away.
+        nimg: images shown so far, which the blur depends on.
+        kimg: length of the run.
+    """
+    sigma = config.blur * max(0.0, 1 - nimg / (config.blur_share * kimg * 1000))
+    return augment(blur(composite(images, background), sigma * images.shape[3]), config, changes)
+
+
+def augment(images: Tensor, config: AugmentConfig, changes: Tensor) -> Tensor:
+    """Change images [N, 3, H, W] differentiably, each by its own row of `changes` [N, 6]."""
+    changes = changes.to(images.device)
+    brightness, saturation, shift, centre = (changes[:, columns] for columns in COLUMNS)
     if config.brightness:
         images = images + brightness[:, :, None, None] * config.brightness
     if config.saturation:
@@ -64,7 +81,7 @@ def augment(images: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
 
 
 def translate(images: Tensor, shift: Tensor) -> Tensor:
-    """Move each picture by `shift` [N, 2] (down, right) as fractions of its height and width, rounded to pixels, edges repeated."""
+    """Move each image by `shift` [N, 2] (down, right) in fractions of its height and width, rounded to pixels; edges are repeated."""
     n, _, height, width = images.shape
     down, right = (shift[:, 0] * height).round().long(), (shift[:, 1] * width).round().long()
     rows = (torch.arange(height, device=images.device) - down[:, None]).clamp(0, height - 1)  # [N, H]
@@ -75,7 +92,7 @@ def translate(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, centre: Tensor, size: float) -> Tensor:
-    """Grey out a square of side `size` (fraction of the picture's side) round `centre` [N, 2] (fractions, y first)."""
+    """Grey out a square of side `size` (a fraction of the image's side) around `centre` [N, 2] (fractions, y first)."""
     _, _, height, width = images.shape
     y = (torch.arange(height, device=images.device) + 0.5) / height  # [H]
     x = (torch.arange(width, device=images.device) + 0.5) / width  # [W]
@@ -83,3 +100,17 @@ def cut_out(images: Tensor, centre: Tensor, size: float) -> Tensor:
     inside_x = (x - centre[:, 1:]).abs() < size / 2  # [N, W]
     inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
     return images.masked_fill(inside, 0.0)
+
+
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur images [N, C, H, W] with a Gaussian of `sigma` pixels; edges are repeated, and 0 returns the images themselves."""
+    if not sigma:
+        return images
+    reach = min(math.ceil(3 * sigma), *(side - 1 for side in images.shape[2:]))
+    offsets = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)  # [C, 1, 1, taps]
+    with autocast_off(images.device):  # depthwise convolutions in bfloat16 are slow on CPUs
+        padded = F.pad(images.float(), (reach, reach, reach, reach), mode="replicate")
+        rows = F.conv2d(padded, kernel, groups=len(kernel))
+        return F.conv2d(rows, kernel.transpose(2, 3), groups=len(kernel)).to(images.dtype)

@@ -1,66 +1,64 @@
-"""The captioner's lesson: what captions say of real pictures."""
+"""Pretraining of the captioner on real images, with noise on them, so that flaws of generated images do not mislead it later."""
 
 import logging
 
 import torch
 from torch import Tensor
 
-from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
+from gan_t2i.core.config import NonNegative, Positive
 from gan_t2i.core.runtime import autocast
-from gan_t2i.data.batches.sampler import Batch, Sampler
-from gan_t2i.data.packing import PackedDataset
-from gan_t2i.models.captioner import Captioner
-from gan_t2i.ops.resample import avg_pool_to
-from gan_t2i.pretraining.loop import add_noise, train_on_pairs, train_or_load
+from gan_t2i.data.batches.sampler import Batch
+from gan_t2i.models.captioner import Captioner, CaptionerConfig
+from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, train_on_pairs, train_or_load
 from gan_t2i.text.tiny import count_vocabulary
-from gan_t2i.training.config import CaptionerTraining
 
 log = logging.getLogger(__name__)
 
-# To be raised where the captioner or its training changes, so that those in caches are not taken for it.
+# To be raised where the captioner or its training changes, so that cached ones are not taken for it.
 VERSION = 2
 
 
-def build_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device) -> Captioner:
-    """A captioner of the training pictures' captions that was taught nothing yet; its weights are drawn from `seed` alone."""
+class CaptionerTraining(PretrainingConfig):
+    """Size and pretraining of the captioner."""
+
+    size: CaptionerConfig = CaptionerConfig()
+    kimg: Positive = 120.0
+    learning_rate: Positive = 1e-3
+    noise: NonNegative = 1.0
+    """Largest standard deviation of the noise on its images, real or generated; the range of a pixel is 2."""
+
+
+def build_captioner(config: CaptionerTraining, pairs: RealPairs) -> Captioner:
+    """Build a captioner with the vocabulary of the training captions; its weights follow from the seed alone."""
+    dataset = pairs.dataset
     captions = [dataset.captions[index] for item in dataset.train.tolist() for index in dataset.caption_ids[item]]
     vocabulary = count_vocabulary(captions, config.size.vocabulary_size)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(pairs.seed)
         captioner = Captioner(config.size, resolution=dataset.resolution, vocabulary=vocabulary)
-    return captioner.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+    return captioner.to(pairs.device).to(memory_format=torch.channels_last).requires_grad_(False)
 
 
-def pretrained_captioner(config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device, precision: str) -> Captioner:
-    """The captioner of a run, taught here on first use."""
-    captioner = build_captioner(config, dataset, seed, device)
-    key = [VERSION, dataset.fingerprint, config.model_dump(exclude={"weight"}), seed, precision]
+def pretrained_captioner(config: CaptionerTraining, pairs: RealPairs) -> Captioner:
+    """Return the captioner of a run, pretrained on first use."""
+    captioner = build_captioner(config, pairs)
+    key = [VERSION, pairs.dataset.fingerprint, config.model_dump(exclude={"weight"}), pairs.seed, pairs.precision]
 
-    def lesson() -> None:
-        log.info(f"captioner: learning from {len(dataset.train):,} real pictures what their captions say (once)")
-        teach(captioner, config, dataset, seed, device, precision)
+    def first_time() -> None:
+        log.info(f"captioner: pretraining on {len(pairs.dataset.train):,} real pictures and their captions (once)")
+        pretrain(captioner, config, pairs)
 
-    train_or_load(captioner, "captioner", key, lesson)
+    train_or_load(captioner, "captioner", key, first_time)
     return captioner
 
 
-def teach(captioner: Captioner, config: CaptionerTraining, dataset: PackedDataset, seed: int, device: torch.device, precision: str) -> None:
-    """Show `config.kimg` real pictures, each with one of its captions, and with noise, so that flaws of drawn ones do not mislead it."""
+def pretrain(captioner: Captioner, config: CaptionerTraining, pairs: RealPairs) -> None:
+    """Train the captioner on `config.kimg` real images, each with one of its captions."""
 
-    def loss_of(shown: Batch, generator: torch.Generator) -> Tensor:
-        tokens = captioner.tokens([dataset.captions[index] for index in shown.captions.tolist()]).to(device)
-        pictures = avg_pool_to(from_uint8(composite_on_grey_uint8(shown.images).to(device)), captioner.side)
-        with autocast(device, precision):
-            return -captioner(add_noise(pictures, config.noise, generator), tokens).mean()
+    def loss_of(batch: Batch, rng: torch.Generator) -> Tensor:
+        tokens = captioner.tokens([pairs.dataset.captions[index] for index in batch.captions.tolist()]).to(pairs.device)
+        images = add_noise(pairs.images(batch, captioner.side), config.noise, rng)
+        with autocast(pairs.device, pairs.precision):
+            return -captioner(images, tokens).mean()
 
-    train_on_pairs(
-        captioner,
-        loss_of,
-        Sampler(dataset, seed, ()),
-        name="captioner",
-        seed=seed,
-        kimg=config.kimg,
-        batch=config.batch,
-        learning_rate=config.learning_rate,
-        fused=device.type != "mps",
-    )
+    train_on_pairs(captioner, loss_of, pairs, config, name="captioner")

@@ -1,102 +1,90 @@
-"""The lessons of a generator's layout: which words show where in real pictures, and then where captions put them."""
+"""Pretraining of the layout predictor: first a localizer learns where in real images each word shows, then the predictor learns to foretell its
+maps from the caption alone. N captions, L tokens, V vocabulary, P positions."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
+from gan_t2i.core.config import Count, NonNegative, Positive
 from gan_t2i.core.runtime import autocast
-from gan_t2i.data.batches.sampler import Batch, Sampler
+from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.layout import LOCALIZER_SIDE, LayoutPredictor, WordLocalizer
-from gan_t2i.ops.resample import avg_pool_to
-from gan_t2i.pretraining.loop import add_noise, train_on_pairs, train_or_load
-from gan_t2i.text.cache import TextCache
+from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, train_on_pairs, train_or_load
 from gan_t2i.text.encoder import SentenceEncoder
-from gan_t2i.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-# To be raised where the networks or their lessons change, so that those in caches are not taken for them.
+# To be raised where the networks or their pretraining change, so that cached ones are not taken for them.
 VERSION = 2
-NONE = -1  # the place in the vocabulary of a token that is not in it
+NONE = -1  # index of a token that is not in the vocabulary
 
 
-def pretrain_layout(
-    layout: LayoutPredictor,
-    config: TrainConfig,
-    dataset: PackedDataset,
-    encoder: SentenceEncoder,
-    cache: TextCache,
-    device: torch.device,
-) -> None:
-    """Give the layout of a run what it is to know; the lessons are taken here on first use. `cache` holds the dataset's captions."""
-    key = [VERSION, dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
+class LayoutTraining(PretrainingConfig):
+    """Pretraining of a generator's layout predictor, and of the localizer that it learns from."""
 
-    def lesson() -> None:
-        log.info(f"layout: learning from {len(dataset.train):,} real pictures where captions put what they name (once)")
-        teach(layout, config, dataset, encoder, cache, device)
-
-    train_or_load(layout, "layout", [*key, config.grounding.model_dump(), config.seed, config.precision], lesson)
+    localizer_kimg: Positive = 60.0
+    """Real images that the localizer learns from, in thousands."""
+    kimg: Positive = 60.0
+    """Captions that the predictor learns from, in thousands."""
+    vocabulary_size: Count = 2000
+    """Largest number of tokens that are located: the most frequent ones."""
+    learning_rate: Positive = 5e-4
+    noise: NonNegative = 0.3
+    """Largest standard deviation of the noise on images; the range of a pixel is 2."""
 
 
-def teach(
-    layout: LayoutPredictor, config: TrainConfig, dataset: PackedDataset, encoder: SentenceEncoder, cache: TextCache, device: torch.device
-) -> None:
-    """Show a localizer some thousand real pictures, each with one of its captions, and then the layout what the localizer finds in them."""
-    settings = config.grounding
-    vocabulary = Vocabulary(dataset, encoder, settings.vocabulary_size)
+def pretrained_layout(layout: LayoutPredictor, config: LayoutTraining, pairs: RealPairs) -> None:
+    """Give the predictor its weights, pretrained on first use."""
+    encoder = pairs.encoder
+    key = [VERSION, pairs.dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
+
+    def first_time() -> None:
+        log.info(f"layout: pretraining on {len(pairs.dataset.train):,} real pictures and their captions (once)")
+        pretrain(layout, config, pairs)
+
+    train_or_load(layout, "layout", [*key, config.model_dump(), pairs.seed, pairs.precision], first_time)
+
+
+def pretrain(layout: LayoutPredictor, config: LayoutTraining, pairs: RealPairs) -> None:
+    """Train a localizer on real images, then the predictor on what the localizer finds in them."""
+    vocabulary = Vocabulary(pairs.dataset, pairs.encoder, config.vocabulary_size)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        localizer = WordLocalizer(dataset.resolution, vocabulary.size).to(device).to(memory_format=torch.channels_last)
+        torch.manual_seed(pairs.seed)
+        localizer = WordLocalizer(pairs.dataset.resolution, vocabulary.size).to(pairs.device).to(memory_format=torch.channels_last)
 
-    def pictures_of(shown: Batch) -> Tensor:
-        return avg_pool_to(from_uint8(composite_on_grey_uint8(shown.images).to(device)), LOCALIZER_SIDE)
+    def localizer_loss(batch: Batch, rng: torch.Generator) -> Tensor:
+        targets = vocabulary.present(batch.captions).to(pairs.device)
+        with autocast(pairs.device, pairs.precision):
+            logits = localizer(add_noise(pairs.images(batch, LOCALIZER_SIDE), config.noise, rng))
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(targets)
 
-    def finding(shown: Batch, generator: torch.Generator) -> Tensor:
-        named = vocabulary.named(shown.captions).to(device)
-        with autocast(device, config.precision):
-            logits = localizer(add_noise(pictures_of(shown), settings.noise, generator))
-        return F.binary_cross_entropy_with_logits(logits, named, reduction="sum") / len(named)
-
-    def placing(shown: Batch, generator: torch.Generator) -> Tensor:
-        text = cache.gather(shown.captions).to(device)
-        tokens = vocabulary.tokens(shown.captions, text.mask.shape[1]).to(device)
-        with torch.no_grad(), autocast(device, config.precision):
-            maps = localizer.maps(pictures_of(shown)).softmax(dim=2)
-        found = maps.take_along_dim(tokens.clamp(min=0)[..., None], dim=1)  # [N, L, P]
-        with autocast(device, config.precision):
-            foretold = layout(text)
+    def layout_loss(batch: Batch, rng: torch.Generator) -> Tensor:
+        text = pairs.cache.gather(batch.captions).to(pairs.device)
+        tokens = vocabulary.tokens(batch.captions, text.mask.shape[1]).to(pairs.device)
+        with torch.no_grad(), autocast(pairs.device, pairs.precision):
+            maps = localizer.maps(pairs.images(batch, LOCALIZER_SIDE)).softmax(dim=2)
+        targets = maps.take_along_dim(tokens.clamp(min=0)[..., None], dim=1)  # [N, L, P]
+        with autocast(pairs.device, pairs.precision):
+            predicted = layout(text)
         known = tokens != NONE
-        return -((found * foretold).sum(dim=2) * known).sum() / known.sum().clamp(min=1)
+        return -((targets * predicted).sum(dim=2) * known).sum() / known.sum().clamp(min=1)
 
-    sampler = Sampler(dataset, config.seed, ())
-    lessons: list[tuple[nn.Module, str, float, Callable[[Batch, torch.Generator], Tensor]]] = [
-        (localizer, "localizer", settings.localizer_kimg, finding),
-        (layout, "layout", settings.kimg, placing),
-    ]
-    for network, name, kimg, loss_of in lessons:
-        train_on_pairs(
-            network,
-            loss_of,
-            sampler,
-            name=name,
-            seed=config.seed,
-            kimg=kimg,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            fused=device.type != "mps",
-        )
+    # the streams of random numbers have kept their first names, so that weights are the same to the bit
+    train_on_pairs(localizer, localizer_loss, pairs, config, name="localizer", stream="finder", kimg=config.localizer_kimg)
+    train_on_pairs(layout, layout_loss, pairs, config, name="layout", stream="placer")
 
 
 class Vocabulary:
-    """The encoder's tokens that stand in training captions, the most frequent `most` of them.
+    """The most frequent of the encoder's tokens in the training captions.
 
-    size: how many these are, V.
+    Args:
+        dataset: pictures and captions.
+        encoder: whose tokens they are.
+        most: largest size.
     """
 
     def __init__(self, dataset: PackedDataset, encoder: SentenceEncoder, most: int) -> None:
@@ -104,17 +92,17 @@ class Vocabulary:
         rows = dict(zip(used, encoder.token_ids([dataset.captions[index] for index in used]), strict=True))
         counts = Counter(token for row in rows.values() for token in row)
         kept = sorted(counts, key=lambda token: (-counts[token], token))[:most]
-        place = {token: number for number, token in enumerate(kept)}
+        index = {token: number for number, token in enumerate(kept)}
         self.size = len(kept)
-        self._rows = {index: [place.get(token, NONE) for token in row] for index, row in rows.items()}
+        self._rows = {caption: [index.get(token, NONE) for token in row] for caption, row in rows.items()}
 
     def tokens(self, captions: Tensor, length: int) -> Tensor:
-        """Captions' ids [N] -> their tokens' places in the vocabulary [N, length], `NONE` beyond their ends."""
+        """Return the tokens of captions (ids [N]) as indices into the vocabulary, [N, length], padded with `NONE`."""
         return torch.tensor([row + [NONE] * (length - len(row)) for row in (self._rows[index] for index in captions.tolist())])
 
-    def named(self, captions: Tensor) -> Tensor:
-        """Captions' ids [N] -> which words stand in them, [N, V] of 0 and 1."""
-        named = torch.zeros(len(captions), self.size + 1)  # and one for NONE
-        for row, index in zip(named, captions.tolist(), strict=True):
+    def present(self, captions: Tensor) -> Tensor:
+        """Return 1 for each word of the vocabulary that stands in a caption (ids [N]) and 0 for the others, [N, V]."""
+        present = torch.zeros(len(captions), self.size + 1)  # and a column for NONE
+        for row, index in zip(present, captions.tolist(), strict=True):
             row[self._rows[index]] = 1
-        return named[:, :-1]
+        return present[:, :-1]

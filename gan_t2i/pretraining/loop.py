@@ -1,59 +1,101 @@
-"""Lessons by real pairs alone, before a run begins; what was learned is kept in the cache for every run of the same data."""
+"""Pretraining on real pairs, before a run begins. The weights are kept in the cache for every run of the same data."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
+from gan_t2i.core.config import Count, Positive, StrictConfig
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
+from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.sampler import Batch, Sampler
+from gan_t2i.data.packing import PackedDataset
+from gan_t2i.ops.resample import avg_pool_to
+from gan_t2i.text.cache import TextCache
+from gan_t2i.text.encoder import SentenceEncoder
 
 log = logging.getLogger(__name__)
 
-COOLDOWN = 0.4  # share of a lesson over which the learning rate falls to 0
+COOLDOWN = 0.4  # share of the pretraining over which the learning rate falls to 0
 
 
-def train_or_load(network: nn.Module, name: str, key: Sequence[object], lesson: Callable[[], None]) -> None:
-    """Give `network` the weights that an earlier run's `lesson` left under the same `key` (JSON-able), or take the lesson and leave them."""
+class PretrainingConfig(StrictConfig):
+    """Settings that every pretraining has."""
+
+    kimg: Positive
+    """Length, in thousands of real images."""
+    batch: Count = 32
+    learning_rate: Positive
+
+
+@dataclass(frozen=True)
+class RealPairs:
+    """The pairs to pretrain on, the text encoder, and how to compute."""
+
+    dataset: PackedDataset
+    encoder: SentenceEncoder
+    cache: TextCache  # of the data set's captions
+    device: torch.device
+    seed: int
+    precision: str
+
+    def images(self, batch: Batch, side: int) -> Tensor:
+        """Return the images of a batch in [-1, 1], averaged down to `side`, on the device: [N, 3, side, side]."""
+        return avg_pool_to(from_uint8(composite_on_grey_uint8(batch.images).to(self.device)), side)
+
+
+def train_or_load(network: nn.Module, name: str, key: Sequence[object], pretrain: Callable[[], None]) -> None:
+    """Load the weights that an earlier run cached under `key` (JSON-able), or call `pretrain` and cache them."""
     path = cache_dir() / f"{name}s" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
     if path.is_file():
         try:
             load_weights(network, read_tensors(path)[0], str(path))
-            log.info(f"{name}: taught before, {path}")
+            log.info(f"{name}: pretrained before, {path}")
             return
         except GanT2IError as error:
-            log.info(f"the {name} is taught again: {error}")
-    lesson()
+            log.warning(f"the {name} is pretrained again: {error}")
+    pretrain()
     write_tensors(path, network.state_dict(), {"type": name})
 
 
 def train_on_pairs(
     network: nn.Module,
     loss_of: Callable[[Batch, torch.Generator], Tensor],
-    sampler: Sampler,
+    pairs: RealPairs,
+    config: PretrainingConfig,
     *,
     name: str,
-    seed: int,
-    kimg: float,
-    batch: int,
-    learning_rate: float,
-    fused: bool,
+    stream: str | None = None,
+    kimg: float | None = None,
 ) -> None:
-    """Train `network` on the loss of each batch of `sampler`, whose draws come from the generator given; frozen before and after."""
+    """Train `network`, which is frozen before and after, on the training pairs.
+
+    Args:
+        network: changed in place.
+        loss_of: a batch and its seeded generator -> loss, a scalar.
+        pairs: the data.
+        config: length, batch and learning rate.
+        name: for the progress bar.
+        stream: key of the random numbers, `name` by default.
+        kimg: length in place of the config's.
+    """
     network.requires_grad_(True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=fused)
-    total = max(batch, round(kimg * 1000))
+    rate, batch = config.learning_rate, config.batch
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99), fused=pairs.device.type != "mps")
+    total = max(batch, round((config.kimg if kimg is None else kimg) * 1000))
+    sampler = Sampler(pairs.dataset, pairs.seed, ())
     with tqdm(total=total, desc=name, unit="img", unit_scale=True, disable=None) as bar:
         for nimg in range(0, total, batch):
-            loss = loss_of(sampler.batch(nimg, batch), seeded_rng(seed, name, nimg))
-            optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))
+            loss = loss_of(sampler.batch(nimg, batch), seeded_rng(pairs.seed, stream or name, nimg))
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -63,7 +105,7 @@ def train_on_pairs(
     network.requires_grad_(False)
 
 
-def add_noise(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Pictures [N, ...] with noise whose standard deviation is another for each, from 0 to `most`."""
-    strength = most * torch.rand(len(pictures), 1, 1, 1, generator=generator)
-    return pictures + (strength * torch.randn(pictures.shape, generator=generator)).to(pictures.device)
+def add_noise(images: Tensor, largest_std: float, rng: torch.Generator) -> Tensor:
+    """Add normal noise to images [N, ...], with a standard deviation for each that is uniform from 0 to `largest_std`."""
+    strength = largest_std * torch.rand(len(images), 1, 1, 1, generator=rng)
+    return images + (strength * torch.randn(images.shape, generator=rng)).to(images.device)

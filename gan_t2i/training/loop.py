@@ -45,16 +45,16 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
     report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
     try:
         with StopRequest(alone=world_size() == 1) as stop:
-            exchange = session.step.exchange
-            exchange.asked_to_stop = lambda: stop.signal is not None
+            sync = session.step.sync
+            sync.asked_to_stop = lambda: stop.signal is not None
             if is_first():
                 begin_pictures(session, folder, report, nimg, stop)
-            stopping, saved = exchange.stopping_now(), nimg
+            stopping, saved = sync.stopping_now(), nimg
             while nimg < total and not stopping:
                 metrics = session.run_step(nimg)
                 nimg += config.batch
                 report.add(metrics, config.batch)
-                stopping = exchange.stopping()  # asked once a step: of several processes, all then do the same
+                stopping = sync.stopping()  # asked once a step: of several processes, all then do the same
                 due = Due.after(session, nimg, total)
                 if due.tick or stopping:
                     numbers = write_stats(session, folder, report, nimg, measured=due.tick)
@@ -74,7 +74,7 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
                 # after saving, and not when asked to stop, which must be quick: the snapshot can be evaluated at any time
                 if is_first() and due.evaluation and not stopping:
                     evaluate(session, folder, report, nimg, stop)
-                stopping = stopping or exchange.stopping_now()
+                stopping = stopping or sync.stopping_now()
             if is_first() and nimg != saved:
                 save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
     finally:
@@ -169,7 +169,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     if is_first():
         # at once, so that a run that is killed here does not count anew; the snapshot too, which may have been thinned out
         save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
-        save_state(folder.state, session.networks, back, session.seen)
+        save_state(folder.state, session.networks, back, session.fingerprints)
         for snapshot in folder.snapshots():
             if folder.snapshot(nimg).name < snapshot.name <= folder.snapshot(progress.nimg).name:
                 snapshot.unlink()  # of networks that had gone wrong
@@ -206,7 +206,7 @@ def save(session: Session, folder: RunFolder, progress: Progress) -> None:
     if progress.suspect_since and folder.state.is_file() and not read_progress(folder.state).suspect_since:
         with atomic_file(folder.last_healthy) as temporary:
             shutil.copyfile(folder.state, temporary)
-    save_state(folder.state, session.networks, progress, session.seen)
+    save_state(folder.state, session.networks, progress, session.fingerprints)
     if not progress.suspect_since:
         folder.last_healthy.unlink(missing_ok=True)
     if keep is not None:

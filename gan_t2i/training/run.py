@@ -89,8 +89,8 @@ def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progre
         if session.config.init is not None:
             log.info(warm_start(session.networks, initial(session.config.init)))
         return Progress()
-    seen = {name: fingerprint for name, fingerprint in session.seen.items() if not (changed_data and name == DATA_SET)}
-    return load_state(folder.state, session.networks, seen)
+    unchanged = {name: fingerprint for name, fingerprint in session.fingerprints.items() if not (changed_data and name == DATA_SET)}
+    return load_state(folder.state, session.networks, unchanged)
 
 
 def _config_of(run: RunFolder) -> TrainConfig | None:

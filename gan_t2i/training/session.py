@@ -1,7 +1,6 @@
 """Everything a run needs before its first step: device, data, text, networks. Whatever can be missing is missed here, not later."""
 
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,18 +22,15 @@ from gan_t2i.data.batches.stream import open_stream
 from gan_t2i.data.batches.stream_sampler import StreamedBatch, StreamSampler
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.packing import PackedDataset, load_dataset
-from gan_t2i.pretraining.captioner import build_captioner, pretrained_captioner
-from gan_t2i.pretraining.layout import pretrain_layout
+from gan_t2i.losses.term import LossTerm, RunParts
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.step import Networks, TrainStep, build_networks, check_networks
+from gan_t2i.training.networks import Networks, build_networks, check_networks
+from gan_t2i.training.step import TrainStep
 
 log = logging.getLogger(__name__)
-
-# So many captions of the training data tell a text head that whitens what to whiten by.
-WHITENED_CAPTIONS = 4_000
 
 
 @dataclass
@@ -52,15 +48,24 @@ class Session:
     cache: TextCache
     networks: Networks
     sampler: Sampler | StreamSampler
+    terms: dict[str, LossTerm]
+    """Active auxiliary losses by name."""
     step: TrainStep = field(init=False)
 
     def __post_init__(self) -> None:
-        self.step = TrainStep(self.networks, self.config, self.device, self.dataset.captions)
+        self.step = TrainStep(self.networks, list(self.terms.values()), self.config, self.device)
 
     @property
     def interface(self) -> dict[str, int]:
         """What resolution and encoder dictate to the networks."""
         return network_interface(self.config, self.encoder)
+
+    @property
+    def parts(self) -> RunParts:
+        """Parts of the run that auxiliary losses prepare themselves with."""
+        config, networks = self.config, self.networks
+        where = (self.device, config.seed, config.precision)
+        return RunParts(self.dataset, self.encoder, self.cache, *where, networks.G, networks.G_ema, config.loss)
 
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
@@ -92,8 +97,8 @@ class Session:
         return from_uint8(self.dataset.gather(items)).to(self.device), self.cache.gather(ids).to(self.device)
 
     @property
-    def seen(self) -> dict[str, str]:
-        """Fingerprints of what a run must find unchanged to go on."""
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of everything that must be unchanged when a run resumes."""
         encoder = self.encoder
         text = f"{encoder.weights_hash[:32]}{encoder.pipeline_hash[:32]}"
         return {"data set": self.dataset.fingerprint, "text encoder": text, **self.networks.D.pretrained}
@@ -141,8 +146,8 @@ def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | 
         session = _prepare(config, measured, text_folder)
     if world_size() == 1:
         return session
-    theirs = from_first(session.seen)
-    if different := [name for name, fingerprint in session.seen.items() if fingerprint != theirs[name]]:
+    theirs = from_first(session.fingerprints)
+    if different := [name for name, fingerprint in session.fingerprints.items() if fingerprint != theirs[name]]:
         raise GanT2IError(f"the {' and the '.join(different)} of process {rank()} is not the first process's: give every node the same")
     return session
 
@@ -153,10 +158,7 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
         set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
     # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
-    judge = registry.lookup("discriminator", spec.name)
-    judge.find_weights(registry.config_for("discriminator", spec.name, spec.params))
-    if judge.needs_blur and not config.blur.sigma:
-        log.warning(f"the generator learns nothing from discriminator {spec.name} without a blur: set blur.sigma=0.08 and blur.share=0.9")
+    registry.lookup("discriminator", spec.name).find_weights(registry.config_for("discriminator", spec.name, spec.params))
     check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {})
@@ -165,17 +167,16 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
     dataset = stream.sample if stream else load_dataset(source, config.resolution, config.data)
     trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
     words = stream.captions if stream else [dataset.captions[index] for index in trained]
-    if config.loss.match_weight and len(trained) < 2:
-        raise GanT2IError("all pictures have the same caption: there is nothing to tell apart; caption them, or set loss.match_weight=0")
     interface = interface_for(config.text_encoder.name, config.text_encoder.params, words)
     if encoder is None:
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface)
-    one_change = OneChange(dataset) if "one_change" in config.loss.negatives else None
+    terms = config.build_terms()
+    negatives = terms["mismatch"].config.negatives
+    one_change = OneChange(dataset) if "one_change" in negatives else None
     captions = [*dataset.captions, *(one_change.captions if one_change else [])]
     cache = TextCache.build(encoder, captions, folder=text_folder)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         log.warning("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
-    negatives = config.loss.negatives
     sampler: Sampler | StreamSampler
     if stream:
         sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives))
@@ -183,14 +184,8 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
         balance = config.data.balance
         sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled)
     networks = build_networks(config, network_interface(config, encoder), device)
-    typical = cache.gather(random.Random(config.seed).sample(trained, min(len(trained), WHITENED_CAPTIONS))).to(device)
-    for network in (networks.G, networks.D, networks.G_ema):
-        network.text_head.fit(typical)
-    layouts = [network.layout for network in (networks.G, networks.G_ema) if network.layout is not None]
-    if layouts and not measured:
-        pretrain_layout(layouts[0], config, dataset, encoder, cache, device)
-        layouts[1].load_state_dict(layouts[0].state_dict())
-    if config.captioner.weight:
-        build = build_captioner if measured else partial(pretrained_captioner, precision=config.precision)
-        networks.captioner = build(config.captioner, dataset, config.seed, device)
-    return Session(config, device, dataset, encoder, interface, cache, networks, sampler)
+    active = {name: term for name, term in terms.items() if term.active}
+    session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active)
+    for term in active.values():
+        networks.auxiliary |= term.prepare(session.parts, pretrained=not measured)
+    return session

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_t2i.checkpoint import load_weights, read_metadata, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.training.step import Networks
+from gan_t2i.training.networks import Networks
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATA_SET = "data set"
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
 CHANGED_HINT = ", or go on with the new one with --changed-data"
@@ -20,66 +20,67 @@ CHANGED_HINT = ", or go on with the new one with --changed-data"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """Position of a run."""
 
     nimg: int = 0
-    rollbacks: int = 0  # how often it went back, which decides its learning rates
-    suspect_since: dict[str, int] = field(default_factory=dict)  # the numbers that the monitor finds wrong -> since which nimg
+    rollbacks: int = 0  # how many there were, which decides the learning rates
+    suspect_since: dict[str, int] = field(default_factory=dict)  # metric that the monitor suspects -> nimg since when
 
 
-def save_state(path: Path, networks: Networks, progress: Progress, seen: Mapping[str, str]) -> None:
-    """Write G, D, G_ema, the captioner if there is one, both optimizers and `progress`, whole or not at all.
+def save_state(path: Path, networks: Networks, progress: Progress, fingerprints: Mapping[str, str]) -> None:
+    """Write G, D, G_ema, the frozen auxiliary networks, both optimizers and `progress`, whole or not at all.
 
-    `seen`: what a run must find unchanged to go on, e.g. {"data set": its fingerprint}.
+    `fingerprints` holds what must be unchanged when the run resumes, e.g. {"data set": its fingerprint}.
     """
     tensors: dict[str, Tensor] = {}
-    for name in _modules(networks):
-        for key, tensor in getattr(networks, name).state_dict().items():
+    for name, module in _modules(networks).items():
+        for key, tensor in module.state_dict().items():
             tensors[f"{name}/{key}"] = tensor
     for name in ("g_optimizer", "d_optimizer"):
         for index, moments in getattr(networks, name).state_dict()["state"].items():
             for key, tensor in moments.items():
                 tensors[f"{name}/{index}/{key}"] = tensor
-    metadata = {"type": "training state", "format_version": FORMAT_VERSION, **asdict(progress), "seen": dict(seen)}
+    metadata = {"type": "training state", "format_version": FORMAT_VERSION, **asdict(progress), "fingerprints": dict(fingerprints)}
     write_tensors(path, tensors, metadata)
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the run stood when the state at `path` was written; raises `GanT2IError` where it is none."""
+    """Return where the run stood when the state at `path` was written; raises `GanT2IError` where the file is not a state."""
     return _progress(path, read_metadata(path))
 
 
-def load_state(path: Path, networks: Networks, seen: Mapping[str, str]) -> Progress:
-    """Put the state at `path` into `networks` and return where it stands; raises `GanT2IError` where it does not fit."""
+def load_state(path: Path, networks: Networks, fingerprints: Mapping[str, str]) -> Progress:
+    """Load the state at `path` into `networks` and return where it stands; raises `GanT2IError` where it does not fit, or where one of
+    `fingerprints` has changed."""
     tensors, metadata = read_tensors(path)
     progress = _progress(path, metadata)
-    for name, fingerprint in seen.items():
-        if metadata["seen"].get(name) != fingerprint:
+    for name, fingerprint in fingerprints.items():
+        recorded = metadata["fingerprints"].get(name)
+        if recorded != fingerprint:
             raise GanT2IError(
-                f"the {name} is not the one that {path.parent} was trained with (fingerprint {fingerprint[:12]}, "
-                f"not {str(metadata['seen'].get(name))[:12]}): "
+                f"the {name} is not the one that {path.parent} was trained with (fingerprint {fingerprint[:12]}, not {str(recorded)[:12]}): "
                 f"restore it, or start a new run with --resume never" + CHANGED_HINT * (name == DATA_SET)
             )
-    for name in _modules(networks):
-        load_weights(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
+    for name, module in _modules(networks).items():
+        load_weights(module, _below(tensors, name), f"{path} ({name})")
     for name in ("g_optimizer", "d_optimizer"):
         _load_optimizer(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
     return progress
 
 
-def _modules(networks: Networks) -> list[str]:
-    """What is kept of a run. The captioner is in it, though it never changes, so that a run goes on with the very one that it began with."""
-    return ["G", "D", "G_ema", *(["captioner"] if networks.captioner else [])]
+def _modules(networks: Networks) -> dict[str, nn.Module]:
+    """Return the networks that a state holds, by name."""
+    return {"G": networks.G, "D": networks.D, "G_ema": networks.G_ema, **networks.auxiliary}
 
 
 def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     if metadata.get("type") != "training state" or metadata.get("format_version") != FORMAT_VERSION:
         raise GanT2IError(f"{path} is no training state of format version {FORMAT_VERSION}; start again with --resume never")
-    if type(metadata.get("nimg")) is not int or not isinstance(metadata.get("seen"), dict):
-        raise GanT2IError(f"{path} is damaged: its metadata lack nimg or seen; start again with --resume never")
-    rollbacks, suspect_since = metadata.get("rollbacks", 0), metadata.get("suspect_since", {})  # states of older versions have neither
+    if type(metadata.get("nimg")) is not int or not isinstance(metadata.get("fingerprints"), dict):
+        raise GanT2IError(f"{path} is damaged: its metadata lack nimg or fingerprints; start again with --resume never")
+    rollbacks, suspect_since = metadata.get("rollbacks"), metadata.get("suspect_since")
     if type(rollbacks) is not int or not isinstance(suspect_since, dict) or not all(type(nimg) is int for nimg in suspect_since.values()):
-        raise GanT2IError(f"{path} is damaged: its metadata tell no rollbacks; start again with --resume never")
+        raise GanT2IError(f"{path} is damaged: its metadata lack rollbacks or suspect_since; start again with --resume never")
     return Progress(metadata["nimg"], rollbacks, suspect_since)
 
 

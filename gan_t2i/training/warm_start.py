@@ -11,8 +11,8 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.residual_trunk import ResidualTrunk
 from gan_t2i.runs import RunFolder, resolve_snapshot
+from gan_t2i.training.networks import Networks
 from gan_t2i.training.state import read_progress
-from gan_t2i.training.step import Networks
 
 LEAST_SHARE = 0.5  # of a network's numbers; with fewer in common the two runs have little to do with each other
 

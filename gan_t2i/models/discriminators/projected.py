@@ -140,7 +140,7 @@ class ProjectedDiscriminator(Discriminator):
         """Of the heads' own maps."""
         text_head: TextHeadConfig = TextHeadConfig()
 
-    needs_blur = True
+    run_settings = {"loss": "hinge", "penalty.r1_gamma": 0.0, "penalty.r2_gamma": 0.0, "augment.blur": 0.08, "augment.blur_share": 0.9}
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
         super().__init__()

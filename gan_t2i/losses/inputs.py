@@ -1,0 +1,114 @@
+"""Inputs of the losses of a training step.
+
+Legend: n images of a micro-batch, N of the whole batch, K negative captions an image, C channels, R resolution, Z latent width.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.models.base import Discriminator
+from gan_t2i.models.text_head import TextCondition
+from gan_t2i.ops.augment import AugmentConfig, random_changes
+from gan_t2i.text.batch import TextBatch
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """All random numbers of n rows of a batch, a function of (seed, nimg, row) alone. Index it with rows.
+
+    They are drawn for all N rows at once, so that micro-batches and processes add up to the whole batch.
+    """
+
+    z: Tensor  # [n, Z]
+    real: Tensor  # [n, 6], changes of the real images
+    fake: Tensor  # [n, 6], changes of the generated ones
+    background: Tensor  # [n, 3] in [0, 1), colour below a row's images where they are transparent
+    rows: Tensor  # [n], positions in the whole batch
+    seed: int
+    nimg: int  # images shown before the step
+
+    @classmethod
+    def draw(cls, seed: int, nimg: int, batch: int, z_width: int, augment: AugmentConfig) -> "StepNoise":
+        """Draw the noise of a batch of `batch` rows."""
+        rng = seeded_rng(seed, "step", nimg)
+        return cls(
+            z=torch.randn(batch, z_width, generator=rng),
+            real=random_changes(batch, augment, rng),
+            fake=random_changes(batch, augment, rng),
+            background=torch.rand(batch, 3, generator=seeded_rng(seed, "background", nimg)),
+            rows=torch.arange(batch),
+            seed=seed,
+            nimg=nimg,
+        )
+
+    def __getitem__(self, rows: Tensor) -> "StepNoise":
+        return replace(self, **{name: getattr(self, name)[rows] for name in ("z", "real", "fake", "background", "rows")})
+
+    def normal(self, count: int, resolution: int) -> Tensor:
+        """Return normal noise [2, count, 3, R, R] for the real and the generated images of the first `count` rows."""
+        shape = (2, 3, resolution, resolution)
+        return torch.stack([torch.randn(shape, generator=rng) for rng in self._row_rngs("noise", count)], dim=1)
+
+    def uneven(self, largest_std: float, resolution: int) -> Tensor:
+        """Return normal noise [n, 3, R, R] whose standard deviation differs by row, uniform from 0 to `largest_std`."""
+        shape = (3, resolution, resolution)
+        rngs = self._row_rngs("uneven", len(self.rows))
+        return torch.stack([largest_std * torch.rand((), generator=rng) * torch.randn(shape, generator=rng) for rng in rngs])
+
+    def _row_rngs(self, name: str, count: int) -> list[torch.Generator]:
+        """Return a generator for each of the first `count` rows: a process needs noise for its own share alone."""
+        return [seeded_rng(self.seed, name, self.nimg, row) for row in self.rows[:count].tolist()]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """n images of a batch with the distinct captions that they are paired with."""
+
+    images: Tensor  # [n, C, R, R] uint8
+    captions: Tensor  # [n], ids of their own captions, on the CPU
+    text: TextBatch  # the distinct captions
+    caption_index: Tensor  # [n, 1 + K], index into `text`: column 0 the own caption, the rest negatives
+    negative_mask: Tensor  # [n, K] bool, False where a negative is one of the image's own captions
+    negative_weights: Tensor  # [n], weight of each image in the mismatch term
+    noise: StepNoise  # of n rows
+
+    @property
+    def own_text(self) -> TextBatch:
+        """Each image's own caption, n of them."""
+        return self.text[self.caption_index[:, 0]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Real and generated images of a micro-batch with their logits; a discriminator with H heads gives n * H rows of logits."""
+
+    real: Tensor  # [n, C, R, R] in [-1, 1]
+    fake: Tensor  # [n, C, R, R], a leaf: its gradient is handed on to G
+    real_aug: Tensor  # [n, 3, R, R], as D sees them
+    fake_aug: Tensor
+    conditions: TextCondition  # the distinct captions, as D reads them
+    real_logits: Tensor  # [n H, 1 + K], for the own caption and the negatives
+    fake_logits: Tensor  # [n H]
+
+    @property
+    def distance(self) -> Tensor:
+        """Mean squared distance between generated images and the real ones of their captions, a scalar."""
+        return (self.fake - self.real).square().mean()
+
+
+def pair_logits(D: Discriminator, features: Tensor, conditions: TextCondition, caption_index: Tensor) -> Tensor:
+    """Return logits [n, k] of n images paired with the k of `conditions` that each row of `caption_index` [n, k] names.
+
+    A discriminator with H heads gives [n * H, k], the rows of an image side by side.
+    """
+    logits = D.head(features, conditions[caption_index.flatten()])  # [n k] or [n k, H]
+    return logits.reshape(*caption_index.shape, -1).transpose(1, 2).flatten(0, 1)
+
+
+def negative_weights(negative_mask: Tensor) -> Tensor:
+    """Return weights [N] with a mean of 1 for images that have a true negative in `negative_mask` [N, K], and 0 for the others."""
+    has_negative = negative_mask.any(dim=1)
+    return has_negative * (len(has_negative) / has_negative.sum().clamp(min=1))

@@ -1,0 +1,52 @@
+"""Term `mismatch`: D must score a real image lower with captions that are not its own (Reed et al. 2016, arXiv 1605.05396)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from gan_t2i.core.config import NonNegative
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.losses.inputs import MicroBatch, Scores
+from gan_t2i.losses.term import KIND, LossTerm, RunParts, TermConfig
+from gan_t2i.registry import register
+
+
+@register(KIND, "mismatch")
+class MismatchTerm(LossTerm):
+    """Mean mismatch term of the adversarial loss over each image's negative captions."""
+
+    class Config(TermConfig):
+        """Settings of the term."""
+
+        weight: NonNegative = 1.0
+        negatives: tuple[Literal["random", "one_change", "nearest"], ...] = ("random",)
+        """Mismatched captions per image, one per entry: any other image's (random), one with a single attribute wrong (one_change; needs data
+        with scenes), or one of the nearest by text embedding (nearest)."""
+
+    config: Config
+
+    def check(self, run: Any) -> None:
+        if self.active and run.batch < 2:
+            raise ValueError("terms.mismatch needs a batch of at least two images, to pair one with the other's caption")
+        if run.data.stream and (others := sorted({*self.config.negatives} - {"random"})):
+            raise ValueError(
+                f"terms.mismatch.negatives {others[0]} needs all captions at hand, which data.stream does not have; allowed: random"
+            )
+
+    def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
+        captions = {index for item in run.dataset.train.tolist() for index in run.dataset.caption_ids[item]}
+        if self.active and len(captions) < 2:
+            raise GanT2IError(
+                "all pictures have the same caption: there is nothing to tell apart; caption them, or set terms.mismatch.weight=0"
+            )
+        self._mismatch = LOSSES[run.adversarial].mismatch
+        return {}
+
+    def discriminator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = scores.real_logits
+        heads = len(logits) // len(batch.images)
+        mask, weights = (x.repeat_interleave(heads, dim=0) for x in (batch.negative_mask, batch.negative_weights))
+        loss = (self._mismatch(logits[:, 0], logits[:, 1:], mask) * weights).mean()
+        return self.config.weight * loss, {"Loss/D/mismatch": loss.detach()}

@@ -1,0 +1,34 @@
+"""Term `reconstruction`: G is pulled towards the real image of its caption (pix2pix, arXiv 1611.07004).
+
+It suits sets with about one image a caption and too few of them for D alone to teach G from nothing. Seeds of a prompt come to look alike.
+"""
+
+from torch import Tensor
+
+from gan_t2i.core.config import Positive
+from gan_t2i.losses.inputs import MicroBatch, Scores
+from gan_t2i.losses.term import KIND, LossTerm, TermConfig
+from gan_t2i.registry import register
+
+
+@register(KIND, "reconstruction")
+class ReconstructionTerm(LossTerm):
+    """Mean squared distance between generated images and the real ones of their captions."""
+
+    class Config(TermConfig):
+        """Settings of the term."""
+
+        kimg: Positive | None = None
+        """Time over which the weight falls linearly to nothing, so that D alone settles the details; None keeps the weight."""
+
+    config: Config
+
+    def weight_at(self, nimg: int) -> float:
+        """Return the weight after `nimg` images."""
+        if self.config.kimg is None:
+            return self.config.weight
+        return self.config.weight * max(0.0, 1 - nimg / (self.config.kimg * 1000))
+
+    def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]] | None:
+        weight = self.weight_at(batch.noise.nimg)
+        return (weight * scores.distance, {}) if weight else None
