@@ -17,6 +17,7 @@ from gan_t2i.core.log import PACKAGE
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.run import run_training
+from gan_t2i.training.session import Session, prepare
 
 COLOURS = ("red", "orange", "green", "blue", "yellow", "purple")  # orange is held out, and not at an end
 SHAPES = ("circle", "square")
@@ -152,3 +153,13 @@ def trained(small_config: Callable[..., dict[str, Any]], tmp_path_factory: pytes
         folder, stopped_by = run_training(config, outdir, resume="never", description="Small shapes")
     assert stopped_by is None
     return folder
+
+
+@pytest.fixture
+def make_session(small_config: Callable[..., dict[str, Any]]) -> Callable[..., Session]:
+    """Prepares a session of the small config, with top-level keys replaced."""
+
+    def make(**changes: Any) -> Session:
+        return prepare(TrainConfig.parse(small_config(**changes)))
+
+    return make

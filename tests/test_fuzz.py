@@ -240,7 +240,7 @@ def test_states(throw: Callable[..., int], trained: RunFolder, small_config: Cal
     def reader(data: bytes) -> None:
         path.write_bytes(data)
         read_tensors(path)
-        load_state(path, session.networks, session.seen)
+        load_state(path, session.networks, session.fingerprints)
 
     assert throw("state", 150, [trained.state.read_bytes()], reader)
 

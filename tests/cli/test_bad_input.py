@@ -73,7 +73,7 @@ def rewrite(snapshot: Path, path: Path, **changes: Any) -> Path:
         (["--set", "generator.name=styel"], "unknown generator 'styel'; did you mean style?"),
         (["--set", "loss.name=wgan"], "config key loss.name = 'wgan'"),
         (["--set", "accumulation=3"], "batch 4 must be a multiple of accumulation 3"),
-        (["--set", "batch=1"], "loss.match_weight needs a batch of at least two pictures"),
+        (["--set", "batch=1"], "terms.mismatch needs a batch of at least two images"),
         (["--set", "device=cuda:99"], "device 'cuda:99' cannot be used here"),
         (["--set", "device=tpu9"], "allowed: auto, cpu, cuda, cuda:N, mps"),
         (["--data", "nowhere"], "data nowhere does not exist"),
@@ -125,7 +125,7 @@ def test_train_with_one_caption_for_all(config: Path, here: Path, assert_refused
     (data / "metadata.jsonl").write_text("\n".join(rows))
     assert_refused(1, "all pictures have the same caption", "train", "--config", config, "--data", data)
     result = CliRunner().invoke(
-        command, ["train", "--config", str(config), "--data", str(data), "--set", "loss.match_weight=0", "--kimg", "0.004"]
+        command, ["train", "--config", str(config), "--data", str(data), "--set", "terms.mismatch.weight=0", "--kimg", "0.004"]
     )
     assert result.exit_code == 0, result.output  # as the sentence says
 

@@ -96,7 +96,7 @@ def test_a_required_key_is_named():
         ({"resolution": 1024}, "config key resolution: 1024 is not a power of two from 16 to 512"),
         ({"batch": 0}, "config key batch = 0: input should be greater than or equal to 1"),
         ({"batch": 6, "accumulation": 4}, "batch 6 must be a multiple of accumulation 4"),
-        ({"loss": {"name": "lsgan"}}, "config key loss.name = 'lsgan': input should be 'relativistic', 'non_saturating' or 'hinge'"),
+        ({"loss": "hing"}, "config key loss: 'hing' is not an adversarial loss; did you mean hinge?"),
         ({"kimg": float("inf")}, "config key kimg = inf: input should be a finite number"),
     ],
 )

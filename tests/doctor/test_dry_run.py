@@ -11,8 +11,8 @@ import torch
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers import read
-from gan_t2i.doctor import dry_run as estimate
-from gan_t2i.doctor.dry_run import lesson_lines, pace_on
+from gan_t2i.doctor import dry_run
+from gan_t2i.doctor.dry_run import pace_on, pretraining_lines
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
 
@@ -31,28 +31,28 @@ def test_pictures_with_one_caption_can_be_measured(
     assert f"{found.rate:.0f} img/s" in str(found)
 
 
-def test_lessons_count_for_a_dry_run_by_the_pictures_that_they_show(
-    small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_counts_pretraining_by_its_images(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     generator = small_config()["generator"]
     placed = {**generator, "params": {**generator["params"], "local_styles": True, "layout": True}}
-    lessons = {"grounding": {"localizer_kimg": 60, "kimg": 30, "batch": 8}, "captioner": {"weight": 1, "kimg": 120, "batch": 4}}
-    session = prepare(TrainConfig.parse(small_config(generator=placed, **lessons)), measured=True)
+    terms = {"layout": {"localizer_kimg": 60, "kimg": 30, "batch": 8}, "caption": {"weight": 1, "kimg": 120, "batch": 4}}
+    session = prepare(TrainConfig.parse(small_config(generator=placed, terms=terms)), measured=True)
     shown = []
 
     def layout(*arguments: Any) -> None:
-        settings = arguments[1].grounding
-        shown.append(("layout", settings.localizer_kimg * 1000, settings.kimg * 1000))
+        settings = arguments[1]
+        shown.append(("layout", round(settings.localizer_kimg * 1000, 6), round(settings.kimg * 1000, 6)))
 
-    monkeypatch.setattr("gan_t2i.pretraining.layout.teach", layout)
-    monkeypatch.setattr("gan_t2i.pretraining.captioner.teach", lambda *arguments: shown.append(("captioner", arguments[1].kimg * 1000)))
-    seconds = iter([0, 3, 10, 23, 30, 31, 40, 43])  # ten for 64 pictures, and two for 32
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(seconds))
-    assert lesson_lines(session) == [
-        "lesson before it, once for these data: layout, 156.2 minutes",
-        "lesson before it, once for these data: captioner, 125.0 minutes",
+    monkeypatch.setattr("gan_t2i.pretraining.layout.pretrain", layout)
+    monkeypatch.setattr(
+        "gan_t2i.pretraining.captioner.pretrain", lambda *arguments: shown.append(("caption", round(arguments[1].kimg * 1000, 6)))
+    )
+    seconds = iter([0, 0, 0, 1, 10, 13, 20, 20, 30, 33, 40, 53])  # caption: two for 32 pictures; layout: ten for 64
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: next(seconds))
+    assert pretraining_lines(session) == [
+        "pretraining before the run, once for these data: caption, 125.0 minutes",
+        "pretraining before the run, once for these data: layout, 156.2 minutes",
     ]
-    assert shown == [*[("layout", 16, 8)] * 2, ("layout", 80, 40), *[("captioner", 8)] * 2, ("captioner", 40)]
+    assert shown == [*[("caption", 8)] * 2, ("caption", 40), *[("layout", 16, 8)] * 2, ("layout", 80, 40)]
 
 
 def test_what_does_not_fit_into_memory_is_one_sentence(
@@ -61,6 +61,6 @@ def test_what_does_not_fit_into_memory_is_one_sentence(
     def full(session: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(estimate, "measure_pace", full)
+    monkeypatch.setattr(dry_run, "measure_pace", full)
     with pytest.raises(GanT2IError, match="4 pictures at once do not fit into memory: raise accumulation"):
         pace_on(TrainConfig.parse(small_config()), read(pictures).records[:2])

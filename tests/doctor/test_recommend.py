@@ -9,7 +9,7 @@ import yaml
 from gan_t2i.core.config import read_yaml
 from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Machine, Preset, recommend
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.step import check_networks
+from gan_t2i.training.networks import check_networks
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = Machine("cpu", 16, has_encoder=True, has_features=False)

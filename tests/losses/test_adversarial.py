@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gan_t2i.losses.adversarial import LOSSES, mismatch_weights
+from gan_t2i.losses.adversarial import LOSSES
+from gan_t2i.losses.inputs import negative_weights
 
 EACH = pytest.mark.parametrize("name", sorted(LOSSES))
 
@@ -69,13 +70,13 @@ def test_losses_are_per_item_and_do_not_overflow(name):
 
 
 def test_own_captions_are_no_mismatch():
-    weights = mismatch_weights(torch.tensor([True, False, True, True]))
+    weights = negative_weights(torch.tensor([[True], [False], [True], [True]]))
     torch.testing.assert_close(weights, torch.tensor([4 / 3, 0, 4 / 3, 4 / 3]))
-    assert torch.equal(mismatch_weights(torch.tensor([True] * 3)), torch.ones(3))
+    assert torch.equal(negative_weights(torch.tensor([[True]] * 3)), torch.ones(3))
 
 
 def test_where_all_captions_are_equal_nothing_is_a_mismatch():
-    assert torch.equal(mismatch_weights(torch.tensor([False] * 2)), torch.zeros(2))
+    assert torch.equal(negative_weights(torch.tensor([[False]] * 2)), torch.zeros(2))
 
 
 OTHERS = torch.tensor([[0.5, -2.0, 9.0], [1.0, 0.0, 3.0]])

@@ -1,4 +1,4 @@
-"""The captioner learns from real pairs what captions say, is kept, and teaches G without being taught by it."""
+"""The captioner is pretrained on real pairs, cached, and gives G a loss without being trained by it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,76 +10,82 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import from_uint8
 from gan_t2i.data.packing import PackedDataset
+from gan_t2i.losses.term import RunParts
 from gan_t2i.models.captioner import Captioner
 from gan_t2i.pretraining import captioner as captioning
-from gan_t2i.training.config import CaptionerTraining, TrainConfig
+from gan_t2i.pretraining.captioner import CaptionerTraining
+from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 
 MakeSession = Callable[..., Session]
 SIZE = {"channel_base": 256, "channel_max": 32, "width": 32, "layers": 2, "heads": 2, "vocabulary_size": 100, "max_tokens": 12}
 SMALL = {"weight": 1.0, "size": SIZE, "kimg": 0.064, "batch": 8}
-CPU = torch.device("cpu")
 
 
-def taught(dataset: PackedDataset, **changes: Any) -> Captioner:
-    config = CaptionerTraining.model_validate({**SMALL, **changes})
-    captioner = captioning.build_captioner(config, dataset, 0, CPU)
-    captioning.teach(captioner, config, dataset, 0, CPU, "float32")
+def settings_of(**changes: Any) -> CaptionerTraining:
+    return CaptionerTraining.model_validate({key: value for key, value in {**SMALL, **changes}.items() if key != "weight"})
+
+
+def captioner_of(session: Session) -> Captioner:
+    captioner = session.networks.auxiliary["captioner"]
+    assert isinstance(captioner, Captioner)
+    return captioner
+
+
+def pretrained(parts: RunParts, **changes: Any) -> Captioner:
+    captioner = captioning.build_captioner(settings_of(**changes), parts)
+    captioning.pretrain(captioner, settings_of(**changes), parts)
     return captioner
 
 
 @torch.no_grad()
-def told(captioner: Captioner, dataset: PackedDataset, captions: list[str]) -> torch.Tensor:
-    """Of the training pictures, each with its own of `captions`."""
+def log_likelihood(captioner: Captioner, dataset: PackedDataset, captions: list[str]) -> torch.Tensor:
+    """Score the training pictures, each with its own of `captions`."""
     return captioner(from_uint8(dataset.gather(dataset.train)), captioner.tokens(captions))
 
 
 def test_it_learns_what_the_captions_say(make_session: MakeSession) -> None:
-    dataset = make_session().dataset
+    parts = make_session(precision="float32").parts
+    dataset = parts.dataset
     own = [dataset.captions[dataset.caption_ids[item][0]] for item in dataset.train.tolist()]
     others = [own[-1], *own[:-1]]
-    before = captioning.build_captioner(CaptionerTraining.model_validate(SMALL), dataset, 0, CPU)
-    after = taught(dataset, kimg=2, learning_rate=3e-3, noise=0.1)
-    assert (told(before, dataset, own) > told(before, dataset, others)).float().mean() < 0.9
-    assert (told(after, dataset, own) > told(after, dataset, others)).all()
-    assert told(after, dataset, own).mean() > -0.4
+    before = captioning.build_captioner(settings_of(), parts)
+    after = pretrained(parts, kimg=2, learning_rate=3e-3, noise=0.1)
+    assert (log_likelihood(before, dataset, own) > log_likelihood(before, dataset, others)).float().mean() < 0.9
+    assert (log_likelihood(after, dataset, own) > log_likelihood(after, dataset, others)).all()
+    assert log_likelihood(after, dataset, own).mean() > -0.4
 
 
-def test_it_is_taught_once_for_all_runs_of_the_same_data(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_pretrained_once_for_all_runs_of_the_same_data(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    teach = captioning.teach
-    monkeypatch.setattr(captioning, "teach", lambda *arguments: (calls.append(1), teach(*arguments)))
+    pretrain = captioning.pretrain
+    monkeypatch.setattr(captioning, "pretrain", lambda *arguments: (calls.append(1), pretrain(*arguments)))
     settings = {**SMALL, "kimg": 0.048}  # of no other test
-    first = make_session(captioner=settings).networks.captioner
-    again = make_session(captioner={**settings, "weight": 0.5}).networks.captioner
-    assert first is not None
-    assert again is not None
+    first = captioner_of(make_session(terms={"caption": settings}))
+    again = captioner_of(make_session(terms={"caption": {**settings, "weight": 0.5}}))
     assert len(calls) == 1
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    make_session(captioner={**settings, "noise": 0.2})
-    make_session(captioner=settings, seed=1)
+    make_session(terms={"caption": {**settings, "noise": 0.2}})
+    make_session(terms={"caption": settings}, seed=1)
     assert len(calls) == 3
 
 
-def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], said: list[str]) -> None:
+def test_a_damaged_file_is_replaced(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], said: list[str]) -> None:
     settings = {**SMALL, "kimg": 0.056}
     before = set((cache_dir() / "captioners").glob("*"))
-    first = make_session(captioner=settings).networks.captioner
+    first = captioner_of(make_session(terms={"caption": settings}))
     [path] = set((cache_dir() / "captioners").glob("*")) - before
     path.write_bytes(path.read_bytes()[:-100])
-    again = prepare(TrainConfig.parse(small_config(captioner=settings))).networks.captioner
-    assert any("taught again" in line for line in said)
-    assert first is not None
-    assert again is not None
+    again = captioner_of(prepare(TrainConfig.parse(small_config(terms={"caption": settings}))))
+    assert any("pretrained again" in line for line in said)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_g_alone_is_taught_by_it(make_session: MakeSession) -> None:
+def test_it_gives_g_alone_a_loss(make_session: MakeSession) -> None:
     """D's step is the same with a captioner as without one, G's is another, and the captioner stays as it is."""
-    without, with_it = make_session(), make_session(captioner=SMALL)
-    assert without.networks.captioner is None
-    captioner = with_it.networks.captioner
-    assert captioner is not None
+    without, with_it = make_session(), make_session(terms={"caption": SMALL})
+    assert without.networks.auxiliary == {}
+    captioner = captioner_of(with_it)
     before = {name: tensor.clone() for name, tensor in captioner.state_dict().items()}
     metrics = [session.run_step(0) for session in (without, with_it)]
     assert "Loss/G/caption" not in metrics[0]
@@ -96,9 +102,8 @@ def test_g_alone_is_taught_by_it(make_session: MakeSession) -> None:
 
 
 def test_it_looks_at_drawn_pictures_through_noise(make_session: MakeSession) -> None:
-    session = make_session(captioner={**SMALL, "noise": 1.0})
-    captioner = session.networks.captioner
-    assert captioner is not None
+    session = make_session(terms={"caption": {**SMALL, "noise": 1.0}})
+    captioner = captioner_of(session)
     looked: list[torch.Tensor] = []
     captioner.register_forward_pre_hook(lambda module, given: looked.append(given[0].detach()))
     drawn: list[torch.Tensor] = []
@@ -110,28 +115,27 @@ def test_it_looks_at_drawn_pictures_through_noise(make_session: MakeSession) -> 
 
 
 @pytest.mark.slow
-def test_g_learns_to_be_told(make_session: MakeSession) -> None:
+def test_g_learns_to_be_log_likelihood(make_session: MakeSession) -> None:
     """Beside a D that hardly moves, G's pictures come to be told by the captioner, as those without its pull do not."""
     rates = {"g_lr": 2e-3, "d_lr": 1e-9, "warmup_kimg": 0}
     caption_loss = {}
     for weight in (1e-9, 10.0):
-        session = make_session(captioner={**SMALL, "weight": weight, "kimg": 1}, optimizer=rates, loss={"match_weight": 0})
+        session = make_session(terms={"caption": {**SMALL, "weight": weight, "kimg": 1}, "mismatch": {"weight": 0}}, optimizer=rates)
         caption_loss[weight] = [session.run_step(nimg)["Loss/G/caption"].item() for nimg in range(0, 600, 4)]
     assert sum(caption_loss[10.0][-20:]) < 0.8 * sum(caption_loss[1e-9][-20:])
 
 
-def test_only_measuring_teaches_nothing(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_only_measured_pretrains_nothing(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
-        raise AssertionError("taught")
+        raise AssertionError("pretrained")
 
-    monkeypatch.setattr(captioning, "teach", fail)
+    monkeypatch.setattr(captioning, "pretrain", fail)
     settings = {**SMALL, "kimg": 0.04}
-    session = prepare(TrainConfig.parse(small_config(captioner=settings)), measured=True)
-    assert session.networks.captioner is not None
+    captioner_of(prepare(TrainConfig.parse(small_config(terms={"caption": settings})), measured=True))
 
 
 def test_a_stream_has_no_captioner(small_config: Callable[..., dict[str, Any]]) -> None:
-    config = small_config(captioner=SMALL)
+    config = small_config(terms={"caption": SMALL})
     config["data"] = {**config["data"], "stream": True}
-    with pytest.raises(UsageError, match=r"captioner\.weight"):
+    with pytest.raises(UsageError, match=r"terms\.caption needs all pictures at hand"):
         TrainConfig.parse(config)

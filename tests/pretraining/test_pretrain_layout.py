@@ -1,4 +1,4 @@
-"""The layout learns from real pairs where captions put what they name, is kept, and is not trained by the run."""
+"""The layout predictor is pretrained on real pairs, cached, and not trained by the run."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from gan_t2i.checkpoint import load_snapshot, save_snapshot
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.models.base import Generator
-from gan_t2i.pretraining import layout as grounding
+from gan_t2i.pretraining import layout as pretraining
 from gan_t2i.pretraining.layout import NONE, Vocabulary
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
@@ -53,8 +53,8 @@ def test_it_puts_a_word_where_pictures_show_it(make_session: MakeSession, tmp_pa
     drawn = {f"{colour}-{side}": {colour: x} for colour in COLOURS for side, x in (("left", 2), ("right", 10))}
     captions = {name: [name.replace("-", " ")] for name in drawn}
     source = write(tmp_path, drawn, captions, "blue-right")
-    lessons = {"localizer_kimg": 3, "kimg": 3, "learning_rate": 2e-3, "noise": 0.1, "batch": 16}
-    session = make_session(data={"source": str(source)}, generator=PLACED, grounding=lessons)
+    settings = {"localizer_kimg": 3, "kimg": 3, "learning_rate": 2e-3, "noise": 0.1, "batch": 16}
+    session = make_session(data={"source": str(source)}, generator=PLACED, terms={"layout": settings})
     assert column(session, "green left", 0) < 0.4
     assert column(session, "blue right", 0) > 0.6  # which was held out
 
@@ -65,62 +65,62 @@ def test_it_learns_who_is_left_from_the_relation_and_the_order_of_names(make_ses
     pairs = {name: name.split("-") for name in drawn}
     captions = {name: [f"{left} left of {right}", f"{right} right of {left}"] for name, (left, right) in pairs.items()}
     source = write(tmp_path, drawn, captions, "blue-red")
-    lessons = {"localizer_kimg": 4, "kimg": 16, "learning_rate": 1e-3, "noise": 0.1, "batch": 16}
-    session = make_session(data={"source": str(source)}, generator=PLACED, grounding=lessons)
+    settings = {"localizer_kimg": 4, "kimg": 16, "learning_rate": 1e-3, "noise": 0.1, "batch": 16}
+    session = make_session(data={"source": str(source)}, generator=PLACED, terms={"layout": settings})
     for caption, blue, red in (("blue left of red", 0, 3), ("red right of blue", 3, 0)):
         assert column(session, caption, blue) < 0.4, caption
         assert column(session, caption, red) > 0.6, caption
 
 
-def test_it_is_taught_once_for_all_runs_of_the_same_data(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_pretrained_once_for_all_runs_of_the_same_data(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    teach = grounding.teach
-    monkeypatch.setattr(grounding, "teach", lambda *arguments: (calls.append(1), teach(*arguments)))
+    pretrain = pretraining.pretrain
+    monkeypatch.setattr(pretraining, "pretrain", lambda *arguments: (calls.append(1), pretrain(*arguments)))
     settings = {**BRIEF, "kimg": 0.048}  # of no other test
-    first, again = (make_session(generator=PLACED, grounding=settings).networks for _ in range(2))
+    first, again = (make_session(generator=PLACED, terms={"layout": settings}).networks for _ in range(2))
     assert len(calls) == 1
-    assert all(torch.equal(a, b) for a, b in zip(placer_of(first.G), placer_of(again.G), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(placer_of(first.G), placer_of(again.G_ema), strict=True))
-    make_session(generator=PLACED, grounding={**settings, "noise": 0.2})
-    make_session(generator=PLACED, grounding=settings, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(layout_of(first.G), layout_of(again.G), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(layout_of(first.G), layout_of(again.G_ema), strict=True))
+    make_session(generator=PLACED, terms={"layout": {**settings, "noise": 0.2}})
+    make_session(generator=PLACED, terms={"layout": settings}, seed=1)
     assert len(calls) == 3
 
 
-def placer_of(G: Generator) -> list[torch.Tensor]:
+def layout_of(G: Generator) -> list[torch.Tensor]:
     assert G.layout is not None
     return [tensor.clone() for tensor in G.layout.state_dict().values()]
 
 
-def test_a_damaged_file_is_taught_again(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], said: list[str]) -> None:
+def test_a_damaged_file_is_replaced(make_session: MakeSession, small_config: Callable[..., dict[str, Any]], said: list[str]) -> None:
     settings = {**BRIEF, "kimg": 0.056}
     before = set((cache_dir() / "layouts").glob("*"))
-    first = make_session(generator=PLACED, grounding=settings).networks.G
+    first = make_session(generator=PLACED, terms={"layout": settings}).networks.G
     [path] = set((cache_dir() / "layouts").glob("*")) - before
     path.write_bytes(path.read_bytes()[:-100])
-    again = prepare(TrainConfig.parse(small_config(generator=PLACED, grounding=settings))).networks.G
-    assert any("taught again" in line for line in said)
-    assert all(torch.equal(a, b) for a, b in zip(placer_of(first), placer_of(again), strict=True))
+    again = prepare(TrainConfig.parse(small_config(generator=PLACED, terms={"layout": settings}))).networks.G
+    assert any("pretrained again" in line for line in said)
+    assert all(torch.equal(a, b) for a, b in zip(layout_of(first), layout_of(again), strict=True))
 
 
 def test_the_run_leaves_it_alone_and_the_snapshot_has_it(make_session: MakeSession, tmp_path: Path) -> None:
-    session = make_session(generator=PLACED, grounding=BRIEF)
-    before = placer_of(session.networks.G)
+    session = make_session(generator=PLACED, terms={"layout": BRIEF})
+    before = layout_of(session.networks.G)
     first = [block.local_style.layout_gain.item() for block in session.networks.G.blocks if block.local_style is not None]
     session.run_step(0)
     layout_gain = [block.local_style.layout_gain.item() for block in session.networks.G.blocks if block.local_style is not None]
     assert all(a != b for a, b in zip(first, layout_gain, strict=True))  # how far it is trusted is trained
     for network in (session.networks.G, session.networks.G_ema):
-        assert all(torch.equal(a, b) for a, b in zip(before, placer_of(network), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before, layout_of(network), strict=True))
     save_snapshot(tmp_path / "a.safetensors", session.networks.G, session.snapshot_info(4))
-    assert all(torch.equal(a, b) for a, b in zip(before, placer_of(load_snapshot(tmp_path / "a.safetensors")[0]), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, layout_of(load_snapshot(tmp_path / "a.safetensors")[0]), strict=True))
 
 
-def test_only_measuring_teaches_nothing(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_only_measured_pretrains_nothing(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
-        raise AssertionError("taught")
+        raise AssertionError("pretrained")
 
-    monkeypatch.setattr(grounding, "teach", fail)
-    config = TrainConfig.parse(small_config(generator=PLACED, grounding={**BRIEF, "kimg": 0.04}))
+    monkeypatch.setattr(pretraining, "pretrain", fail)
+    config = TrainConfig.parse(small_config(generator=PLACED, terms={"layout": {**BRIEF, "kimg": 0.04}}))
     assert prepare(config, measured=True).networks.G.layout is not None
 
 
@@ -143,5 +143,5 @@ def test_rare_tokens_are_not_placed(make_session: MakeSession) -> None:
     assert every.tokens(shown, length + 1)[0, -1] == NONE
     assert NONE not in every.tokens(shown, length)[0].tolist()
     assert NONE in few.tokens(shown, length)[0].tolist()
-    assert every.named(shown).sum() == len(set(every.tokens(shown, length)[0].tolist()))
-    assert few.named(shown).shape == (1, 4)
+    assert every.present(shown).sum() == len(set(every.tokens(shown, length)[0].tolist()))
+    assert few.present(shown).shape == (1, 4)

@@ -14,19 +14,9 @@ from gan_t2i.checkpoint import read_tensors
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.run import run_training
-from gan_t2i.training.session import Session, prepare
+from gan_t2i.training.session import Session
 
 Values = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def make_session(small_config: Values) -> Callable[..., Session]:
-    """Prepares a session of the small config, with top-level keys replaced."""
-
-    def make(**changes: Any) -> Session:
-        return prepare(TrainConfig.parse(small_config(**changes)))
-
-    return make
 
 
 @pytest.fixture

@@ -22,26 +22,26 @@ from gan_t2i.core.distributed import own_rows, rank
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.networks import Networks, build_networks
 from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.step import Networks, build_networks
 
 Values = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
-AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5, "ramp_kimg": 0.01}
+AUGMENT = {"translation": 0.1, "cutout": 0.2, "brightness": 0.2, "saturation": 0.5}
 EVERYTHING = {"fraction": 1, "interval": 2}
 CAPTIONER = {"weight": 1, "size": {"width": 16, "layers": 1, "heads": 2, "channel_base": 128, "channel_max": 16}, "kimg": 0.032, "batch": 8}
 # name -> (changes of the config for two processes, other changes for one process, parts of the networks that are frozen)
 CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
     "no penalty": ({"penalty": {"r1_gamma": 0, "r2_gamma": 0}}, {}, ()),
-    "lazy penalty": ({"penalty": EVERYTHING, "blur": {"sigma": 0.1, "share": 1}}, {}, ()),
+    "lazy penalty": ({"penalty": EVERYTHING, "augment": {"blur": 0.1, "blur_share": 1}}, {}, ()),
     "a share of each part": ({"penalty": {"fraction": 0.5, "interval": 1}}, {"accumulation": 2}, ()),
     "finite difference": ({"penalty": {"name": "finite_difference", "fraction": 1, "interval": 1, "step": 0.5}}, {}, ()),
     "accumulation": ({"penalty": EVERYTHING, "accumulation": 2}, {"accumulation": 1}, ()),
     "a share of accumulated parts": ({"penalty": {"fraction": 0.5, "interval": 1}, "accumulation": 2}, {"accumulation": 4}, ()),
     "orthogonal gradients": ({"optimizer": {"warmup_kimg": 0, "g_orthogonal": True}}, {"accumulation": 2}, ()),
-    "captioner": ({"captioner": CAPTIONER}, {"accumulation": 2}, ()),
+    "captioner": ({"terms": {"caption": CAPTIONER}}, {"accumulation": 2}, ()),
     "frozen parts": ({"penalty": EVERYTHING}, {}, ("G.text_head", "D.trunk.rgb16", "D.head.word_attention")),
 }
 

@@ -26,7 +26,7 @@ WHITENED_G = {"name": "style", "params": {"channel_base": 128, "channel_max": 16
 WHITENED_D = {"name": "aligned", "params": {"channel_base": 128, "channel_max": 16, "text_head": TEXT_HEAD}}
 CAPTIONER = {"weight": 1.0, "size": {"width": 16, "layers": 1, "heads": 2, "channel_base": 128, "channel_max": 16}, "kimg": 0.032, "batch": 8}
 PLACED_G = {"name": "style", "params": {**WHITENED_G["params"], "local_styles": True, "layout": True}}
-GROUNDING = {"localizer_kimg": 0.032, "kimg": 0.032, "batch": 8}
+LAYOUT = {"localizer_kimg": 0.032, "kimg": 0.032, "batch": 8}
 Start = Callable[..., tuple[RunFolder, int | None]]
 SameState = Callable[[RunFolder, RunFolder], None]
 
@@ -42,8 +42,8 @@ SameState = Callable[[RunFolder, RunFolder], None]
         {"optimizer": {"warmup_kimg": 0.03}, "ema": {"half_life_kimg": 0.01, "ramp": 0}, "precision": "float32"},
         {"discriminator": {"name": "projected", "params": PROJECTED}, "penalty": {"r1_gamma": 0, "r2_gamma": 0}, "accumulation": 2},
         {"generator": WHITENED_G, "discriminator": WHITENED_D},
-        {"captioner": CAPTIONER, "accumulation": 2},
-        {"generator": PLACED_G, "grounding": GROUNDING},
+        {"terms": {"caption": CAPTIONER}, "accumulation": 2},
+        {"generator": PLACED_G, "terms": {"layout": LAYOUT}},
     ],
     ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "whitened words", "captioner", "layout"],
 )

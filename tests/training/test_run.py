@@ -12,8 +12,6 @@ from gan_t2i.checkpoint import read_info, read_tensors
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.runs import RunFolder, list_runs
-from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.session import prepare
 
 Start = Callable[..., tuple[RunFolder, int | None]]
 SHORT = {"kimg": 0.012, "report": {"stats_kimg": 1, "grid_kimg": 1, "snapshot_kimg": 1, "grid_prompts": 1, "grid_seeds": 1}}
@@ -127,13 +125,3 @@ def test_other_folders_are_left_alone(start: Start, tmp_path: Path) -> None:
         if text is not None:
             (tmp_path / "runs" / name / "config.yaml").write_text(text)
     assert start(**SHORT)[0].path.name == "00003-small"
-
-
-@pytest.mark.parametrize(("discriminator", "sigma", "warned"), [("projected", 0, True), ("projected", 0.08, False), ("resnet", 0, False)])
-def test_a_discriminator_that_needs_a_blur_says_so(
-    small_config: Callable[..., dict], discriminator: str, sigma: float, warned: bool, said: list[str]
-) -> None:
-    params = {"feature_resolution": 32, "channels": 8, "head_channels": 8} if discriminator == "projected" else {"channel_base": 64}
-    config = small_config(discriminator={"name": discriminator, "params": params}, blur={"sigma": sigma})
-    prepare(TrainConfig.parse(config))
-    assert any("set blur.sigma" in line for line in said) == warned

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from gan_t2i.ops.augment import AugmentConfig
-from gan_t2i.training.config import BlurConfig, EmaConfig, LossConfig, OptimizerConfig
-from gan_t2i.training.schedule import augment_at, blur_sigma, crosses, ema_decay, learning_rate_factor, reconstruction_weight
+from gan_t2i.losses.terms.reconstruction import ReconstructionTerm
+from gan_t2i.training.config import EmaConfig, OptimizerConfig
+from gan_t2i.training.schedule import crosses, ema_decay, learning_rate_factor
 
 
 def test_warm_up_rises_linearly_to_one() -> None:
@@ -39,27 +39,10 @@ def test_the_ramp_keeps_early_averages_young() -> None:
     assert ema_decay(100, 16, EmaConfig(half_life_kimg=0, ramp=0)) == 0
 
 
-def test_augmentation_ramps_in_and_stays() -> None:
-    config = AugmentConfig(translation=0.125, cutout=0.5, brightness=0.2, saturation=0.3, ramp_kimg=10)
-    begin, half, full, late = (augment_at(nimg, config) for nimg in (0, 5000, 10_000, 10**7))
-    assert (begin.translation, begin.cutout, begin.brightness, begin.saturation) == (0, 0, 0, 0)
-    assert (half.translation, half.cutout, half.brightness, half.saturation) == pytest.approx((0.0625, 0.25, 0.1, 0.15))
-    assert full == late == config
-    plain = AugmentConfig(cutout=0.5)
-    assert augment_at(0, plain) == plain
-
-
-def test_the_blur_falls_to_nothing_over_its_share_of_the_run() -> None:
-    config = BlurConfig(sigma=0.1, share=0.2)
-    assert [blur_sigma(nimg, 100, config) for nimg in (0, 5000, 10_000, 20_000, 90_000)] == pytest.approx([0.1, 0.075, 0.05, 0, 0])
-    assert blur_sigma(5000, 50, config) == pytest.approx(0.05)  # a shorter run is sharp sooner
-    assert blur_sigma(0, 100, BlurConfig()) == 0
-
-
-def test_the_pull_to_real_pictures_falls_to_nothing_or_stays() -> None:
-    falling = LossConfig(reconstruction_weight=10, reconstruction_kimg=40)
-    assert [reconstruction_weight(nimg, falling) for nimg in (0, 20_000, 40_000, 90_000)] == [10, 5, 0, 0]
-    assert reconstruction_weight(90_000, LossConfig(reconstruction_weight=10)) == 10
+def test_the_pull_to_real_images_falls_to_nothing_or_stays() -> None:
+    falling = ReconstructionTerm(ReconstructionTerm.Config(weight=10, kimg=40))
+    assert [falling.weight_at(nimg) for nimg in (0, 20_000, 40_000, 90_000)] == [10, 5, 0, 0]
+    assert ReconstructionTerm(ReconstructionTerm.Config(weight=10)).weight_at(90_000) == 10
 
 
 def test_crosses_once_an_interval() -> None:

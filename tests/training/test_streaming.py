@@ -249,7 +249,7 @@ def test_what_is_no_folder_of_tars_is_refused(pictures: Path, small_config: Call
         with pytest.raises(UsageError, match=r"data.stream takes tars: .* is none"):
             open_stream(source, 16)
     with pytest.raises(UsageError, match=r"loss.negatives nearest needs all captions at hand, which data.stream has not"):
-        TrainConfig.parse(small_config(data={"stream": True}, loss={"negatives": ["random", "nearest"]}))
+        TrainConfig.parse(small_config(data={"stream": True}, terms={"mismatch": {"negatives": ["random", "nearest"]}}))
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, "1.txt", b"a caption without a picture")
     with pytest.raises(GanT2IError, match="no picture to train on in 1 tars"):

@@ -12,9 +12,9 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.ops.resample import downsample
 from gan_t2i.runs import PRETRAINED, RunFolder
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.networks import Networks, build_networks
 from gan_t2i.training.session import prepare
 from gan_t2i.training.state import Progress, save_state
-from gan_t2i.training.step import Networks, build_networks
 from gan_t2i.training.warm_start import initial, warm_start
 
 INTERFACE = {"text_width": 24, "max_tokens": 8}
