@@ -1,4 +1,4 @@
-"""The grid of fixed prompts and seeds that a run draws as it learns."""
+"""The grid of fixed prompts and seeds that shows a run's progress."""
 
 import torch
 from PIL import Image
@@ -10,7 +10,7 @@ from gan_t2i.training.session import Session
 
 
 def grid_captions(session: Session) -> list[tuple[int, str]]:
-    """(caption id, label) of the grid's prompts: half from training captions, half held out, spread over the data set."""
+    """Return (caption id, label) of the grid's prompts: half from training captions, half held out, spread over the data set."""
     dataset, count = session.dataset, session.config.report.grid_prompts
     seen = _spread(dataset, dataset.train.tolist(), count - count // 2 if len(dataset.heldout) else count)
     held = _spread(dataset, dataset.heldout.tolist(), count // 2)
@@ -19,7 +19,7 @@ def grid_captions(session: Session) -> list[tuple[int, str]]:
 
 
 def _spread(dataset: PackedDataset, items: list[int], count: int) -> list[int]:
-    """The first captions of `count` of `items`, by id; all of them different, and the same ones in every run."""
+    """Return the first captions of `count` of `items`, by id; all different, and the same in every run."""
     chosen: dict[int, None] = {}
     for index in torch.randperm(len(items), generator=seeded_rng("grid")).tolist():
         if len(chosen) == count:
@@ -30,7 +30,7 @@ def _spread(dataset: PackedDataset, items: list[int], count: int) -> list[int]:
 
 @torch.no_grad()
 def draw_grid(session: Session) -> Image.Image:
-    """What the average of G draws for the grid's prompts, each at the same fixed seeds."""
+    """Draw the grid's prompts with G's average, each at the same fixed seeds."""
     captions = grid_captions(session)
     seeds = session.config.report.grid_seeds
     G = session.networks.G_ema

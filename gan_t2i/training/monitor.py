@@ -1,91 +1,143 @@
-"""Whether a run goes well, from the numbers of each tick: what is finite, whether pixels have run away, whether D has won, whether G draws
-one picture over and over.
+"""Divergence checks at every tick: non-finite values, exploding outputs, D winning, mode collapse.
 
-A run that goes wrong returns to its last good state with lower learning rates, a few times, and then stops. Everything here is a function
-of the numbers, which are the same in all processes, and of what the state on disk says.
+A failed run rolls back, and stops after too many rollbacks. A rollback restores the last healthy state with lower learning rates. Everything here is a function of the metrics, which are the same in all
+processes, and of the states on disk.
 """
 
+import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gan_t2i.checkpoint import save_snapshot
+from gan_t2i.core.distributed import from_first, is_first
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import MonitorConfig
+from gan_t2i.training.report import Report
 from gan_t2i.training.session import Session
+from gan_t2i.training.state import Progress, load_state, read_progress, save_state
+
+log = logging.getLogger(__name__)
 
 SIGNS = "Loss/signs/real_above_fake"
 DIVERSITY = "Quality/diversity"
 DISTANCE = "Loss/G/distance"
-# The mean squared distance from black to white is 4; nothing holds G to that range but D. A small G may begin a little beyond it; once it is
-# off by ten times as much it has nothing left of what it learned.
-FARTHEST = 40.0
-SATURATED = 0.999  # of a mean of signs: 1 but for rounding. Below, D takes a drawn picture for the real one now and then, and G can learn.
-MEANING = {SIGNS: "D tells every drawn picture from a real one", DIVERSITY: "the drawn pictures are all alike"}
-COMPARED = 16  # pictures, real and drawn
+# The mean squared distance from black to white is 4, and D alone keeps G in that range. A small G may start a little outside it; at ten
+# times as much nothing is left of what it learned.
+LARGEST_DISTANCE = 40.0
+SATURATED = 0.999  # mean of signs: 1 but for rounding. Below it D errs now and then, and G can learn.
+MEANING = {SIGNS: "D wins every comparison of a real with a generated image", DIVERSITY: "the generated images are all alike"}
+COMPARED = 16  # images, real and generated
 ADVICE = "try lower learning rates (optimizer.g_lr, optimizer.d_lr) or more penalty (penalty.r1_gamma, penalty.r2_gamma)"
 
 
-class Wrong(NamedTuple):
-    """What went wrong, for a sentence, and whether it was long in coming: then the newest state on disk may have it too."""
+class Failure(NamedTuple):
+    """A reason to roll back, as part of a sentence. `suspected` is True if it built up slowly: the newest state may have it too."""
 
     what: str
     suspected: bool
 
 
 class Monitor:
-    """Looks at the numbers of each tick.
+    """Checks the metrics of each tick.
 
     Args:
-        config: what to look for, and for how long to wait.
-        suspect_since: what was found wrong up to here, and the nimg since when, as the state on disk has it.
+        config: limits and patience.
+        suspect_since: metrics that looked bad so far, and the nimg since when, from the state on disk.
     """
 
     def __init__(self, config: MonitorConfig, suspect_since: Mapping[str, int] | None = None) -> None:
         self.config = config
         self.suspect_since = dict(suspect_since or {})
 
-    def look(self, nimg: int, numbers: Mapping[str, float]) -> Wrong | None:
-        """What is wrong at `nimg`; None while there is nothing, or not for long enough."""
-        if bad := not_finite(numbers):
-            return Wrong(f"{', '.join(bad)} is not finite", suspected=False)
-        if (distance := numbers.get(DISTANCE, 0.0)) > FARTHEST:
-            return Wrong(f"pixels have run away: {DISTANCE} is {distance:.3g}, where black and white are 4 apart", suspected=False)
-        signs, diversity = numbers.get(SIGNS), numbers.get(DIVERSITY)
-        doubts = {
+    def check(self, nimg: int, metrics: Mapping[str, float]) -> Failure | None:
+        """Return the failure at `nimg`; None while there is none, or not for long enough."""
+        if bad := not_finite(metrics):
+            return Failure(f"{', '.join(bad)} is not finite", suspected=False)
+        if (distance := metrics.get(DISTANCE, 0.0)) > LARGEST_DISTANCE:
+            return Failure(f"outputs have exploded: {DISTANCE} is {distance:.3g}, where black and white are 4 apart", suspected=False)
+        signs, diversity = metrics.get(SIGNS), metrics.get(DIVERSITY)
+        suspects = {
             SIGNS: signs is not None and signs >= SATURATED,
             DIVERSITY: diversity is not None and diversity < self.config.diversity,
         }
-        self.suspect_since = {name: self.suspect_since.get(name, nimg) for name, there in doubts.items() if there}
+        self.suspect_since = {name: self.suspect_since.get(name, nimg) for name, bad in suspects.items() if bad}
         for name, since in self.suspect_since.items():
             if nimg - since >= self.config.patience_kimg * 1000:
-                what = f"{MEANING[name]}: {name} is {numbers[name]:.3g}, and has been as bad since {since:,} images"
-                return Wrong(what, suspected=True)
+                what = f"{MEANING[name]}: {name} is {metrics[name]:.3g}, and has been as bad since {since:,} images"
+                return Failure(what, suspected=True)
         return None
 
 
-def not_finite(numbers: Mapping[str, float]) -> list[str]:
-    """The names of the numbers that are infinite or none."""
-    return [name for name, value in numbers.items() if not math.isfinite(value)]
+def not_finite(metrics: Mapping[str, float]) -> list[str]:
+    """Return the names of the metrics that are infinite or NaN."""
+    return [name for name, value in metrics.items() if not math.isfinite(value)]
 
 
 @torch.no_grad()
 def diversity(session: Session) -> float:
-    """How much the pictures that G's average draws for some training captions differ from each other, as a share of what the real ones do.
+    """Return the mean distance among images that G's average draws for some training captions, as a share of that among the real ones.
 
-    The same captions and z at every tick, so that the numbers of a run compare.
+    Captions and z are the same at every tick, so that the values of a run compare.
     """
     batch = session.preview_batch(COMPARED)
     G = session.networks.G_ema
     z = torch.randn(COMPARED, G.z_width, generator=seeded_rng(session.config.seed, "diversity")).to(session.device)
-    drawn = G(z, session.cache.gather(batch.captions).to(session.device))
-    return mean_distance(drawn) / max(mean_distance(from_uint8(batch.images)), 1e-6)
+    fake = G(z, session.cache.gather(batch.captions).to(session.device))
+    return mean_distance(fake) / max(mean_distance(from_uint8(batch.images)), 1e-6)
 
 
-def mean_distance(pictures: Tensor) -> float:
-    """Mean over all pairs of the root of the mean squared difference of two pictures; [N, C, R, R], N >= 2."""
-    flat = pictures.flatten(1).float().cpu()
+def mean_distance(images: Tensor) -> float:
+    """Return the root mean squared difference of two images, averaged over all pairs of [N, C, R, R], N >= 2."""
+    flat = images.flatten(1).float().cpu()
     return (torch.pdist(flat).mean() / flat.shape[1] ** 0.5).item()
+
+
+def roll_back(session: Session, folder: RunFolder, report: Report, progress: Progress, failure: Failure) -> Progress:
+    """Restore the last healthy state with lower learning rates from then on; returns where the run stands now.
+
+    Raises `GanT2IError` with the failure where there is no state yet, or after too many rollbacks.
+    """
+    config = session.config.monitor
+    stopped = f"training stopped at {progress.nimg:,} images: {failure.what}; "
+    path = from_first(_last_healthy(folder, failure.suspected) if is_first() else None)
+    if path is None:
+        raise GanT2IError(f"{stopped}there is no snapshot yet; {ADVICE}")
+    if progress.rollbacks >= config.rollbacks:
+        again = f"it rolled back {progress.rollbacks} time{'s' * (progress.rollbacks > 1)}, to ever lower rates; " if progress.rollbacks else ""
+        good = folder.snapshot(read_progress(path).nimg)
+        kept = f"the last good snapshot is kept: {good}; " if good.is_file() else ""  # report.keep may have removed it
+        raise GanT2IError(f"{stopped}{again}{kept}{ADVICE}")
+    loaded = load_state(path, session.networks, {})  # fingerprints were checked when the run began
+    nimg, rollbacks = loaded.nimg, progress.rollbacks + 1
+    back = Progress(nimg, rollbacks, {} if failure.suspected else loaded.suspect_since)  # a suspect gets its full patience again
+    session.step.rate_scale = config.rate_factor**rollbacks
+    message = (
+        f"at {progress.nimg:,} images {failure.what}: rolling back to {nimg:,} images, with learning rates times {session.step.rate_scale:g} "
+        f"(rollback {rollbacks} of {config.rollbacks})"
+    )
+    log.warning(message)
+    if is_first():
+        # at once, so that a run that is killed here does not count anew; the snapshot too, which may have been removed
+        save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
+        save_state(folder.state, session.networks, back, session.fingerprints)
+        for snapshot in folder.snapshots():
+            if folder.snapshot(nimg).name < snapshot.name <= folder.snapshot(progress.nimg).name:
+                snapshot.unlink()  # of failed networks
+    report.rewind(nimg, message)
+    return back
+
+
+def _last_healthy(folder: RunFolder, suspected: bool) -> Path | None:
+    """Return the newest state, or for a `suspected` failure the newest one from before the suspicion; None without any."""
+    if not folder.state.is_file():
+        return None
+    before = suspected and read_progress(folder.state).suspect_since and folder.last_healthy.is_file()
+    return folder.last_healthy if before else folder.state

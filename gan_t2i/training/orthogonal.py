@@ -1,8 +1,8 @@
-"""Steps in which every direction of a weight matrix moves alike: gradients are made orthogonal before Adam reads them.
+"""Orthogonalized gradients: every direction of a weight matrix gets a step of the same length.
 
-The gradient of a matrix is nearly of low rank, so that Adam moves a few directions of it over and over. Muon (Jordan et al. 2024,
-https://kellerjordan.github.io/posts/muon/) puts U V^T in place of U S V^T, by a few products of matrices and no decomposition; AdaMuon
-(arXiv 2507.11005) lets Adam's second moment scale the result. This is the latter without momentum, which GANs do without.
+The gradient of a matrix is nearly of low rank, so Adam moves a few of its directions over and over. Muon (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon/) replaces U S V^T by U V^T with a few matrix products and no decomposition; AdaMuon (arXiv
+2507.11005) lets Adam's second moment scale the result. This is AdaMuon without momentum, which GANs do without.
 """
 
 from collections.abc import Iterable
@@ -10,16 +10,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-# A quintic that raises singular values towards 1, and keeps them there; its coefficients are Muon's. Muon's five rounds taught no more.
+# A quintic that raises singular values towards 1 and keeps them there; the coefficients are Muon's. Muon's five rounds gave nothing more.
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 ROUNDS = 3
-# Thinner matrices, such as those that make colours, are left as they are.
-LEAST_SIDE = 16
+# Thinner matrices, such as those of toRGB layers, are left alone.
+MIN_SIDE = 16
 
 
 def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix [m, n] -> one of the same singular vectors [m, n] float32 whose singular values are near 1, but for those that were less than
-    about a fiftieth of the matrix's norm; computed in `dtype`."""
+    """Return a float32 matrix [m, n] with the singular vectors of `x` [m, n] and singular values near 1, computed in `dtype`.
+
+    Singular values below about a fiftieth of the matrix's norm stay smaller.
+    """
     a, b, c = COEFFICIENTS
     tall = x.shape[0] > x.shape[1]
     y = (x.T if tall else x).to(dtype)
@@ -32,7 +34,7 @@ def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def orthogonalize_gradients(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
-    """Orthogonalize the gradient of every matrix, and of every kernel, read as a matrix [outputs, the rest]."""
+    """Orthogonalize the gradient of every matrix and of every kernel, read as a matrix [outputs, rest], in place."""
     for parameter in parameters:
-        if parameter.grad is not None and parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= LEAST_SIDE:
+        if parameter.grad is not None and parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= MIN_SIDE:
             parameter.grad.copy_(orthogonalize(parameter.grad.flatten(1), dtype).view(parameter.shape))

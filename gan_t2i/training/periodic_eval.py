@@ -1,4 +1,4 @@
-"""The benchmark of shapes on the averaged G, at chosen nimg. Its results are written down, and nothing in training reads them."""
+"""The benchmark of shapes on G's average, at chosen nimg. Nothing in training reads its results."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ from gan_t2i.training.session import Session
 
 
 def is_due(session: Session, nimg: int, total: int) -> bool:
-    """Whether the step that ended at `nimg` is followed by an evaluation."""
+    """True if an evaluation follows the step that ended at `nimg`."""
     config = session.config
     return config.evaluate.suite != "none" and (nimg >= total or crosses(nimg, config.batch, config.evaluate.kimg))
 
 
 @phase("logging")
 def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:
-    """Do what ``gan-t2i evaluate`` does with the snapshot of this nimg: the same figures, into the same files and the same scalars.
+    """Evaluate as ``gan-t2i evaluate shapes`` does with the snapshot of this nimg: the same scores, files and scalars.
 
-    Asked to stop meanwhile, it leaves nothing.
+    A request to stop interrupts it and leaves nothing.
     """
     networks, config = session.networks, session.config.evaluate
 

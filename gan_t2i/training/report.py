@@ -1,4 +1,4 @@
-"""What a run tells its user while it trains: TensorBoard, stats.jsonl, grids of pictures, and a progress bar."""
+"""Records of a run: TensorBoard, stats.jsonl, and a progress bar."""
 
 import json
 import sys
@@ -26,14 +26,14 @@ from gan_t2i.runs import RunFolder
 
 
 class Report:
-    """Collects the metrics of steps and writes their means at every tick. The step of all records is nimg, pictures shown.
+    """Collects the metrics of steps and writes their means at every tick. The step of all records is nimg, images shown.
 
     Args:
         folder: of the run.
         config: of the run, written as text and hparams.
         device: whose memory is reported.
-        nimg: pictures shown so far; what an earlier attempt logged beyond is purged.
-        total: pictures to show in all.
+        nimg: images shown so far; later records of an earlier attempt are purged.
+        total: images to show in all.
     """
 
     def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
@@ -48,11 +48,11 @@ class Report:
 
     def _open(self, nimg: int) -> SummaryWriter:
         self._truncate_stats(nimg)
-        # Events at nimg + 1 and later come from an attempt that went past its last state; all do where it died before the first.
+        # Events after nimg come from an attempt that went past its last state; all of them where it died before the first state.
         return SummaryWriter(str(self.folder.path), purge_step=nimg + 1 if nimg else 0)
 
     def rewind(self, nimg: int, reason: str) -> None:
-        """Forget what was written after `nimg`, to which the run went back for a `reason`."""
+        """Remove the records after `nimg`, to which the run rolled back for a `reason`."""
         self.writer.close()
         self.writer = self._open(nimg)
         self.writer.add_text("Monitor/rollback", reason, nimg)
@@ -62,13 +62,13 @@ class Report:
 
     @phase("logging")
     def add(self, metrics: Mapping[str, Tensor], batch: int) -> None:
-        """Take in one step; nothing is read back from the device here."""
+        """Add one step's metrics; nothing is read back from the device here."""
         for name, value in metrics.items():
             self._sums[name].append(value)
         self.bar.update(batch)
 
     def means(self) -> dict[str, float]:
-        """Means of everything added since this was called last, by all processes; a value that is not finite shows here, in all of them."""
+        """Return the means over all processes of everything added since the last call; a value that is not finite shows in all of them."""
         own = {name: torch.stack(values).float().mean().item() for name, values in self._sums.items()}
         self._sums.clear()
         values = torch.tensor(list(own.values()), dtype=torch.float64)
@@ -76,7 +76,7 @@ class Report:
         return dict(zip(own, values.tolist(), strict=True))
 
     def tick(self, nimg: int, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Write `numbers` at `nimg`, with time and memory; returns what was written."""
+        """Write metrics at `nimg`, with time and memory; returns what was written."""
         now = time.perf_counter()
         rate = (nimg - self._nimg) / max(now - self._time, 1e-9)
         values = {
@@ -94,21 +94,21 @@ class Report:
         return values
 
     def scalars(self, values: Mapping[str, float], nimg: int) -> None:
-        """Write what is measured now and then, in a line of its own."""
+        """Write occasional measurements, in a line of their own."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, nimg)
         self._append({"nimg": nimg, **values})
 
     def pause(self, nimg: int) -> None:
-        """Leave the time since the last tick out of the speed, after work that is no training."""
+        """Leave the time since the last tick out of the speed, after work other than training."""
         self._time, self._nimg = time.perf_counter(), nimg
 
-    def picture(self, tag: str, picture: Image.Image, nimg: int) -> None:
-        """Show a picture in TensorBoard."""
-        self.writer.add_image(tag, np.asarray(picture), nimg, dataformats="HWC")
+    def image(self, tag: str, image: Image.Image, nimg: int) -> None:
+        """Show an image in TensorBoard."""
+        self.writer.add_image(tag, np.asarray(image), nimg, dataformats="HWC")
 
-    def real_pictures(self, images: Tensor, nimg: int) -> None:
-        """Show uint8 pictures [N, C, R, R] of the data set, to hold the drawn ones against."""
+    def real_images(self, images: Tensor, nimg: int) -> None:
+        """Show uint8 images [N, C, R, R] of the data set, for comparison with generated ones."""
         self.writer.add_image("Samples/real", make_grid(composite_on_grey_uint8(images)), nimg)
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class Report:
 
 
 class SilentReport(Report):
-    """Of a process that is not the first: it adds to the means, and shows nothing and writes nothing."""
+    """Report of a process other than the first: it adds to the means, shows nothing and writes nothing."""
 
     def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
         self._sums = defaultdict(list)
@@ -152,7 +152,7 @@ class SilentReport(Report):
 
 
 def _bar_interval() -> float:
-    """Seconds between two states of the progress bar: a terminal shows it live, a log file gets a line now and then."""
+    """Return the seconds between two updates of the progress bar: live in a terminal, a line now and then in a log file."""
     return 0.5 if sys.stderr.isatty() else 30.0
 
 

@@ -16,7 +16,7 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress
-from gan_t2i.training.warm_start import initial, warm_start
+from gan_t2i.training.warm_start import init_source, warm_start
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def run_training(
     folder, holds its lock and writes; all read the state.
     """
     if config.init is not None:
-        initial(config.init)  # what is missing is missed before the data are packed
+        init_source(config.init)  # what is missing is missed before the data are packed
     found = find_run(config, outdir, resume) if is_first() else None
     session = prepare(config)
     with _claimed(found, outdir, description) as folder:
@@ -87,7 +87,7 @@ def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progre
         raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
     if not there:
         if session.config.init is not None:
-            log.info(warm_start(session.networks, initial(session.config.init)))
+            log.info(warm_start(session.networks, init_source(session.config.init)))
         return Progress()
     unchanged = {name: fingerprint for name, fingerprint in session.fingerprints.items() if not (changed_data and name == DATA_SET)}
     return load_state(folder.state, session.networks, unchanged)

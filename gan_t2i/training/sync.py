@@ -1,4 +1,4 @@
-"""How the parts of a step become one: those that accumulate in this process, and those of the other processes."""
+"""Gradient accumulation over micro-batches, and the all-reduce over processes."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,13 @@ from gan_t2i.core.distributed import average, world_size
 
 
 class GradientSync:
-    """Gradients add up over parts by themselves; running means in buffers (w_avg) start each part alike and end as the mean of all.
+    """Averages gradients and buffers over micro-batches and processes.
 
-    Along with the gradients goes a word: whether a process was asked to stop. All then stop after the same step.
+    Gradients add up over micro-batches by themselves; running means in buffers (w_avg) start each micro-batch alike and end as the mean of all.
+    A flag travels with the gradients, set where a process was asked to stop, so that all stop after the same step.
 
     Args:
-        networks: whose gradients and buffers these are.
+        networks: owners of the gradients and buffers.
         device: where they are.
     """
 
@@ -25,20 +26,22 @@ class GradientSync:
         self._sent: list[tuple[Tensor, torch.cuda.Event | None]] = []
 
     def begin(self) -> None:
-        """Before the first part."""
+        """Start a step, before the first micro-batch."""
         self._buffers = [buffer for network in self.networks for buffer in network.buffers()]
         self._before = [buffer.clone() for buffer in self._buffers]
         self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
 
     def end_part(self, parts: int) -> None:
-        """After each of this process's `parts`."""
+        """End one of this process's `parts` micro-batches."""
         for buffer, before, total in zip(self._buffers, self._before, self._sums, strict=True):
             total += buffer / parts
             buffer.copy_(before)
 
     def finish(self) -> None:
-        """After the last part: the means of gradients and buffers over all processes, in one all-reduce. A parameter without a gradient
-        stays so: whether it has one depends on the config and on nimg, and is the same everywhere."""
+        """Average gradients and buffers over all processes, in one all-reduce, after the last micro-batch.
+
+        A parameter without a gradient stays so: which ones have none depends on the config and on nimg alone.
+        """
         for buffer, total in zip(self._buffers, self._sums, strict=True):
             buffer.copy_(total)
         if world_size() == 1:
@@ -52,17 +55,19 @@ class GradientSync:
             copied.record()
 
     def stopping(self) -> bool:
-        """Whether to stop now, asked once after each step. Of several processes, all answer for the step before: its word has arrived on the
-        CPU by now, so that a GPU is not waited for."""
+        """Return True if the run stops now; call it once after each step.
+
+        Several processes answer for the step before, whose flag has reached the CPU by now, so that nothing waits for a GPU.
+        """
         if world_size() == 1:
             return self.asked_to_stop()
         if len(self._sent) < 2:
             return False
-        word, copied = self._sent.pop(0)
+        flag, copied = self._sent.pop(0)
         if copied:
             copied.synchronize()
-        return word.item() > 0
+        return flag.item() > 0
 
     def stopping_now(self) -> bool:
-        """Whether to stop before another step. Of several processes none knows yet what the others were asked, so all take that step."""
+        """Return True if the run stops before another step. Several processes take that step: none knows the others' flags yet."""
         return world_size() == 1 and self.asked_to_stop()

@@ -1,5 +1,7 @@
-"""A run that begins with the weights of another, to go on with other data or settings, or with larger pictures: growing (Karras et al. 2018,
-arXiv 1710.10196) without a fade, the new layers being there at once."""
+"""Warm start: a run that takes its first weights from another, for other data, other settings or larger images.
+
+Larger images are progressive growing (Karras et al. 2018, arXiv 1710.10196) without a fade: the new layers are there at once.
+"""
 
 import re
 from pathlib import Path
@@ -14,34 +16,33 @@ from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.training.networks import Networks
 from gan_t2i.training.state import read_progress
 
-LEAST_SHARE = 0.5  # of a network's numbers; with fewer in common the two runs have little to do with each other
+MIN_SHARE = 0.5  # of a network's weights; with fewer in common the two runs have little to do with each other
 
 
-def initial(name: str) -> Path:
-    """The file that `name` means to begin with: a run folder's training state, or a snapshot; `UsageError` where there is neither."""
+def init_source(name: str) -> Path:
+    """Return the file that `name` stands for: a run folder's training state, or a snapshot; raises `UsageError` where there is neither."""
     state = RunFolder(Path(name)).state
     return state if state.is_file() else resolve_snapshot(name)
 
 
 def warm_start(networks: Networks, source: Path) -> str:
-    """Copy into G, D and G's average what the training state at `source` holds under the same name and of the same shape; of a snapshot, which
-    holds G's average alone, both of G begin with that, and D begins anew.
+    """Copy weights of the same name and shape from the training state at `source` into G, D and G's average.
 
-    Optimizers and the count of pictures begin anew. Returns a sentence for the user; raises `UsageError` where the networks have less than
-    half in common, `GanT2IError` where the file is none.
+    A snapshot holds G's average alone, so G and its average start from that, and D starts fresh; so do optimizers and the image count.
+    Returns a sentence for the user. Raises `UsageError` where less than half of a network is in the file, `GanT2IError` where it cannot be read.
     """
     given, nimg = _given(source)
     shares = {}
     for name, tensors in given.items():
         shares[name] = _copy(getattr(networks, name), tensors)
-        if shares[name] < LEAST_SHARE:
-            raise UsageError(f"init {source}: only {shares[name]:.0%} of {name} is in it; give both the same generator and discriminator")
+        if shares[name] < MIN_SHARE:
+            raise UsageError(f"init {source}: only {shares[name]:.0%} of {name} is in it; give both runs the same generator and discriminator")
     of_d = f"{shares['D']:.0%} of D" if "D" in shares else "none of D (a snapshot has none)"
-    return f"begins with {shares['G']:.0%} of G and {of_d} from {source} after {nimg:,} images"
+    return f"warm start with {shares['G']:.0%} of G and {of_d} from {source} after {nimg:,} images"
 
 
 def _given(source: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """The tensors for each network, and the number of pictures that they have seen."""
+    """Return the tensors for each network, and the number of images that they were trained on."""
     if source.name != RunFolder(source.parent).state.name:
         G, info = load_snapshot(source)
         return dict.fromkeys(("G", "G_ema"), G.state_dict()), info.nimg
@@ -54,7 +55,7 @@ def _given(source: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
 
 
 def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
-    """Take over what fits; returns its share of the network's numbers."""
+    """Copy the tensors that fit, and return their share of the network's weights."""
     own = network.state_dict()
     fitting = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape and tensor.isfinite().all()}
     network.load_state_dict(fitting, strict=False)
@@ -65,7 +66,7 @@ def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
 
 
 def is_output_layer(network: nn.Module, key: str) -> bool:
-    """Whether a new resolution is heard through the weight `key`: silent at first, it lets G go on drawing, and D judging, as they did."""
+    """True if a new resolution takes effect through the weight `key`: starting at zero, it leaves G and D as they were."""
     if isinstance(network, Discriminator):
         grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.seen) > 1
         return grown and re.fullmatch(r"trunk\.down\d+\.(conv1|skip)\.weight", key) is not None

@@ -22,7 +22,7 @@ WILD = {"penalty": {"r1_gamma": 0.0, "r2_gamma": 0.0}, "precision": "float32"}
 @pytest.mark.parametrize(
     ("rates", "seen"),
     [
-        ({"g_lr": 0.02, "d_lr": 0.02}, "pixels have run away"),
+        ({"g_lr": 0.02, "d_lr": 0.02}, "outputs have exploded"),
         ({"g_lr": 1e-9, "d_lr": 3e-3}, SIGNS),
     ],
     ids=["both rates too high", "D wins"],
@@ -37,12 +37,12 @@ def test_a_run_that_goes_wrong_stops(
     with pytest.raises(GanT2IError) as error:
         run_training(config, tmp_path, resume="never", description="wrong")
     message = str(error.value)
-    back = [line for line in said if "going back to" in line]
+    back = [line for line in said if "rolling back to" in line]
     print(*back, message, sep="\n")
     assert [line.rpartition("(")[2] for line in back] == ["rollback 1 of 2)", "rollback 2 of 2)"]
     assert [f"times {factor}" in line for factor, line in zip(("0.5", "0.25"), back, strict=True)] == [True, True]
     assert seen in message
-    assert "it went back 2 times, to ever lower rates" in message
+    assert "it rolled back 2 times, to ever lower rates" in message
     assert "optimizer.g_lr" in message
     (folder,) = list_runs(tmp_path)
     assert read_tensors(folder.state)[1]["rollbacks"] == 2
@@ -53,5 +53,5 @@ def test_a_run_that_goes_wrong_stops(
 def test_a_run_whose_pixels_run_away_before_anything_is_saved_says_what_to_try(small_config: Callable[..., Any], tmp_path: Path) -> None:
     report = {"stats_kimg": 0.04, "grid_kimg": 100, "snapshot_kimg": 1, "grid_prompts": 1, "grid_seeds": 1}
     config = TrainConfig.parse(small_config(kimg=20, report=report, optimizer={"g_lr": 0.1}, **WILD))
-    with pytest.raises(GanT2IError, match=r"stopped at \d+ images: pixels have run away: .*; there is no snapshot yet; try lower"):
+    with pytest.raises(GanT2IError, match=r"stopped at \d+ images: outputs have exploded: .*; there is no snapshot yet; try lower"):
         run_training(config, tmp_path, resume="never", description="wrong")

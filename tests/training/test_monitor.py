@@ -17,7 +17,7 @@ from gan_t2i.training import loop
 from gan_t2i.training import monitor as monitor_module
 from gan_t2i.training import session as session_module
 from gan_t2i.training.config import MonitorConfig, TrainConfig
-from gan_t2i.training.monitor import DISTANCE, DIVERSITY, SIGNS, Monitor, Wrong, diversity, mean_distance
+from gan_t2i.training.monitor import DISTANCE, DIVERSITY, SIGNS, Failure, Monitor, diversity, mean_distance
 from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session
 
@@ -26,23 +26,23 @@ REPORT = {"stats_kimg": 0.004, "grid_kimg": 1, "snapshot_kimg": 0.008, "grid_pro
 Start = Callable[..., tuple[RunFolder, int | None]]
 
 
-def verdicts(*ticks: dict[str, float], patience: float = 2.0) -> list[Wrong | None]:
+def verdicts(*ticks: dict[str, float], patience: float = 2.0) -> list[Failure | None]:
     """What the monitor says at one tick a kimg."""
     monitor = Monitor(MonitorConfig(patience_kimg=patience))
-    return [monitor.look(1000 * number, {**WELL, **tick}) for number, tick in enumerate(ticks)]
+    return [monitor.check(1000 * number, {**WELL, **tick}) for number, tick in enumerate(ticks)]
 
 
 def test_a_number_that_is_not_finite_is_wrong_at_once() -> None:
-    (wrong,) = verdicts({"Gradient/G": math.inf, "Loss/G/loss": math.nan})
-    assert wrong is not None
-    assert wrong == ("Loss/G/loss, Gradient/G is not finite", False)
+    (failure,) = verdicts({"Gradient/G": math.inf, "Loss/G/loss": math.nan})
+    assert failure is not None
+    assert failure == ("Loss/G/loss, Gradient/G is not finite", False)
 
 
 def test_pixels_that_run_away_are_wrong_at_once() -> None:
     """The two numbers that a run with twice the rates of configs/ablations/around/recipe.yaml had after 2,000 and 3,000 images."""
     assert verdicts({DISTANCE: 0.58}, {DISTANCE: 39.0}) == [None, None]
-    (wrong,) = verdicts({DISTANCE: 2047.44})
-    assert wrong == ("pixels have run away: Loss/G/distance is 2.05e+03, where black and white are 4 apart", False)
+    (failure,) = verdicts({DISTANCE: 2047.44})
+    assert failure == ("outputs have exploded: Loss/G/distance is 2.05e+03, where black and white are 4 apart", False)
 
 
 @pytest.mark.parametrize(("name", "bad", "fair"), [(SIGNS, 1.0, 0.99), (DIVERSITY, 0.09, 0.11)])
@@ -58,9 +58,9 @@ def test_other_numbers_are_wrong_after_the_patience_alone(name: str, bad: float,
 
 def test_a_doubt_outlives_a_stop() -> None:
     first = Monitor(MonitorConfig(patience_kimg=2))
-    assert first.look(1000, {**WELL, SIGNS: 1.0}) is None
+    assert first.check(1000, {**WELL, SIGNS: 1.0}) is None
     assert first.suspect_since == {SIGNS: 1000}
-    assert Monitor(MonitorConfig(patience_kimg=2), first.suspect_since).look(3000, {**WELL, SIGNS: 1.0}) is not None
+    assert Monitor(MonitorConfig(patience_kimg=2), first.suspect_since).check(3000, {**WELL, SIGNS: 1.0}) is not None
 
 
 def test_diversity(make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +118,10 @@ def test_it_stops_after_the_last_time_and_says_what_it_saw(start: Start, fail_ab
         start(report=REPORT)
     assert len(rates) == 4
     (folder,) = list_runs(tmp_path / "runs")
-    for part in ("at 24 images", "is not finite", "it went back 3 times", str(folder.snapshot(16)), "optimizer.d_lr"):
+    for part in ("at 24 images", "is not finite", "it rolled back 3 times", str(folder.snapshot(16)), "optimizer.d_lr"):
         assert part in str(error.value)
     # and the same command does not begin to count anew
-    with pytest.raises(GanT2IError, match="it went back 3 times"):
+    with pytest.raises(GanT2IError, match="it rolled back 3 times"):
         start(report=REPORT)
     assert len(rates) == 5
     assert rates[-1] == rates[-2] == 3e-4 / 8
@@ -155,9 +155,9 @@ def test_it_goes_back_to_before_the_doubt(
     monkeypatch.setattr(loop, "diversity", collapsed)
     config = TrainConfig.parse(small_config(report=REPORT, monitor={"patience_kimg": 0.02}))
     folder, _ = run_training(config, tmp_path, resume="never", description="x")
-    (line,) = [line for line in said if "going back" in line]
-    assert "at 32 images the drawn pictures are all alike" in line
-    assert "since 12 images: going back to 8 images, with learning rates times 0.5 (rollback 1 of 3)" in line
+    (line,) = [line for line in said if "rolling back" in line]
+    assert "at 32 images the generated images are all alike" in line
+    assert "since 12 images: rolling back to 8 images, with learning rates times 0.5 (rollback 1 of 3)" in line
     assert folder.snapshots() == [folder.snapshot(nimg) for nimg in (8, 16, 24, 32, 40)]
     assert read_tensors(folder.state)[1]["suspect_since"] == {}
     assert not folder.last_healthy.exists()
@@ -180,8 +180,8 @@ def test_pictures_that_are_all_alike_end_a_run(
     monkeypatch.setattr(session_module, "build_networks", grey)
     values = small_config(kimg=0.2, report=REPORT, optimizer={"warmup_kimg": 0, "g_lr": 1e-9, "d_lr": 1e-9})
     config = TrainConfig.parse(values | {"monitor": {"patience_kimg": 0.02, "rollbacks": 1}})
-    with pytest.raises(GanT2IError, match="the drawn pictures are all alike: Quality/diversity is 0") as error:
+    with pytest.raises(GanT2IError, match="the generated images are all alike: Quality/diversity is 0") as error:
         run_training(config, tmp_path, resume="never", description="x")
-    assert "it went back 1 time, to ever lower rates" in str(error.value)
-    (line,) = [line for line in said if "going back" in line]
-    assert "at 24 images the drawn pictures are all alike" in line
+    assert "it rolled back 1 time, to ever lower rates" in str(error.value)
+    (line,) = [line for line in said if "rolling back" in line]
+    assert "at 24 images the generated images are all alike" in line

@@ -15,7 +15,7 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, build_networks
 from gan_t2i.training.session import prepare
 from gan_t2i.training.state import Progress, save_state
-from gan_t2i.training.warm_start import initial, warm_start
+from gan_t2i.training.warm_start import init_source, warm_start
 
 INTERFACE = {"text_width": 24, "max_tokens": 8}
 SMALL = {"channel_base": 512, "channel_max": 16, "text_head": {"width": 16, "layers": 1, "heads": 2}}
@@ -109,9 +109,9 @@ def test_what_to_begin_with_is_found(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "00000-a")
     run.snapshot(16).parent.mkdir(parents=True)
     run.snapshot(16).touch()
-    assert initial(str(run.path)) == run.snapshot(16)
+    assert init_source(str(run.path)) == run.snapshot(16)
     run.state.touch()
-    assert initial(str(run.path)) == run.state
-    assert initial("pretrained") == PRETRAINED
+    assert init_source(str(run.path)) == run.state
+    assert init_source("pretrained") == PRETRAINED
     with pytest.raises(UsageError, match="no such run or snapshot"):
-        initial(str(tmp_path / "missing"))
+        init_source(str(tmp_path / "missing"))
