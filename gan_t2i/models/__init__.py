@@ -3,5 +3,4 @@
 from gan_t2i.models.discriminators import aligned as aligned
 from gan_t2i.models.discriminators import projected as projected
 from gan_t2i.models.discriminators import resnet as resnet
-from gan_t2i.models.generators import adaptive as adaptive
 from gan_t2i.models.generators import style as style
