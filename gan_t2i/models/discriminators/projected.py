@@ -21,6 +21,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.models import features
 from gan_t2i.models.base import Discriminator
+from gan_t2i.models.projection import projection_logits
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.models.word_alignment import WordAlignment
 from gan_t2i.ops.layers import activate, conv, linear
@@ -95,8 +96,7 @@ class ScaleHead(nn.Module):
     def forward(self, x: Tensor, text: TextCondition) -> Tensor:
         """x [n, C, side, side] and n * k captions, those of a picture in a row -> logits [n * k] float32."""
         h = activate(self.features(self.blocks(x).flatten(1)))  # [n, D]
-        of_picture = torch.cat([self.match(h), self.realism(h)], dim=1).float().repeat_interleave(len(text.words) // len(x), dim=0)
-        logits = of_picture[:, -1] + (of_picture[:, :-1] * text.sentence.float()).sum(dim=1) / math.sqrt(h.shape[1])
+        logits = projection_logits(self.match(h), self.realism(h), text.sentence)
         return logits if self.words is None else logits + self.words(x, text)
 
 
