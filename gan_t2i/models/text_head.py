@@ -34,20 +34,20 @@ class TextHeadConfig(StrictConfig):
 
 @dataclass(frozen=True)
 class TextCondition:
-    """What a network is told about N captions."""
+    """N captions as a network reads them."""
 
     words: Tensor  # [N, L, D]
     mask: Tensor  # [N, L] bool, True at a real token
     sentence: Tensor  # [N, D]
-    places: Tensor | None = None  # [N, L, P], the log-probability of each place for what the word names, over all places
+    layout: Tensor | None = None  # [N, L, P], log-probabilities over P positions for the object that each token names
 
     def __getitem__(self, index: Tensor | slice) -> "TextCondition":
-        """The captions that `index` selects, in its order."""
-        return TextCondition(self.words[index], self.mask[index], self.sentence[index], None if self.places is None else self.places[index])
+        """Return the captions that `index` selects, in its order."""
+        return TextCondition(self.words[index], self.mask[index], self.sentence[index], None if self.layout is None else self.layout[index])
 
     def float(self) -> "TextCondition":
-        """The same in float32, for work outside autocast."""
-        return TextCondition(self.words.float(), self.mask, self.sentence.float(), self.places)
+        """Return the same in float32, for computations outside autocast."""
+        return TextCondition(self.words.float(), self.mask, self.sentence.float(), self.layout)
 
 
 class SelfAttentionLayer(nn.Module):
@@ -62,18 +62,18 @@ class SelfAttentionLayer(nn.Module):
         self.narrow = linear(2 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [N, L, D], mask bool [N, L], or one for each place [N or 1, L, L] -> [N, L, D]."""
+        """x [N, L, D], mask bool [N, L], or one per query [N or 1, L, L] -> [N, L, D]."""
         x = x + self.attention(self.norm_attention(x), mask=mask)
         return x + self.narrow(activate(self.widen(self.norm_mlp(x))))
 
 
 class TextHead(nn.Module):
-    """Token embeddings and pooled vector -> words that have seen each other, and a sentence vector from the global token.
+    """Maps token embeddings and the pooled vector to contextual words and a sentence vector, which is the global token's output.
 
     Args:
-        config: its size.
+        config: size of the head.
         text_width: E, width of the frozen encoder.
-        max_tokens: most tokens a caption can have.
+        max_tokens: largest number of tokens in a caption.
     """
 
     def __init__(self, config: TextHeadConfig, *, text_width: int, max_tokens: int) -> None:
@@ -87,12 +87,13 @@ class TextHead(nn.Module):
         self.norm_output = nn.LayerNorm(config.width)
 
     def forward(self, text: TextBatch) -> TextCondition:
-        """Encoded captions -> TextCondition of the same N and L; padding changes nothing."""
+        """Return the `TextCondition` of encoded captions, with the same N and L. Padding changes nothing; more than `max_tokens` tokens raise
+        ValueError."""
         length = text.tokens.shape[1]
         if length > len(self.positions):
             raise ValueError(f"{length} tokens given, at most {len(self.positions)} allowed")
         words = self.project(self.norm_tokens(text.tokens)) + self.positions[:length]  # [N, L, D]
-        # The global token starts as the pooled vector; its projection's bias is the learned part that all captions share.
+        # The global token starts as the pooled vector; the bias of its projection is the learned part that all captions share.
         global_token = self.project_pooled(self.norm_pooled(text.pooled))[:, None]  # [N, 1, D]
         x = torch.cat([global_token, words], dim=1)  # [N, 1 + L, D]
         mask = torch.cat([torch.ones_like(text.mask[:, :1]), text.mask], dim=1)

@@ -67,6 +67,6 @@ def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
 def is_output_layer(network: nn.Module, key: str) -> bool:
     """Whether a new resolution is heard through the weight `key`: silent at first, it lets G go on drawing, and D judging, as they did."""
     if isinstance(network, Discriminator):
-        grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.seen) > 1
+        grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.input_resolutions) > 1
         return grown and re.fullmatch(r"trunk\.down\d+\.(conv1|skip)\.weight", key) is not None
     return key.endswith("to_rgb.weight")

@@ -31,7 +31,7 @@ def taught(dataset: PackedDataset, **changes: Any) -> Captioner:
 @torch.no_grad()
 def told(captioner: Captioner, dataset: PackedDataset, captions: list[str]) -> torch.Tensor:
     """Of the training pictures, each with its own of `captions`."""
-    return captioner(from_uint8(dataset.gather(dataset.train)), captioner.tokens(captions))
+    return captioner(from_uint8(dataset.gather(dataset.train)), captioner.tokenize(captions))
 
 
 def test_it_learns_what_the_captions_say(make_session: MakeSession) -> None:
