@@ -9,6 +9,8 @@ import pytest
 import second_generator  # noqa: F401 (registers it)
 import torch
 import torch.nn.functional as F
+from gan_t2i.ops.blur import blur
+from gan_t2i.training.noise import draw
 from torch import Tensor, nn
 
 from gan_t2i import registry
@@ -16,8 +18,6 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.models.features import PACKAGE_SHA256
-from gan_t2i.ops.blur import blur
-from gan_t2i.training.noise import draw
 from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
 
