@@ -1,7 +1,8 @@
 import json
+import re
 import struct
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_snapshot_holds_the_generator_alone_and_says_so_in_json(snapshot, gene
         assert set(file.keys()) == set(generator.state_dict())
         values = json.loads(file.metadata()["gan_t2i"])
     assert values["type"] == "snapshot"
-    assert values["format_version"] == 1
+    assert values["format_version"] == 2
     assert values["generator"] == {"kind": "generator", "name": "style", "params": PARAMS, "interface": INFO.generator.interface}
     assert values["encoder"]["weights_hash"] == "ab" * 32
 
@@ -169,10 +170,63 @@ def test_a_training_state_is_no_snapshot(tmp_path):
 
 
 @pytest.mark.parametrize(("versions", "writer"), [({"gan_t2i": "9.1"}, "9.1"), ({}, "unknown"), ([], "unknown"), (None, "unknown")])
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "2", None])
 def test_another_format_version_is_refused_with_what_to_do(snapshot, version, versions, writer):
     message = refusal(rewrite(snapshot, {**metadata(snapshot), "format_version": version, "versions": versions}))
-    assert f"has format version {version}; gan_t2i {__version__} reads 1: install the version that wrote it ({writer})" in message
+    assert f"has format version {version}; gan_t2i {__version__} reads 2: install the version that wrote it ({writer})" in message
+
+
+# Format version 1
+
+
+def version_1(path: Path, **text_head: object) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A snapshot as version 1 wrote it, of a generator with a layout predictor; and the generator's weights of today."""
+    params = {**PARAMS, "word_resolutions": [4], "local_styles": True}
+    torch.manual_seed(0)
+    generator = replace(INFO.generator, params={**params, "layout": True}).build()
+    with torch.no_grad():
+        generator.blocks[0].local_style.layout_gain.fill_(0.5)
+    weights = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    assert any(name.startswith("layout.") for name in weights)
+    assert "blocks.0.local_style.layout_gain" in weights
+    old = {re.sub(r"^layout\.", "placer.", name).replace("local_style.layout_gain", "local_style.trust"): x for name, x in weights.items()}
+    old_params = {**params, "placer": True, "text_head": {**PARAMS["text_head"], **text_head}}
+    info = replace(INFO, generator=replace(INFO.generator, params=old_params), format_version=1)
+    write_tensors(path, old, {"type": "snapshot", **asdict(info)})
+    return path, weights
+
+
+@pytest.mark.parametrize("text_head", [{}, {"whiten": False}], ids=["before whitening", "not whitened"])
+def test_version_1_is_read_under_the_names_of_today(tmp_path, text_head):
+    loaded, info = load_snapshot(version_1(tmp_path / "x", **text_head)[0])
+    assert info.format_version == 2
+    assert info.generator.params["layout"] is True
+    assert info.generator.params["text_head"] == PARAMS["text_head"]
+    assert "placer" not in info.generator.params
+    _, weights = version_1(tmp_path / "y")
+    assert loaded.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_version_1_is_written_again_as_version_2(tmp_path):
+    loaded, info = load_snapshot(version_1(tmp_path / "old")[0])
+    save_snapshot(tmp_path / "new", loaded, info)
+    again, read = load_snapshot(tmp_path / "new")
+    assert read == info
+    assert metadata(tmp_path / "new")["format_version"] == 2
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_whitened_text_heads_of_version_1_are_refused(tmp_path):
+    message = refusal(version_1(tmp_path / "x", whiten=True)[0])
+    assert f"has whitened text heads, which gan_t2i {__version__} no longer has: use the version that wrote it" in message
+
+
+def test_the_removed_generator_of_version_1_is_named(tmp_path):
+    path, _ = version_1(tmp_path / "x")
+    values = metadata(path)
+    values["generator"]["name"] = "adaptive"
+    assert "unknown generator 'adaptive'" in refusal(rewrite(path, values))
 
 
 # Weights that do not fit

@@ -1,7 +1,5 @@
 """The networks. Importing this package registers every generator and discriminator."""
 
-from gan_t2i.models.discriminators import aligned as aligned
 from gan_t2i.models.discriminators import projected as projected
-from gan_t2i.models.discriminators import resnet as resnet
-from gan_t2i.models.generators import adaptive as adaptive
+from gan_t2i.models.discriminators import residual as residual
 from gan_t2i.models.generators import style as style

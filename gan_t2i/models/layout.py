@@ -1,10 +1,10 @@
-"""Where in a picture the things are that a caption's words name: found in real pictures, then foretold from the caption alone.
+"""Layout: where in an image the objects named by a caption are. A localizer learns it from real images, a predictor from the caption alone.
 
-That "a red star left of a blue ring" puts the star on the left follows from the relation and from who is named first, together: either alone
-tells nothing, and a generator that has learned neither is pulled towards neither. A word is found in a picture without understanding the
-sentence, though, by learning which words pictures have in common (class activation maps: Zhou et al. 2016, arXiv 1512.04150, by multiple
-instance learning: Oquab et al. 2015), and where it was found is a direct lesson for whoever reads the sentence.
-N batch, L tokens, V vocabulary, C channels, P = S * S places, E width of the encoder.
+That "a red star left of a blue ring" puts the star on the left follows from the relation and the order of the nouns together. Either alone
+gives no gradient, and a generator that has learned neither is not pushed towards them. Locating a word in an image needs no
+understanding of the sentence, though: it is learned from which words images have in common (class activation maps, Zhou et al. 2016, arXiv
+1512.04150; multiple instance learning, Oquab et al. 2015), and the maps then are direct targets for a network that reads the sentence.
+N batch, L tokens, V vocabulary, C channels, P = S * S positions, E width of the encoder.
 """
 
 import math
@@ -19,41 +19,41 @@ from gan_t2i.text.batch import TextBatch
 
 SIDE = HEAD_RESOLUTION  # S
 CHANNEL_BASE, CHANNEL_MAX = 512, 128  # of the localizer's trunk
-LOCALIZER_SIDE = 32  # larger pictures are averaged down to it: where things are is to be seen in small ones too
+LOCALIZER_SIDE = 32  # larger images are average-pooled to it: positions survive that
 
 
 class WordLocalizer(nn.Module):
-    """Pictures of side R, at most `LOCALIZER_SIDE` -> where each word of a vocabulary is to be seen in them.
+    """Maps images to where each word of a vocabulary appears in them.
 
     Args:
-        resolution: of the pictures before they were averaged, a power of two from 16.
-        words: V.
+        resolution: side of the images before pooling, a power of two from 16; they come pooled to at most `LOCALIZER_SIDE`.
+        vocabulary_size: V.
     """
 
-    def __init__(self, resolution: int, words: int) -> None:
+    def __init__(self, resolution: int, vocabulary_size: int) -> None:
         super().__init__()
         self.trunk = ResidualTrunk(min(resolution, LOCALIZER_SIDE), CHANNEL_BASE, CHANNEL_MAX)
         channels = channels_at(HEAD_RESOLUTION, CHANNEL_BASE, CHANNEL_MAX)
         self.norm = nn.LayerNorm(channels)
-        self.to_words = nn.Linear(channels, words)
-        self.offset = nn.Parameter(torch.full((words,), -3.0))  # most words are missing from most captions
+        self.to_words = nn.Linear(channels, vocabulary_size)
+        self.offset = nn.Parameter(torch.full((vocabulary_size,), -3.0))  # most words are absent from most captions
 
-    def maps(self, pictures: Tensor) -> Tensor:
-        """[N, 3, R, R] in [-1, 1] -> logits [N, V, P] float32, by place."""
-        return self.to_words(self.norm(to_sequence(self.trunk(pictures)))).float().transpose(1, 2)
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the class activation maps of images [N, 3, R, R] in [-1, 1]: logits [N, V, P] float32."""
+        return self.to_words(self.norm(to_sequence(self.trunk(images)))).float().transpose(1, 2)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """[N, 3, R, R] -> logits [N, V] of a word being in the caption: that of its best places (a smooth maximum)."""
-        return self.maps(pictures).logsumexp(dim=2) - math.log(SIDE**2) + self.offset
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits [N, V] of each word being in the caption of images [N, 3, R, R]: a smooth maximum over positions."""
+        return self.maps(images).logsumexp(dim=2) - math.log(SIDE**2) + self.offset
 
 
 class LayoutPredictor(nn.Module):
-    """Encoded captions -> where the thing is that each token names.
+    """Maps encoded captions to a distribution over positions for the object that each token names.
 
     Args:
-        config: of its text head.
+        config: size of its text head.
         text_width: E, width of the frozen encoder.
-        max_tokens: most tokens a caption can have.
+        max_tokens: largest number of tokens in a caption.
     """
 
     def __init__(self, config: TextHeadConfig, *, text_width: int, max_tokens: int) -> None:
@@ -62,5 +62,5 @@ class LayoutPredictor(nn.Module):
         self.to_places = linear(config.width, SIDE**2)
 
     def forward(self, text: TextBatch) -> Tensor:
-        """Log-probabilities [N, L, P] float32, those of a token over all places."""
+        """Return log-probabilities [N, L, P] float32, normalised over the P positions for each token."""
         return self.to_places(self.text_head(text).words).float().log_softmax(dim=2)

@@ -10,7 +10,7 @@ from gan_t2i.ops.layers import activate, linear
 
 
 class MappingNetwork(nn.Module):
-    """z goes through its own layers, joins the sentence vector, and both go through the shared layers.
+    """Passes z through layers of its own, appends the sentence vector, and passes both through the shared layers.
 
     Truncation pulls only the z path towards its running mean `w_avg`, before the sentence joins: the prompt is never averaged away.
 
@@ -32,12 +32,12 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(w_width))
 
     def forward(self, z: Tensor, sentence: Tensor, truncation_psi: float = 1.0) -> Tensor:
-        """z [N, Z], sentence [N, S] -> w [N, W]; psi 1 leaves the z path alone, 0 gives every z the same w for a sentence."""
+        """z [N, Z] and sentence [N, S] -> w [N, W]. A psi of 1 leaves the z path as it is, 0 gives every z the same w for a sentence."""
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.z_layers:
             x = activate(layer(x))
         if self.training:
-            # 0.998 a forward, StyleGAN2's rate (arXiv 1912.04958): a memory of some five hundred batches; the parts of one are averaged
+            # decay 0.998 per forward pass, as in StyleGAN2 (arXiv 1912.04958): an average over some five hundred batches
             self.w_avg.lerp_(x.detach().float().mean(dim=0), 1 - 0.998)
         if truncation_psi != 1:
             x = self.w_avg.lerp(x.float(), truncation_psi).to(x.dtype)

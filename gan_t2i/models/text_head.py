@@ -24,8 +24,6 @@ class TextHeadConfig(StrictConfig):
     """Channels of the word and sentence vectors."""
     layers: Count = 2
     heads: Count = 4
-    whiten: bool = False
-    """Whether what the encoder gives is whitened, by the training captions, instead of normalised."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -34,26 +32,22 @@ class TextHeadConfig(StrictConfig):
         return self
 
 
-# Directions in which captions vary by less than this share of the mean variance are not blown up to unit length: they are noise.
-WHITENING_FLOOR = 0.01
-
-
 @dataclass(frozen=True)
 class TextCondition:
-    """What a network is told about N captions."""
+    """N captions as a network reads them."""
 
     words: Tensor  # [N, L, D]
     mask: Tensor  # [N, L] bool, True at a real token
     sentence: Tensor  # [N, D]
-    places: Tensor | None = None  # [N, L, P], the log-probability of each place for what the word names, over all places
+    layout: Tensor | None = None  # [N, L, P], log-probabilities over P positions for the object that each token names
 
     def __getitem__(self, index: Tensor | slice) -> "TextCondition":
-        """The captions that `index` selects, in its order."""
-        return TextCondition(self.words[index], self.mask[index], self.sentence[index], None if self.places is None else self.places[index])
+        """Return the captions that `index` selects, in its order."""
+        return TextCondition(self.words[index], self.mask[index], self.sentence[index], None if self.layout is None else self.layout[index])
 
     def float(self) -> "TextCondition":
-        """The same in float32, for work outside autocast."""
-        return TextCondition(self.words.float(), self.mask, self.sentence.float(), self.places)
+        """Return the same in float32, for computations outside autocast."""
+        return TextCondition(self.words.float(), self.mask, self.sentence.float(), self.layout)
 
 
 class SelfAttentionLayer(nn.Module):
@@ -68,78 +62,38 @@ class SelfAttentionLayer(nn.Module):
         self.narrow = linear(2 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [N, L, D], mask bool [N, L], or one for each place [N or 1, L, L] -> [N, L, D]."""
+        """x [N, L, D], mask bool [N, L], or one per query [N or 1, L, L] -> [N, L, D]."""
         x = x + self.attention(self.norm_attention(x), mask=mask)
         return x + self.narrow(activate(self.widen(self.norm_mlp(x))))
 
 
-class Whitening(nn.Module):
-    """Vectors -> vectors of mean zero and unit covariance over the captions that it was fitted to, in float32 (ZCA, as near to what was given
-    as can be; whitened sentence vectors: Su et al. 2021, arXiv 2103.15316).
-
-    A sentence encoder puts captions that differ in one small word side by side, and a normalisation leaves them there: of MiniLM's vectors
-    for "left of" and "right of" the cosine is above 0.99. Where the captions differ at all, this makes the difference large.
-
-    Args:
-        width: E of the vectors.
-    """
-
-    mean: Tensor
-    matrix: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("matrix", torch.eye(width))
-
-    def fit(self, vectors: Tensor) -> None:
-        """To the mean and the covariance of `vectors` [n, E]."""
-        centred = vectors.double() - vectors.double().mean(dim=0)
-        variances, directions = torch.linalg.eigh(centred.T @ centred / len(vectors))
-        floor = WHITENING_FLOOR * variances.mean()
-        scale = (variances.clamp(min=0) + floor).rsqrt() if floor > 0 else torch.ones_like(variances)  # a single caption varies in nothing
-        self.mean.copy_(vectors.double().mean(dim=0))
-        self.matrix.copy_(directions * scale @ directions.T)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., E] -> [..., E] float32."""
-        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 the mean would swallow the differences
-            return (x.float() - self.mean) @ self.matrix
-
-
 class TextHead(nn.Module):
-    """Token embeddings and pooled vector -> words that have seen each other, and a sentence vector from the global token.
+    """Maps token embeddings and the pooled vector to contextual words and a sentence vector, which is the global token's output.
 
     Args:
-        config: its size.
+        config: size of the head.
         text_width: E, width of the frozen encoder.
-        max_tokens: most tokens a caption can have.
+        max_tokens: largest number of tokens in a caption.
     """
 
     def __init__(self, config: TextHeadConfig, *, text_width: int, max_tokens: int) -> None:
         super().__init__()
-        norm = Whitening if config.whiten else nn.LayerNorm
-        self.norm_tokens = norm(text_width)
+        self.norm_tokens = nn.LayerNorm(text_width)
         self.project = linear(text_width, config.width)
-        self.norm_pooled = norm(text_width)
+        self.norm_pooled = nn.LayerNorm(text_width)
         self.project_pooled = linear(text_width, config.width)
         self.positions = nn.Parameter(torch.randn(max_tokens, config.width) * 0.1)
         self.layers = nn.ModuleList(SelfAttentionLayer(config.width, config.heads) for _ in range(config.layers))
         self.norm_output = nn.LayerNorm(config.width)
 
-    def fit(self, text: TextBatch) -> None:
-        """Whiten by these captions from now on, if this head whitens."""
-        if isinstance(self.norm_tokens, Whitening) and isinstance(self.norm_pooled, Whitening):
-            self.norm_tokens.fit(text.tokens[text.mask])
-            self.norm_pooled.fit(text.pooled)
-
     def forward(self, text: TextBatch) -> TextCondition:
-        """Encoded captions -> TextCondition of the same N and L; padding changes nothing."""
+        """Return the `TextCondition` of encoded captions, with the same N and L. Padding changes nothing; more than `max_tokens` tokens raise
+        ValueError."""
         length = text.tokens.shape[1]
         if length > len(self.positions):
             raise ValueError(f"{length} tokens given, at most {len(self.positions)} allowed")
         words = self.project(self.norm_tokens(text.tokens)) + self.positions[:length]  # [N, L, D]
-        # The global token starts as the pooled vector; its projection's bias is the learned part that all captions share.
+        # The global token starts as the pooled vector; the bias of its projection is the learned part that all captions share.
         global_token = self.project_pooled(self.norm_pooled(text.pooled))[:, None]  # [N, 1, D]
         x = torch.cat([global_token, words], dim=1)  # [N, 1 + L, D]
         mask = torch.cat([torch.ones_like(text.mask[:, :1]), text.mask], dim=1)

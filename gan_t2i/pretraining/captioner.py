@@ -56,7 +56,7 @@ def pretrain(captioner: Captioner, config: CaptionerTraining, pairs: RealPairs) 
     """Train the captioner on `config.kimg` real images, each with one of its captions."""
 
     def loss_of(batch: Batch, rng: torch.Generator) -> Tensor:
-        tokens = captioner.tokens([pairs.dataset.captions[index] for index in batch.captions.tolist()]).to(pairs.device)
+        tokens = captioner.tokenize([pairs.dataset.captions[index] for index in batch.captions.tolist()]).to(pairs.device)
         images = add_noise(pairs.images(batch, captioner.side), config.noise, rng)
         with autocast(pairs.device, pairs.precision):
             return -captioner(images, tokens).mean()

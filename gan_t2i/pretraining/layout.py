@@ -6,13 +6,13 @@ from collections import Counter
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_t2i.core.config import Count, NonNegative, Positive
 from gan_t2i.core.runtime import autocast
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.models.layout import LOCALIZER_SIDE, LayoutPredictor, WordLocalizer
+from gan_t2i.models.layout import LOCALIZER_SIDE, WordLocalizer
 from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, train_on_pairs, train_or_load
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -37,7 +37,7 @@ class LayoutTraining(PretrainingConfig):
     """Largest standard deviation of the noise on images; the range of a pixel is 2."""
 
 
-def pretrained_layout(layout: LayoutPredictor, config: LayoutTraining, pairs: RealPairs) -> None:
+def pretrained_layout(layout: nn.Module, config: LayoutTraining, pairs: RealPairs) -> None:
     """Give the predictor its weights, pretrained on first use."""
     encoder = pairs.encoder
     key = [VERSION, pairs.dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
@@ -49,7 +49,7 @@ def pretrained_layout(layout: LayoutPredictor, config: LayoutTraining, pairs: Re
     train_or_load(layout, "layout", [*key, config.model_dump(), pairs.seed, pairs.precision], first_time)
 
 
-def pretrain(layout: LayoutPredictor, config: LayoutTraining, pairs: RealPairs) -> None:
+def pretrain(layout: nn.Module, config: LayoutTraining, pairs: RealPairs) -> None:
     """Train a localizer on real images, then the predictor on what the localizer finds in them."""
     vocabulary = Vocabulary(pairs.dataset, pairs.encoder, config.vocabulary_size)
     with torch.random.fork_rng(devices=[]):

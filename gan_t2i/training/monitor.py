@@ -1,7 +1,7 @@
 """Divergence checks at every tick: non-finite values, exploding outputs, D winning, mode collapse.
 
-A failed run rolls back, and stops after too many rollbacks. A rollback restores the last healthy state with lower learning rates. Everything here is a function of the metrics, which are the same in all
-processes, and of the states on disk.
+A failed run rolls back, and stops after too many rollbacks. A rollback restores the last healthy
+state with lower learning rates. Everything here is a function of the metrics, which are the same in all processes, and of the states on disk.
 """
 
 import logging

@@ -29,7 +29,8 @@ def warm_start(networks: Networks, source: Path) -> str:
     """Copy weights of the same name and shape from the training state at `source` into G, D and G's average.
 
     A snapshot holds G's average alone, so G and its average start from that, and D starts fresh; so do optimizers and the image count.
-    Returns a sentence for the user. Raises `UsageError` where less than half of a network is in the file, `GanT2IError` where it cannot be read.
+    Returns a sentence for the user. Raises `UsageError` where less than half of a network is in the file, `GanT2IError` where the file
+    cannot be read.
     """
     given, nimg = _given(source)
     shares = {}
@@ -68,6 +69,6 @@ def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
 def is_output_layer(network: nn.Module, key: str) -> bool:
     """True if a new resolution takes effect through the weight `key`: starting at zero, it leaves G and D as they were."""
     if isinstance(network, Discriminator):
-        grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.seen) > 1
+        grown = isinstance(network.trunk, ResidualTrunk) and len(network.trunk.input_resolutions) > 1
         return grown and re.fullmatch(r"trunk\.down\d+\.(conv1|skip)\.weight", key) is not None
     return key.endswith("to_rgb.weight")

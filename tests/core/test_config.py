@@ -110,7 +110,6 @@ def test_a_run_says_what_is_wrong_with_its_settings(values, message):
         ("generator", "style", {"text_head": {"heads": 3}}, "config key generator.params.text_head: width 256 must be a multiple of heads 3"),
         ("generator", "style", {"w_width": 0}, "config key generator.params.w_width = 0: input should be greater than or equal to 1"),
         ("discriminator", "resnet", {"channel_base": -1}, "config key discriminator.params.channel_base = -1: input should be greater"),
-        ("generator", "adaptive", {"kernels": 1}, "config key generator.params.kernels = 1: input should be greater than or equal to 2"),
         ("generator", "style", {"word_resolutions": [7]}, "config key generator.params.word_resolutions.0 = 7: input should be 4, 8, 16"),
     ],
 )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan_t2i.models.attention_block import LocalStyleBlock, SelfAttentionBlock, WordAttentionBlock, heads_for, placement
+from gan_t2i.models.attention_block import LocalStyleBlock, SelfAttentionBlock, WordAttentionBlock, heads_for, layout_bias
 from gan_t2i.models.text_head import TextCondition
 
 
@@ -21,31 +21,31 @@ def test_blocks_add_what_they_attend_to(channels):
         torch.testing.assert_close(block(*inputs), x + 1)
 
 
-def test_one_word_is_told_to_every_place_alike():
+def test_a_single_word_changes_every_position_alike():
     torch.manual_seed(0)
     block, x = WordAttentionBlock(4, 8), torch.randn(1, 4, 2, 2)
-    told = block(x, TextCondition(torch.randn(1, 2, 8), torch.tensor([[False, True]]), torch.randn(1, 8))) - x
-    torch.testing.assert_close(told, told[..., :1, :1].expand_as(told))
+    change = block(x, TextCondition(torch.randn(1, 2, 8), torch.tensor([[False, True]]), torch.randn(1, 8))) - x
+    torch.testing.assert_close(change, change[..., :1, :1].expand_as(change))
 
 
-def test_a_placed_word_is_heeded_at_its_place_alone():
+def test_a_word_changes_the_style_only_where_the_layout_puts_it():
     torch.manual_seed(0)
-    block = LocalStyleBlock(4, 8, 16, placed=True)
+    block = LocalStyleBlock(4, 8, 16, layout=True)
     x, w, words = torch.zeros(1, 4, 8, 8), torch.zeros(1, 16), torch.randn(1, 2, 8)
-    places = torch.full((1, 2, 64), -20.0)
-    places[0, 0, 9] = places[0, 1, 54] = 0.0  # rows 1 and 6, columns 1 and 6
-    text = TextCondition(words, torch.tensor([[True, True]]), torch.randn(1, 8), places)
+    layout = torch.full((1, 2, 64), -20.0)
+    layout[0, 0, 9] = layout[0, 1, 54] = 0.0  # rows 1 and 6, columns 1 and 6
+    text = TextCondition(words, torch.tensor([[True, True]]), torch.randn(1, 8), layout)
     styles = block(x, w, text)[0].flatten(1).T  # [64, 16]
-    for place, word in ((9, 0), (54, 1)):
+    for position, word in ((9, 0), (54, 1)):
         alone = block(x, w, TextCondition(words[:, [word]], torch.tensor([[True]]), torch.randn(1, 8)))[0, :, 0, 0]
-        torch.testing.assert_close(styles[place], alone, atol=1e-3, rtol=0)
+        torch.testing.assert_close(styles[position], alone, atol=1e-3, rtol=0)
     assert (styles[9] - styles[54]).abs().max() > 0.01
-    torch.testing.assert_close(styles[0], styles[63])  # where neither is, both are heeded alike
+    torch.testing.assert_close(styles[0], styles[63])  # elsewhere both words count alike
 
 
-def test_placement_is_how_much_likelier_a_place_is_than_any():
-    places = torch.full((1, 1, 64), 1 / 64).log()
-    assert placement(places, 16).abs().max() < 1e-5  # a word that may be anywhere pulls nowhere
-    places[0, 0, 0] = 0.0
-    found = placement(places.log_softmax(dim=2), 8)[0, :, 0]
-    assert found[0] > 3 > 0 > found[1] > -4
+def test_layout_bias_is_the_log_ratio_to_a_uniform_distribution():
+    layout = torch.full((1, 1, 64), 1 / 64).log()
+    assert layout_bias(layout, 16).abs().max() < 1e-5
+    layout[0, 0, 0] = 0.0
+    bias = layout_bias(layout.log_softmax(dim=2), 8)[0, :, 0]
+    assert bias[0] > 3 > 0 > bias[1] > -4

@@ -24,7 +24,7 @@ def pictures(n: int, resolution: int = 16) -> Tensor:
 
 
 def words(model: Captioner, captions: Sequence[str]) -> list[list[str]]:
-    return [[model.vocabulary[number] for number in row] for row in model.tokens(captions).tolist()]
+    return [[model.vocabulary[number] for number in row] for row in model.tokenize(captions).tolist()]
 
 
 def test_captions_become_their_words_begun_and_ended() -> None:
@@ -39,14 +39,14 @@ def test_captions_become_their_words_begun_and_ended() -> None:
 def test_rare_words_are_spelled_and_long_captions_cut() -> None:
     model = captioner(max_tokens=4)
     assert words(model, ["leaf"]) == [["[CLS]", "l", "##e", "##a", "##f"]]
-    assert model.tokens(["red " * 30]).shape == (1, 5)
-    assert model(pictures(1), model.tokens(["red " * 30])).isfinite().all()
+    assert model.tokenize(["red " * 30]).shape == (1, 5)
+    assert model(pictures(1), model.tokenize(["red " * 30])).isfinite().all()
 
 
 def test_the_probabilities_of_all_continuations_add_up_to_one() -> None:
     """A token that saw itself, or one after it, would be told with certainty, and the sum be as large as the vocabulary."""
     model = captioner()
-    begun = model.tokens(["a red"])[0, :3]  # [CLS] a red
+    begun = model.tokenize(["a red"])[0, :3]  # [CLS] a red
     every = torch.stack([torch.cat([begun, torch.tensor([word])]) for word in range(1, len(model.vocabulary))])
     with torch.no_grad():
         seen = pictures(1).expand(len(every), -1, -1, -1)
@@ -60,9 +60,9 @@ def test_the_probabilities_of_all_continuations_add_up_to_one() -> None:
 
 def test_every_token_is_told_by_the_picture_and_the_tokens_before() -> None:
     model = captioner()
-    tokens = model.tokens(["a blue square left of a red circle"])
+    tokens = model.tokenize(["a blue square left of a red circle"])
     changed = tokens.clone()
-    changed[0, -2] = model.tokens(["rings"])[0, 1]  # the last word
+    changed[0, -2] = model.tokenize(["rings"])[0, 1]  # the last word
     with torch.no_grad():
         shorter = [model(pictures(1), t[:, :-2]) for t in (tokens, changed)]
         other_picture = model(-pictures(1), tokens)
@@ -73,18 +73,18 @@ def test_every_token_is_told_by_the_picture_and_the_tokens_before() -> None:
 
 def test_pairs_are_independent_and_padding_changes_nothing() -> None:
     model = captioner()
-    tokens = model.tokens(CAPTIONS)
+    tokens = model.tokenize(CAPTIONS)
     seen = pictures(3)
     with torch.no_grad():
         together = model(seen, tokens)
-        alone = torch.cat([model(seen[row : row + 1], model.tokens([caption])) for row, caption in enumerate(CAPTIONS)])
+        alone = torch.cat([model(seen[row : row + 1], model.tokenize([caption])) for row, caption in enumerate(CAPTIONS)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_larger_pictures_are_averaged() -> None:
     model = captioner(resolution=64, side=16)
     large = pictures(2, 16).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    tokens = model.tokens(CAPTIONS[:2])
+    tokens = model.tokenize(CAPTIONS[:2])
     with torch.no_grad():
         torch.testing.assert_close(model(large, tokens), model(pictures(2, 16), tokens), rtol=1e-4, atol=1e-5)
 
@@ -92,7 +92,7 @@ def test_larger_pictures_are_averaged() -> None:
 def test_every_weight_and_every_pixel_gets_a_gradient() -> None:
     model = captioner()
     seen = pictures(2).requires_grad_()
-    model(seen, model.tokens(CAPTIONS[:2])).sum().backward()
+    model(seen, model.tokenize(CAPTIONS[:2])).sum().backward()
     assert seen.grad is not None
     assert (seen.grad.abs().amax(dim=1) > 0).float().mean() > 0.9
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig, Whitening
-from gan_t2i.text.batch import TextBatch
+from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 
 E, MAX_TOKENS = 24, 8
 
@@ -63,51 +62,3 @@ def test_selecting_captions_keeps_their_parts_together():
 def test_impossible_sizes_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         TextHeadConfig.parse(changes)
-
-
-@pytest.fixture
-def whitening_head():
-    torch.manual_seed(0)
-    return TextHead(TextHeadConfig(width=16, layers=2, heads=2, whiten=True), text_width=E, max_tokens=MAX_TOKENS)
-
-
-def alike_captions():
-    """Captions whose vectors are far from zero, close together, and told apart by the last number alone."""
-    drawn = torch.Generator().manual_seed(0)
-    pooled = 5 + torch.randn(400, E, generator=drawn) * torch.tensor([1.0] * (E - 1) + [0.2])
-    tokens = 3 + torch.randn(400, 4, E, generator=drawn)
-    return TextBatch(tokens, torch.ones(400, 4, dtype=torch.bool), pooled)
-
-
-def test_whitened_vectors_have_mean_zero_and_the_same_spread_in_every_direction():
-    text = alike_captions()
-    whitening = Whitening(E)
-    whitening.fit(text.pooled)
-    white = whitening(text.pooled)
-    covariance = white.T @ white / len(white)
-    torch.testing.assert_close(white.mean(dim=0), torch.zeros(E), atol=1e-4, rtol=0)
-    torch.testing.assert_close(covariance[:-1, :-1], torch.eye(E - 1), atol=0.05, rtol=0)
-    # the direction of little variance is made longer, held back by the floor alone: 0.04 / (0.04 + 0.01 * 0.96)
-    assert covariance[-1, -1] == pytest.approx(0.81, abs=0.03)
-
-
-@pytest.mark.parametrize("captions", [1, 3])
-def test_whitening_by_hardly_any_captions_stays_finite(captions):
-    whitening = Whitening(E)
-    whitening.fit(torch.randn(captions, E))
-    assert whitening(torch.randn(5, E)).isfinite().all()
-
-
-def test_a_head_whitens_by_the_captions_it_was_fitted_to_and_ignores_padding(whitening_head, pad):
-    text = alike_captions()
-    before = whitening_head(text).sentence
-    whitening_head.fit(pad(text, 2))
-    assert (whitening_head(text).sentence - before).abs().max() > 1e-2
-    torch.testing.assert_close(whitening_head.norm_tokens.mean, text.tokens.flatten(0, 1).mean(dim=0))
-    assert {"norm_tokens.matrix", "norm_pooled.mean"} <= set(whitening_head.state_dict())  # a snapshot has what it needs
-
-
-def test_a_head_that_normalises_has_nothing_to_fit(head):
-    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    head.fit(alike_captions())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())

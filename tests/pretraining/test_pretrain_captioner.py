@@ -41,7 +41,7 @@ def pretrained(parts: RunParts, **changes: Any) -> Captioner:
 @torch.no_grad()
 def log_likelihood(captioner: Captioner, dataset: PackedDataset, captions: list[str]) -> torch.Tensor:
     """Score the training pictures, each with its own of `captions`."""
-    return captioner(from_uint8(dataset.gather(dataset.train)), captioner.tokens(captions))
+    return captioner(from_uint8(dataset.gather(dataset.train)), captioner.tokenize(captions))
 
 
 def test_it_learns_what_the_captions_say(make_session: MakeSession) -> None:

@@ -129,7 +129,7 @@ def test_what_cannot_be_placed_is_refused(small_config: Callable[..., dict[str, 
     config["data"] = {**config["data"], "stream": True}
     with pytest.raises(UsageError, match=r"generator\.params\.layout needs all pictures at hand"):
         TrainConfig.parse(config)
-    with pytest.raises(UsageError, match="only local styles heed it"):
+    with pytest.raises(UsageError, match="layout biases local styles"):
         TrainConfig.parse(small_config(generator={"name": "style", "params": {"layout": True}}))
 
 

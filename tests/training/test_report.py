@@ -73,7 +73,7 @@ def test_config_and_hparams(trained: RunFolder, small_config: Callable[..., Any]
     hparams = HParamsPluginData.FromString(contents["_hparams_/session_start_info"]).session_start_info.hparams
     assert hparams["batch"].number_value == 4
     assert hparams["generator.params.channel_max"].number_value == 16
-    assert hparams["loss.name"].string_value == "relativistic"
+    assert hparams["loss"].string_value == "relativistic"
 
 
 def test_run_folder(trained: RunFolder, small_config: Callable[..., Any]) -> None:

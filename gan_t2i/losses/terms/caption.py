@@ -43,7 +43,7 @@ class CaptionTerm(LossTerm):
         self._device, self._precision = run.device, run.precision
         build = pretraining.pretrained_captioner if pretrained else pretraining.build_captioner
         self.captioner = build(self.config, run)
-        self._tokens = self.captioner.tokens(run.dataset.captions)  # [captions, L]
+        self._tokens = self.captioner.tokenize(run.dataset.captions)  # [captions, L]
         return {"captioner": self.captioner}
 
     @property

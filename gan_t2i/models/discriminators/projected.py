@@ -1,16 +1,17 @@
-"""Discriminator `projected`: pictures are judged in the feature space of a frozen pretrained network, at several scales.
+"""Discriminator `projected`: small heads on the features of a frozen pretrained network, one per scale.
 
-Projected GAN (Sauer et al. 2021, arXiv 2111.01007) with the text of StyleGAN-T (arXiv 2301.09515): random fixed convolutions mix the
-channels and then the scales of the features, from coarse to fine, so that no part of them can be passed over; a small head judges each
-scale, by projection of the sentence (Miyato & Koyama 2018, arXiv 1802.05637) and, at the two coarsest, by looking for the words.
-It is meant for the hinge loss, no penalty, and a blur over most of the run (`blur` in the config), without which G learns nothing: the slope of
-such features at a pixel is nearly noise, and only its coarse part leads to real pictures (CONTRIBUTING.md, "What makes `projected` train").
-n pictures, k captions each, H heads, C channels, D width of the text head.
+Projected GAN (Sauer et al. 2021, arXiv 2111.01007), conditioned on text as in StyleGAN-T (arXiv 2301.09515): random fixed convolutions mix
+the channels and then the scales of the features, from coarse to fine, so that D cannot ignore any part of them. The head of each scale uses
+projection of the sentence and, at the two coarsest scales, word alignment.
+It needs the hinge loss, no penalty, and a blur over most of the run (`run_settings`). Without the blur G learns nothing: the gradient of
+such features with respect to a pixel is nearly noise, and only its coarse part leads to real images.
+n images, k captions each, H heads, C channels, D width of the text head.
 """
 
 import logging
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.models import features
 from gan_t2i.models.base import Discriminator
+from gan_t2i.models.projection import projection_logits
 from gan_t2i.models.text_head import TextCondition, TextHead, TextHeadConfig
 from gan_t2i.models.word_alignment import WordAlignment
 from gan_t2i.ops.layers import activate, conv, linear
@@ -28,18 +30,18 @@ from gan_t2i.registry import register
 
 log = logging.getLogger(__name__)
 
-# The heads shrink what they see to this side.
+# Side to which the heads downsample their feature maps.
 HEAD_RESOLUTION = 4
-# A group of so many channels shares a mean and a deviation.
+# Channels per group of a group normalisation.
 GROUP = 8
 
 
 class ProjectedTrunk(nn.Module):
-    """Pictures of any size -> mixed feature maps, fine to coarse. Nothing in it is trained; the mixing is saved, the backbone is not.
+    """Maps images of any size to mixed feature maps, fine to coarse. Nothing in it is trained; the mixing is saved, the backbone is not.
 
     Args:
         backbone: from `features.build_features`.
-        resolution: of the pictures that the backbone gets.
+        resolution: side to which images are resized for the backbone.
         channels: C of the mixed maps.
     """
 
@@ -54,12 +56,12 @@ class ProjectedTrunk(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images [n, 3, R, R] in [-1, 1] -> a map [n, C, side, side] for each of `sides`."""
+        """Images [n, 3, R, R] in [-1, 1] -> one map [n, C, side, side] for each of `sides`."""
         size = (self.resolution, self.resolution)
         x = F.interpolate(images, size=size, mode="bilinear", antialias=images.shape[-1] > self.resolution)
         maps: list[Tensor] = []
-        for found, channels, scales in reversed(list(zip(self.backbone(x), self.mix_channels, self.mix_scales, strict=True))):
-            mixed = channels(found)
+        for raw, channels, scales in reversed(list(zip(self.backbone(x), self.mix_channels, self.mix_scales, strict=True))):
+            mixed = channels(raw)
             if maps:
                 mixed = (mixed + F.interpolate(maps[-1], size=mixed.shape[2:], mode="bilinear")) * math.sqrt(0.5)
             maps.append(scales(mixed))
@@ -67,14 +69,14 @@ class ProjectedTrunk(nn.Module):
 
 
 class ScaleHead(nn.Module):
-    """One map and captions -> one logit for each caption.
+    """Maps one feature map and captions to one logit per caption.
 
     Args:
-        inputs: channels of the map.
-        side: of the map.
-        channels: of the head's own maps.
-        text: the text head's settings.
-        with_words: whether words are looked for.
+        inputs: channels of the feature map.
+        side: side of the feature map.
+        channels: channels of the head's own maps.
+        text: settings of the text head.
+        with_words: whether the alignment score of the words is added.
     """
 
     def __init__(self, inputs: int, side: int, channels: int, text: TextHeadConfig, with_words: bool) -> None:
@@ -83,8 +85,8 @@ class ScaleHead(nn.Module):
         self.blocks = nn.Sequential()
         width = inputs
         while side > HEAD_RESOLUTION:
-            shrink = spectral_norm(nn.Conv2d(width, channels, 4, stride=2, padding=1))
-            self.blocks.extend([shrink, nn.GroupNorm(channels // GROUP, channels), nn.LeakyReLU(0.2)])
+            halve = spectral_norm(nn.Conv2d(width, channels, 4, stride=2, padding=1))
+            self.blocks.extend([halve, nn.GroupNorm(channels // GROUP, channels), nn.LeakyReLU(0.2)])
             width, side = channels, side // 2
         mix = spectral_norm(nn.Conv2d(width, channels, 3, padding=1))
         self.blocks.extend([mix, nn.GroupNorm(channels // GROUP, channels), nn.LeakyReLU(0.2)])
@@ -93,15 +95,14 @@ class ScaleHead(nn.Module):
         self.match = spectral_norm(linear(text.width, text.width))
 
     def forward(self, x: Tensor, text: TextCondition) -> Tensor:
-        """x [n, C, side, side] and n * k captions, those of a picture in a row -> logits [n * k] float32."""
+        """x [n, C, side, side] and n * k captions, grouped by image -> logits [n * k] float32."""
         h = activate(self.features(self.blocks(x).flatten(1)))  # [n, D]
-        of_picture = torch.cat([self.match(h), self.realism(h)], dim=1).float().repeat_interleave(len(text.words) // len(x), dim=0)
-        logits = of_picture[:, -1] + (of_picture[:, :-1] * text.sentence.float()).sum(dim=1) / math.sqrt(h.shape[1])
+        logits = projection_logits(self.match(h), self.realism(h), text.sentence)
         return logits if self.words is None else logits + self.words(x, text)
 
 
 class ProjectedHead(nn.Module):
-    """A `ScaleHead` for each map, and each a judge of its own."""
+    """One `ScaleHead` per feature map."""
 
     def __init__(self, sides: list[int], inputs: int, channels: int, text: TextHeadConfig) -> None:
         super().__init__()
@@ -109,38 +110,47 @@ class ProjectedHead(nn.Module):
         self.scales = nn.ModuleList(ScaleHead(inputs, side, channels, text, number >= deep) for number, side in enumerate(sides))
 
     def forward(self, maps: tuple[Tensor, ...], text: TextCondition) -> Tensor:
-        """H maps of n pictures and n * k captions, those of a picture in a row -> logits [n * k, H] float32."""
+        """H feature maps of n images and n * k captions, grouped by image -> logits [n * k, H] float32."""
         return torch.stack([head(x, text) for head, x in zip(self.scales, maps, strict=True)], dim=1)
 
 
 @register("discriminator", "projected")
 class ProjectedDiscriminator(Discriminator):
-    """Pictures and encoded captions -> logits, one for each scale.
+    """Maps images and encoded captions to logits, one per scale.
 
     Args:
-        config: the user's settings.
+        config: settings of the discriminator.
         resolution: R, a power of two from 16 to 512.
         text_width: E, width of the frozen encoder.
-        max_tokens: most tokens a caption can have.
+        max_tokens: largest number of tokens in a caption.
+
+    Raises:
+        GanT2IError: the backbone's weights are unavailable or do not fit it.
     """
 
     class Config(StrictConfig):
         """Settings of the discriminator."""
 
         backbone: str = features.DEFAULT_BACKBONE
-        """A model of timm that gives feature maps."""
+        """A timm model that returns feature maps."""
         weights: str | None = None
-        """A local .safetensors, .pt or .pth file with the backbone's weights; None: the installed package of the default backbone, else
-        those that timm has on the hub."""
+        """A local .safetensors, .pt or .pth file with the backbone's weights. None takes the installed package (default backbone only), else
+        timm's weights from the hub."""
         feature_resolution: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-        """Pictures are brought to this side before the backbone sees them."""
+        """Side to which images are resized for the backbone."""
         channels: Count = 128
-        """Of the mixed feature maps."""
+        """Channels of the mixed feature maps."""
         head_channels: Annotated[int, Field(ge=GROUP, multiple_of=GROUP)] = 64
-        """Of the heads' own maps."""
+        """Channels of the heads' own maps."""
         text_head: TextHeadConfig = TextHeadConfig()
 
-    run_settings = {"loss": "hinge", "penalty.r1_gamma": 0.0, "penalty.r2_gamma": 0.0, "augment.blur": 0.08, "augment.blur_share": 0.9}
+    run_settings: ClassVar[Mapping[str, Any]] = {
+        "loss": "hinge",
+        "penalty.r1_gamma": 0.0,
+        "penalty.r2_gamma": 0.0,
+        "augment.blur": 0.08,
+        "augment.blur_share": 0.9,
+    }
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int) -> None:
         super().__init__()
