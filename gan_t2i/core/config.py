@@ -38,7 +38,7 @@ class StrictConfig(pydantic.BaseModel):
 
 
 def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], where: str = "") -> str:
-    """One sentence for the first fault that pydantic found in `cls`."""
+    """Return one sentence for the first fault that pydantic found in `cls`."""
     fault = error.errors()[0]
     path = [str(part) for part in fault["loc"]]
     dotted = ".".join([where, *path] if where else path)
@@ -57,7 +57,7 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], wher
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to suggest instead of the unknown `name`: the closest of `known`, or all of them."""
+    """Return a suggestion for the unknown `name`: the closest of `known`, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known)}"
@@ -73,7 +73,7 @@ def _fields_at(cls: type[pydantic.BaseModel], path: Sequence[str]) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping with a key twice, of which YAML takes the last."""
+    """A loader that refuses a duplicate key, of which YAML would take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises `UsageError` where it is missing, no YAML, or no mapping."""
+    """Return the mapping in a YAML file; raises `UsageError` where the file is missing, is not YAML, or holds something else."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -97,7 +97,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`values` with each ``a.b=c`` of `overrides` set, c read as YAML."""
+    """Return `values` with each ``a.b=c`` of `overrides` set, c read as YAML."""
     result = _deep_copy(values)
     for override in overrides:
         path, separator, text = override.partition("=")

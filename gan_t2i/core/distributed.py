@@ -1,7 +1,7 @@
-"""Several processes that train as one: who this one is, and what they tell each other. Alone, everything here is the identity.
+"""Data-parallel training in several processes. With one process, everything here is the identity.
 
-torchrun starts the processes and tells each of them, in its environment, which one it is. Gradients and metrics on a GPU travel by nccl,
-everything else by gloo, which also notices at once when a process is gone.
+torchrun starts the processes and sets their ranks in the environment. Gradients and metrics on a GPU travel by nccl, everything else by gloo,
+which also notices at once when a process is gone.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ T = TypeVar("T")
 
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-# As long as packing and encoding a large data set may take, which one process does while the others wait. One that dies is noticed at
-# once, by its closed connection or by torchrun.
+# Longer than packing and encoding a large data set, which one process does while the others wait. A process that dies is noticed at once, by
+# its closed connection or by torchrun.
 TIMEOUT = timedelta(hours=24)
 
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Within ``with``, this process is one of those that torchrun started, if it did; `device` is the config's.
+    """Join the processes that torchrun started, if it did, within ``with``; `device` is the config's.
 
-    Raises `UsageError` where the environment, or the device, is not one for several processes. After an error the group is left as it is:
-    to take nccl down would wait for processes that wait for this one, and the process is about to end anyway.
+    Raises `UsageError` where the environment or the device does not allow several processes. After an error the group is not destroyed: nccl
+    would wait for processes that wait for this one, and this one is about to end anyway.
     """
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal():
@@ -53,14 +53,14 @@ def process_group(device: str) -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     if not is_first():
         PACKAGE.setLevel(logging.WARNING)
-    _wait_for_all()  # one that is refused at once, and leaves, would else be missed by others that are still joining
+    _wait_for_all()  # a process that fails at once would be missed by others that are still joining
     yield
-    _wait_for_all()  # torchrun ends all processes once one has left with an error, or by a signal, and rank 0 may still be saving
+    _wait_for_all()  # torchrun ends all processes once one fails or gets a signal, and rank 0 may still be saving
     dist.destroy_process_group()
 
 
 def _takes_gpu(device: str) -> bool:
-    """Whether each of several processes has a GPU of its own; raises `UsageError` for devices that they cannot share."""
+    """True if each process has its own GPU; raises `UsageError` for a device that several processes cannot use."""
     if device == "auto" and not torch.cuda.is_available() and torch.backends.mps.is_available():
         raise UsageError("several processes train on cpu or cuda, and auto is mps here: set device=cpu")
     if device not in ("auto", "cpu", "cuda"):
@@ -74,28 +74,28 @@ def _takes_gpu(device: str) -> bool:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this is the one that writes and speaks."""
+    """True for the process that writes files and messages."""
     return rank() == 0
 
 
 def own_rows(count: int) -> slice:
-    """This process's share of the `count` rows of a batch, which is a multiple of the world size."""
+    """Return this process's share of the `count` rows of a batch, a multiple of the world size."""
     share = count // world_size()
     return slice(rank() * share, (rank() + 1) * share)
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Put the mean over all processes into each of `tensors` (float, on one device), by one all-reduce of one flat copy."""
+    """Replace each of `tensors` (float, on one device) by its mean over all processes, in one all-reduce of a flat copy."""
     if world_size() == 1:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -107,7 +107,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def from_first(value: T) -> T:
-    """Rank 0's `value`, on all; the others' is ignored."""
+    """Return rank 0's `value` in every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -118,7 +118,7 @@ def from_first(value: T) -> T:
 
 @contextlib.contextmanager
 def first_of_node_first() -> Iterator[None]:
-    """The first process of each node goes through the ``with`` alone, the others after it: they find what it put into the cache."""
+    """Let the first process of each node run the ``with`` alone, and the others after it, so that they find what it cached."""
     first = world_size() == 1 or os.environ["LOCAL_RANK"] == "0"
     if not first:
         _wait_for_all()
@@ -133,11 +133,11 @@ def _wait_for_all() -> None:
 
 @contextlib.contextmanager
 def _gone_is_an_error() -> Iterator[None]:
-    """One sentence for a connection that broke, which is all that a process sees of another one's end."""
+    """Turn a broken connection, which is all that a process sees of another one's end, into one sentence."""
     try:
         yield
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise GanT2IError(
-            f"process {os.environ['RANK']} cannot reach the others of this run ({reason}); what was saved last stays: the same command goes on"
+            f"process {os.environ['RANK']} cannot reach the others of this run ({reason}); the last save is kept: the same command resumes"
         ) from error

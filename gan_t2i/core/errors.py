@@ -1,8 +1,8 @@
-"""The errors that a user can cause; every one carries one clear sentence and the exit code of the command line."""
+"""The errors that a user can cause. Each carries one clear sentence and the exit code of the command line."""
 
 
 class GanT2IError(ValueError):
-    """Something in the data, the files or the run is not as it must be. The message says what, where and what is allowed."""
+    """A fault in the data, the files or the run. The message says what, where and what is allowed."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Where things are kept on disk, and how they are written: to a temporary name, flushed, then renamed."""
+"""The cache folder, and atomic writes: to a temporary name, flushed, then renamed."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 from gan_t2i.core.stopping import cleanup_on_sigterm
 
 FEW_FILES = 16
-"""So many are flushed one by one. For the thousands of a data set that takes minutes on a slow disk: then one flush of the whole system is
-quicker, though it waits for what other programs have written."""
+"""Up to this number files are flushed one by one. For the thousands of a data set that takes minutes on a slow disk; one flush of the whole
+system is quicker, though it waits for other programs' writes."""
 
 
 def cache_dir() -> Path:
-    """Root of everything that can be made again (packed pictures, embeddings, built-in data sets): ``$GAN_T2I_CACHE``, or ``gan_t2i``
-    in the user's cache folder."""
+    """Return the root of everything that can be made again (packed pictures, embeddings, built-in data sets): ``$GAN_T2I_CACHE``, or
+    ``gan_t2i`` in the user's cache folder."""
     root = os.environ.get("GAN_T2I_CACHE")
     if root:
         return Path(root)
@@ -26,7 +26,7 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed."""
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)
@@ -44,10 +44,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder beside `path`; on success its files are flushed and it is renamed to `path`, else removed,
-    by SIGTERM too.
+    """Yield an empty temporary folder beside `path`; on success its files are flushed and it is renamed to `path`.
 
-    Raises FileExistsError where `path` is there already with something in it, before anything is yielded.
+    Otherwise, and by SIGTERM too, it is removed. Raises FileExistsError where `path` exists and is not empty, before anything is yielded.
     """
     if (path.is_dir() and any(path.iterdir())) or path.is_file():
         raise FileExistsError(f"{path} already exists")
@@ -70,13 +69,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what `atomic_file` left anywhere in `folder` where it was killed; nobody may be writing there."""
+    """Remove the temporary files in `folder` that a killed process left; nobody may be writing there."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def slug(text: str, limit: int = 60) -> str:
-    """`text` as a file name: letters and digits of any script, joined by hyphens, at most `limit` characters of 3 bytes."""
+    """Return `text` as a file name: letters and digits of any script, joined by hyphens, at most `limit` characters of 3 bytes."""
     name = re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:limit]
     # File systems count bytes, 255 a name; rare scripts take 4 a letter.
     return name.encode()[: 3 * limit].decode(errors="ignore").rstrip("-") or "untitled"

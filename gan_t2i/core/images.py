@@ -1,4 +1,4 @@
-"""Between tensors, pictures and files, and sheets of pictures with their captions drawn in."""
+"""Conversion between tensors, pictures and files, alpha compositing, and contact sheets. N batch, C channels, H x W pixels."""
 
 import contextlib
 import textwrap
@@ -30,15 +30,15 @@ _XMP = (
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] -> float32 in [-1, 1]; channels_last, which the convolutions are fastest with."""
+    """Convert uint8 [N, C, H, W] to float32 in [-1, 1], channels_last, the fastest layout for convolutions."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def composite(images: Tensor, background: Tensor) -> Tensor:
-    """Pictures [N, 4, H, W] with premultiplied colours, all in [-1, 1], over a colour each, [N, 3] in [0, 1] -> [N, 3, H, W].
+    """Composite images [N, 4, H, W] with premultiplied colours in [-1, 1] over one colour each, [N, 3] in [0, 1]; returns [N, 3, H, W].
 
-    Pictures without alpha are returned as they are. Linear in the picture and unclamped: a generator whose alpha or colours leave their range
-    shows it, and gets a gradient back. Within the range it is exact.
+    Images without alpha are returned unchanged. The result is linear in the image and not clamped: where a generator's alpha or colours leave
+    their range it shows, and a gradient flows back.
     """
     if images.shape[1] == 3:
         return images
@@ -46,21 +46,21 @@ def composite(images: Tensor, background: Tensor) -> Tensor:
 
 
 def composite_on_grey_uint8(images: Tensor) -> Tensor:
-    """uint8 pictures [N, 4, H, W] with premultiplied colours over grey, uint8 [N, 3, H, W]; those of 3 channels as they are."""
+    """Composite uint8 images [N, 4, H, W] with premultiplied colours over grey, [N, 3, H, W]; images of 3 channels are returned unchanged."""
     if images.shape[1] == 3:
         return images
     return images[:, :3] + ((255 - images[:, 3:]).float() * (GREY / 255)).round().to(torch.uint8)
 
 
 def composite_on_grey(picture: Image.Image) -> Image.Image:
-    """An RGB picture as it is, an RGBA one over the same grey: for measures and networks that know no transparency."""
+    """Return an RGBA picture over the same grey, for measures and networks without transparency; an RGB picture stays as it is."""
     if picture.mode != "RGBA":
         return picture.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", picture.size, (GREY, GREY, GREY)), picture).convert("RGB")
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:
-    """float [N, C, H, W] in [-1, 1], clamped -> RGB pictures, or from premultiplied colours and alpha RGBA ones."""
+    """Convert float [N, C, H, W], clamped to [-1, 1], to RGB pictures, or from premultiplied colours and alpha to RGBA ones."""
     levels = (images.float().clamp(-1, 1) + 1) * 127.5  # [N, C, H, W], 0 to 255
     if levels.shape[1] == 4:
         alpha = levels[:, 3:].round()  # as it will be written, so that colour times alpha is what was drawn
@@ -71,7 +71,7 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 
 
 def _font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, which knows Latin letters; for other scripts the first installed one of a few that know many."""
+    """Return Pillow's own font for Latin letters, and for other scripts the first installed one of a few with many scripts."""
     if any(ord(letter) > 0x24F for letter in text):
         for name in _WIDE_FONTS:
             with contextlib.suppress(OSError):  # not installed; Pillow looks through the system's font folders
@@ -80,11 +80,11 @@ def _font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cell: int = 96, blocks: int = 2) -> Image.Image:
-    """One picture of all rows, each under its caption, laid out in `blocks` columns of rows.
+    """Lay all rows out in one picture, each under its caption, in `blocks` columns of rows.
 
     Args:
-        rows: pictures of one caption each, RGB or RGBA; all rows of the same length.
-        captions: one a row.
+        rows: pictures of one caption each, RGB or RGBA; rows have the same length.
+        captions: one per row.
         cell: side of a picture in the sheet; small pictures are enlarged by a whole factor where one fits, pixels left visible.
     """
     side = rows[0][0].width
@@ -110,14 +110,14 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
 
 
 def _checkerboard(side: int) -> Image.Image:
-    """What stands for transparency in editors of pictures: light and lighter squares."""
+    """Return the light squares that stand for transparency in picture editors."""
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     light = 255 - 51 * ((rows // _SQUARE + columns // _SQUARE) % 2)  # [side, side]
     return Image.fromarray(light.to(torch.uint8).numpy()).convert("RGBA")
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that says it was drawn by a model, and nothing of its prompt; raises `UsageError` where `path` cannot be written."""
+    """Write a PNG that is marked as generated media and does not hold its prompt; raises `UsageError` where `path` cannot be written."""
     info = PngInfo()
     info.add_text("Software", f"gan_t2i {__version__}")
     info.add_itxt("XML:com.adobe.xmp", _XMP)

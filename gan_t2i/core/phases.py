@@ -1,6 +1,6 @@
-"""The phases of a computation: named in a profiler's trace always, timed where somebody asks.
+"""Named phases of a computation: they always show in a profiler's trace, and `PhaseTimer` times them.
 
-They are timed by a clock of their own and not by the profiler, which makes many small operations look dearer than few large ones.
+The timer uses its own clock and not the profiler, which makes many small operations look dearer than a few large ones.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from torch.profiler import record_function
 from gan_t2i.core.runtime import synchronize
 
 PREFIX = "gan_t2i/"
-"""Of the phases' names in a trace."""
+"""Prefix of the phases' names in a trace."""
 REST = "rest"
-"""What `PhaseTimer` calls the time outside of all phases."""
+"""Name of the time outside all phases in a `PhaseTimer`."""
 
 _timer: ContextVar["PhaseTimer | None"] = ContextVar("phase timer", default=None)
 
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """What runs within, or the function that this decorates, is the phase `name`."""
+    """Mark a ``with`` block, or a decorated function, as the phase `name`."""
     timer = _timer.get()
     with record_function(PREFIX + name):
         if timer is None:
@@ -38,9 +38,9 @@ def phase(name: str) -> Iterator[None]:
 
 
 class PhaseTimer:
-    """Within ``with``, adds up the time of each phase; that of an inner phase is not counted to the outer one, so that they add up.
+    """Adds up the time of each phase within ``with``. An inner phase does not count towards the outer one, so all phases sum to the whole.
 
-    seconds, calls: by the name of the phase. The device's queue is emptied at each change, so phases that would overlap there do not.
+    The device's queue is emptied at each change, so phases do not overlap there. `seconds` and `calls` hold the results by phase.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,7 +60,7 @@ class PhaseTimer:
         self._open.pop()
 
     def _book(self) -> None:
-        """Count the time since the last change to the innermost phase."""
+        """Add the time since the last change to the innermost phase."""
         synchronize(self.device)
         now = time.perf_counter()
         if self._open:

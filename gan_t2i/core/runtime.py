@@ -1,4 +1,4 @@
-"""Where and how the numbers are computed: device, memory, precision, and random draws that depend on nothing but (seed, rank, nimg)."""
+"""Device, precision, memory, and seeded random generators."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from gan_t2i.core.errors import UsageError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; ``auto`` takes CUDA, then Apple's MPS, then the CPU. Raises `UsageError` where it is not there."""
+    """Return the device called `name`; ``auto`` takes CUDA, then Apple's MPS, then the CPU. Raises `UsageError` where it does not exist."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,12 +29,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def set_gpu_arithmetic(*, fixed_order: bool, exact_convolutions: bool) -> None:
-    """How a GPU computes from now on in this process; a CPU does both anyway.
+    """Set how a GPU computes from now on in this process; a CPU does both anyway.
 
     Args:
-        fixed_order: it adds in the same order each time, so that the same step gives the same bits; slower.
-        exact_convolutions: those in float32 keep all of its bits. Else torch takes TF32's ten: enough for the penalty of a gradient, which
-            StyleGAN2-ADA (arXiv 2006.06676) takes through float16 with as many, and too few for a finite difference, forward or backward.
+        fixed_order: add in the same order each time, so that the same step gives the same bits; slower.
+        exact_convolutions: keep all bits of float32. Otherwise torch takes TF32's ten: enough for a gradient penalty, which StyleGAN2-ADA
+            (arXiv 2006.06676) takes through float16 with as many, and too few for a finite difference, forward or backward.
     """
     if fixed_order:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it before its first product
@@ -45,7 +45,7 @@ def set_gpu_arithmetic(*, fixed_order: bool, exact_convolutions: bool) -> None:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is done by the hardware; where it is emulated it is slower than float32."""
+    """True if the hardware computes in bfloat16; where it is emulated it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -56,23 +56,23 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def product_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """What convolutions and matrix products are computed in, by `precision` ("auto", "bf16", "float32")."""
+    """Return the type that convolutions and matrix products are computed in, by `precision` ("auto", "bf16", "float32")."""
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)) else torch.float32
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Context in which convolutions and matrix products run in `product_dtype`."""
+    """Return a context in which convolutions and matrix products run in `product_dtype`."""
     dtype = product_dtype(device, precision)
     return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[object]:
-    """Context that switches autocast off, for what needs float32: penalties, demodulation, resampling."""
+    """Return a context without autocast, for what needs float32: penalties, demodulation, resampling."""
     return torch.autocast(device.type, enabled=False)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done all that it was told; a clock that is read before shows the telling alone."""
+    """Wait until `device` has finished all queued work; a clock that is read earlier shows only the time to queue it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -80,7 +80,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory that the process (on a GPU: its tensors there) has held, in GiB."""
+    """Return the peak memory of the process (on a GPU: of its tensors there), in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource  # Windows has none
@@ -90,6 +90,6 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def seeded_rng(*key: int | str) -> torch.Generator:
-    """A CPU generator that depends on `key` alone, e.g. (seed, rank, nimg, "latents"); the source of every random draw."""
+    """Return a CPU generator that depends on `key` alone, e.g. (seed, "latents", nimg); every random number comes from one."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

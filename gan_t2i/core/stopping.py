@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to work that must not be lost: whoever asks a process to end may kill it a few seconds later."""
+"""SIGINT and SIGTERM: finish the step, save, exit. SIGKILL may follow within seconds."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ from typing import Self
 
 
 class Interrupted(Exception):
-    """Raised out of work that can be left undone, once a process is asked to stop."""
+    """Raised inside `StopRequest.interruptible` when the process is asked to stop."""
 
 
 class StopRequest:
-    """Within ``with``, SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed, where the process works `alone`.
+    """Notes SIGINT and SIGTERM within ``with`` instead of obeying them; a second signal is obeyed where the process runs `alone`.
 
-    Of several processes, none obeys: torchrun and cluster managers each pass on a signal that a process may have had already, and end by
-    force what does not end in time.
+    With several processes no signal is obeyed: torchrun and cluster managers each pass on a signal that a process may have had already, and
+    end by force what does not end in time.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
@@ -35,7 +35,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within ``with``, what is done is given up by `Interrupted` as soon as a signal comes, or has come."""
+        """Raise `Interrupted` out of the ``with`` as soon as a signal comes, or has come."""
         self._interruptible = True
         try:
             if self.signal is not None:
@@ -53,13 +53,15 @@ class StopRequest:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, on its way up to `cleanup_on_sigterm`."""
+    """SIGTERM on its way up to `cleanup_on_sigterm`."""
 
 
 @contextlib.contextmanager
 def cleanup_on_sigterm() -> Iterator[None]:
-    """Within ``with``, SIGTERM unwinds like Ctrl-C, so that what is done is kept and what is half written removed, and then ends the process
-    as it would have. Does nothing where SIGTERM is handled already, or outside the main thread."""
+    """Let SIGTERM unwind the ``with`` like Ctrl-C, so that half-written files are removed, before it ends the process.
+
+    It does nothing where SIGTERM is handled already, or outside the main thread.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

@@ -210,7 +210,7 @@ def test_who_loses_another_says_so(values: Callable[..., Values], tmp_path: Path
     first, second = together(write_run, values(batch=4), tmp_path, None, None, 28)
     assert second is None
     assert str(first).startswith("process 0 cannot reach the others of this run (")
-    assert "the same command goes on" in str(first)
+    assert "the same command resumes" in str(first)
     (folder,) = list_runs(tmp_path)
     assert read_tensors(folder.state)[1]["nimg"] == 20
 

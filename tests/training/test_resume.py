@@ -127,6 +127,6 @@ def test_a_real_signal(
         nimg = read_tensors(folder.state)[1]["nimg"]
         assert 20 <= nimg < 240
         assert folder.snapshots()[-1] == folder.snapshot(nimg)
-        assert f"stopped after {nimg} of 240 images; the same command goes on from there" in output
+        assert f"stopped after {nimg} of 240 images; the same command resumes" in output
     assert start(**LONG) == (folder, None)
     assert_same_state(folder, unbroken)
