@@ -1,7 +1,7 @@
 """Public packages against this one, on the same cores in one run: training steps at 64 px, and sampling.
 
     pip install stylegan2-pytorch==1.9.0 gigagan-pytorch==0.3.0 diffusers
-    python tests/benchmarks/public_packages.py --config configs/emoji64_resnet.yaml
+    python configs/studies/packages/public_packages.py --config configs/emoji64_resnet.yaml
 
 stylegan2-pytorch and gigagan-pytorch train on noise that lies ready in memory, without penalties, averages, augmentation, text and logging;
 gan_t2i trains as it does: with all of them, on its data. A step of theirs updates D and then G once. They are measured in turns, repeat by

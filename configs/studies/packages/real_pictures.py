@@ -1,7 +1,7 @@
 """Public packages against this one on real pictures: the same data, the same minutes of training, one after the other on the same cores.
 
     pip install stylegan2-pytorch==1.9.0 gigagan-pytorch==0.3.0 diffusers
-    python tests/benchmarks/real_pictures.py configs/emoji64.yaml --minutes 15
+    python configs/studies/packages/real_pictures.py configs/emoji64.yaml --minutes 15
 
 `--only NAME...` trains those contenders alone: several of it side by side, a core each (taskset, OMP_NUM_THREADS=1), fill a machine.
 

@@ -1,7 +1,7 @@
 """Packing against Pillow's own decoding on the same cores, and the load of a batch against a training step.
 
-    python tests/benchmarks/packing_speed.py
-    python tests/benchmarks/packing_speed.py --pictures 2000 --repeats 1    # a try of a minute
+    python configs/studies/speed/packing_speed.py
+    python configs/studies/speed/packing_speed.py --pictures 2000 --repeats 1    # a try of a minute
 
 Small PNGs are made in a temporary folder (--size pixels a side). The limit is a loop that opens, decodes, resizes and writes nothing, over a
 pool of as many threads as packing uses: `pool.map` of one picture each. Beside it stands a loop that hands nothing from thread to thread,
@@ -35,7 +35,7 @@ from gan_t2i.doctor.train_speed import measure_training
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
 
-QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
+QUICKSTART = Path(__file__).parents[2] / "quickstart.yaml"
 WANTED_RATIO = 0.8
 WANTED_SHARE = 0.02
 STEPS = 16

@@ -1,7 +1,7 @@
 """From SIGTERM to the end of a training: cluster managers and shutdowns give a few seconds before they kill.
 
-    python tests/benchmarks/stop_speed.py
-    python tests/benchmarks/stop_speed.py configs/shapes64.yaml --stops 10
+    python configs/studies/speed/stop_speed.py
+    python configs/studies/speed/stop_speed.py configs/shapes64.yaml --stops 10
 
 Each config's run is begun once, and then stopped and gone on with, again and again by the same command. Each signal comes at another moment
 between two ticks. Shown are the seconds from the signal to the state on disk, and to the exit; wanted are less than five, whatever else the
@@ -23,7 +23,7 @@ from random import Random
 
 from gan_t2i.runs import RunFolder, list_runs
 
-CONFIGS = [Path(__file__).parents[2] / "configs" / name for name in ("shapes32.yaml", "shapes64.yaml")]
+CONFIGS = [Path(__file__).parents[2] / name for name in ("shapes32.yaml", "shapes64.yaml")]
 WANTED = 5.0  # seconds
 STATS_KIMG = 0.064  # a tick every four steps: the sign that training goes on
 LONGEST_WAIT = 0.5  # seconds between a tick and the signal
