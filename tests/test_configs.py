@@ -1,20 +1,28 @@
-"""Every shipped config is valid, says what it is, and builds; the one for a GPU takes a step."""
+"""Every recipe is valid, says what it is, and builds; the one for a GPU takes a step. Every row of a study can be run."""
 
+import argparse
 import multiprocessing
+import re
+import shlex
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from PIL import Image
 
 from gan_t2i.core.config import read_yaml, with_overrides
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.registry import build
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = sorted((ROOT / "configs" / "studies").glob("*/README.md"))
 TINY = {"name": "tiny", "params": {"width": 32, "layers": 1, "heads": 2, "max_tokens": 16}}
 
 
@@ -35,38 +43,141 @@ def test_config_says_how_to_run_it_and_builds(path: Path) -> None:
             assert build(kind, spec.name, spec.params, **interface).resolution == config.resolution
 
 
-FOLDER = Path(__file__).parents[1] / "configs" / "ablations"
-ABLATIONS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
-AROUND = [path for path in ABLATIONS if path.parent.name == "around" and path.stem not in ("recipe", "together")]
-EMOJI64 = TrainConfig.parse(read_yaml(FOLDER.parent / "emoji64.yaml"))
+class Row(NamedTuple):
+    """A row of a study's table: the line that it stands in, its name, and the options of `gan-t2i train`."""
+
+    line: int
+    name: str
+    base: str
+    change: str
 
 
-@pytest.mark.parametrize("path", ABLATIONS, ids=str)
-def test_an_ablation_is_a_row_of_the_table(path: Path) -> None:
-    assert (FOLDER / path).read_text(encoding="utf-8").startswith(f"# gan-t2i train --config configs/ablations/{path}\n")
-    kimg = {"around": 48, "real": EMOJI64.kimg}.get(path.parent.name, 80)
-    assert TrainConfig.parse(read_yaml(FOLDER / path)).kimg == kimg  # all of a table alike
-    assert f"[{path.stem}](configs/ablations/{path})" in (FOLDER.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-@pytest.mark.parametrize("path", AROUND, ids=str)
-def test_a_row_around_the_recipe_changes_one_thing(path: Path) -> None:
-    recipe, row = (TrainConfig.parse(read_yaml(FOLDER / name)).model_dump() for name in ("around/recipe.yaml", path))
-    changed = {section for section in recipe if recipe[section] != row[section]}
-    assert len(changed) == 1 or changed == {"generator", "discriminator"}
+def rows(text: str) -> Iterator[Row]:
+    """The rows of all tables with a column "change" that name options or the base. Anything else in that column raises ValueError.
+
+    A line "Base: `OPTIONS`" is the base of the tables below it. Cells "gone: WHAT (COMMIT)" and "probe: WHAT" are not for today's config, and
+    empty ones continue the row above.
+    """
+    base, column = None, None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("Base:"):
+            found = re.fullmatch(r"Base: `(--[^`]+)`", line)
+            if not found:
+                raise ValueError(f"line {number}: {line!r} is not of the form Base: `OPTIONS`")
+            base = found[1]
+        if not line.startswith("|"):
+            column = None
+        elif column is None:
+            column = cells(line).index("change") if "change" in cells(line) else -1
+        elif column >= 0 and not set(line) <= set("|- "):
+            cell = cells(line)[column]
+            options = re.fullmatch(r"`(--[^`]+)`", cell)
+            if cell == "the base" or options:
+                if base is None:
+                    raise ValueError(f"line {number}: no base above it")
+                yield Row(number, cells(line)[0], base, options[1] if options else "")
+            elif cell and not re.fullmatch(r"gone: .+ \([0-9a-f]{7}\)|probe: .+", cell):
+                raise ValueError(f"line {number}: {cell!r} is neither options, the base, gone nor a probe")
 
 
-@pytest.mark.parametrize("path", [path for path in ABLATIONS if path.parent.name == "real"], ids=str)
-def test_a_row_of_real_pictures_is_emoji64_with_another_network(path: Path) -> None:
-    recipe, row = (config.model_dump() for config in (EMOJI64, TrainConfig.parse(read_yaml(FOLDER / path))))
-    assert len([section for section in recipe if recipe[section] != row[section]]) == 1
+def parse(options: str) -> TrainConfig:
+    """The config that `gan-t2i train OPTIONS` would train, of the options that a study may name."""
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config")
+    source.add_argument("--preset")
+    parser.add_argument("--set", action="append", default=[])
+    for key in ("kimg", "init"):
+        parser.add_argument(f"--{key}", dest="set", action="append", type=f"{key}={{}}".format)
+    given, unknown = parser.parse_known_args(shlex.split(options))
+    if unknown:
+        raise ValueError(f"{options!r}: {unknown} are not options of a row")
+    values = read_yaml(ROOT / (given.config or f"configs/{given.preset}.yaml"))
+    return TrainConfig.parse(with_overrides(values, given.set))
+
+
+def check(text: str) -> int:
+    """Parse every row of a study's README; returns their number."""
+    found = list(rows(text))
+    for row in found:
+        config, base = parse(f"{row.base} {row.change}"), parse(row.base)
+        if row.change and config == base:
+            raise ValueError(f"line {row.line}: {row.change} changes nothing")
+    return len(found)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
+def test_every_row_of_a_study_can_be_run(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert "**Answer.**" in text
+    count = check(text)
+    assert count >= 1 or "Base:" not in text
+    base = path.parent / "base.yaml"
+    assert not base.exists() or f"--config configs/studies/{path.parent.name}/base.yaml" in text
+
+
+def test_the_studies_have_rows_and_stand_in_the_index() -> None:
+    assert sum(len(list(rows(path.read_text(encoding="utf-8")))) for path in STUDIES) > 40
+    index = (ROOT / "configs" / "studies" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[(\w+)\]\(\1/README.md\)", index, re.M), "the index links the studies"
+    assert set(re.findall(r"^\| \[(\w+)\]\(\1/README.md\)", index, re.M)) == {path.parent.name for path in STUDIES}
+
+
+AROUND = list(rows((ROOT / "configs" / "studies" / "around_recipe" / "README.md").read_text(encoding="utf-8")))
+
+
+def sections_changed(row: Row) -> dict[str, object]:
+    config, base = parse(f"{row.base} {row.change}").model_dump(), parse(row.base).model_dump()
+    return {section: config[section] for section in config if config[section] != base[section]}
+
+
+@pytest.mark.parametrize("row", [row for row in AROUND if row.change and row.name != "together"], ids=lambda row: row.name)
+def test_a_row_around_the_recipe_changes_one_thing(row: Row) -> None:
+    assert len(sections_changed(row)) == 1 or {*sections_changed(row)} == {"generator", "discriminator"}
 
 
 def test_the_row_together_changes_what_three_rows_change() -> None:
-    names = ("recipe", "together", "batch8", "hinge", "g_orthogonal")
-    recipe, together, *alone = (TrainConfig.parse(read_yaml(FOLDER / "around" / f"{name}.yaml")).model_dump() for name in names)
-    changes = [{section: row[section] for section in row if row[section] != recipe[section]} for row in alone]
-    assert together == recipe | changes[0] | changes[1] | changes[2]
+    changes = {row.name: sections_changed(row) for row in AROUND}
+    assert changes["together"] == changes["batch8"] | changes["hinge"] | changes["g_orthogonal"]
+
+
+TABLE = "Base: `--preset quickstart`\n\n| row | change |\n|---|---|\n| one | {} |\n"
+
+
+@pytest.mark.parametrize("cell", ["the base", "", "`--set batch=8`", "`--set batch=8 --kimg 2`", "gone: x=1 (8034c6e)", "probe: more heads"])
+def test_a_sound_row_passes(cell: str) -> None:
+    check(TABLE.format(cell))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "`--set bach=8`",  # an unknown key
+        "`--set batch=eight`",  # a wrong value
+        "`--set batch`",
+        "`--set batch=16`",  # the default
+        "`--sett batch=8`",
+        "`--set discriminator.name=resnett`",
+        "`--set loss.name=hinge`",
+        "--set batch=8",  # no code span
+        "`batch=8`",
+        "gone: x=1",  # no commit
+        "base",
+    ],
+)
+def test_a_broken_row_is_found(cell: str) -> None:
+    with pytest.raises((UsageError, ValueError, argparse.ArgumentError)):
+        check(TABLE.format(cell))
+
+
+def test_a_row_without_a_base_is_found() -> None:
+    with pytest.raises(ValueError, match="no base"):
+        check(TABLE.format("the base").partition("\n")[2])
 
 
 def base256(folder: Path, *changes: str) -> TrainConfig:
