@@ -39,7 +39,7 @@ def test_a_number_that_is_not_finite_is_wrong_at_once() -> None:
 
 
 def test_pixels_that_run_away_are_wrong_at_once() -> None:
-    """The two numbers that a run with twice the rates of configs/ablations/around/recipe.yaml had after 2,000 and 3,000 images."""
+    """The two numbers that a run with twice the rates of configs/studies/around_recipe/base.yaml had after 2,000 and 3,000 images."""
     assert verdicts({DISTANCE: 0.58}, {DISTANCE: 39.0}) == [None, None]
     (failure,) = verdicts({DISTANCE: 2047.44})
     assert failure == ("outputs have exploded: Loss/G/distance is 2.05e+03, where black and white are 4 apart", False)
