@@ -10,7 +10,7 @@ as those of configs/shapes64.yaml and emoji64_resnet.yaml; the table shows them.
 of about as many parameters as our generator (random weights; diffusers' UNet and DDIM in 20 steps, without guidance, which would double it)
 is timed against our sampling.
 
-It is no test, and pytest does not collect it; it takes ten minutes on two cores.
+pytest does not collect this script; it takes ten minutes on two cores.
 """
 
 import argparse

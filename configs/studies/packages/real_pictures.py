@@ -3,20 +3,19 @@
     pip install stylegan2-pytorch==1.9.0 gigagan-pytorch==0.3.0 diffusers
     python configs/studies/packages/real_pictures.py configs/emoji64.yaml --minutes 15
 
-`--only NAME...` trains those contenders alone: several of it side by side, a core each (taskset, OMP_NUM_THREADS=1), fill a machine.
+`--only NAME...` trains those contenders alone: several processes side by side, a core each (taskset, OMP_NUM_THREADS=1), fill a machine.
 
-Every contender trains for so many minutes by the clock and then draws the captions of the data; the suites pictures and retrieval of
-`gan-t2i evaluate` judge all of them alike, by EMA weights. Ours are the configs given, with kimg to fill the minutes and their schedules as
-much shorter or longer. Each package is given:
+Every contender trains for the same minutes of wall clock and then draws the captions of the data; `gan-t2i evaluate pictures` and `retrieval`
+score all of them alike, by EMA weights. Ours are the configs given, with kimg to fill the minutes and schedules in proportion. Each package has:
 
 - stylegan2-pytorch: its networks, losses, optimizers, augmentation (a quarter of the batches, as its README advises for little data), penalty
-  every fourth step, batch 16, float32. It knows no text.
+  every fourth step, batch 16, float32. It takes no text.
 - gigagan-pytorch: its own steps with the penalty every fourth time, batch 4, without text, whose encoder it would download.
 - diffusers: UNet2DConditionModel in pixels with the tokens of our frozen encoder, noise prediction, AdamW, EMA, bfloat16, batch 16; pictures by
   DDIM in 20 steps without guidance, which would double them.
 
-Lessons before a run of ours (captioner, layout) count into its minutes unless the cache has them: name a fresh one by GAN_T2I_CACHE.
-Each contender leaves NAME.json in --out, and a sheet of the same prompts. It is no test, and pytest does not collect it.
+Pretraining before a run of ours (captioner, layout) counts into its minutes unless the cache has it: name a fresh cache by GAN_T2I_CACHE.
+Each contender leaves NAME.json in --out, and a sheet of the same prompts. pytest does not collect this script.
 """
 
 import argparse
@@ -136,9 +135,9 @@ def show(row: dict[str, Any]) -> None:
 
 def ours(config: TrainConfig, minutes: float) -> Contender:
     start = time.perf_counter()
-    rate = measure_pace(prepare(config)).rate  # lessons are taken here
+    rate = measure_pace(prepare(config)).rate  # this pretrains
     first = time.perf_counter() - start
-    # nobody knows yet how long the preparation without lessons takes: it is taken off below
+    # nobody knows yet how long the preparation without pretraining takes: it is taken off below
     start = time.perf_counter()
     prepare(config)
     spent = max(0.0, first - (time.perf_counter() - start))
@@ -159,12 +158,12 @@ def ours(config: TrainConfig, minutes: float) -> Contender:
 
 
 def lasting(config: TrainConfig, kimg: float) -> TrainConfig:
-    """A config whose run takes `kimg`, with the schedules that are told in kimg in the same proportion to it."""
+    """Return a config whose run takes `kimg`, with its schedules in kimg shortened or lengthened in proportion."""
     share = kimg / config.kimg
-    reconstruction = config.loss.reconstruction_kimg
-    loss = config.loss.model_copy(update={"reconstruction_kimg": reconstruction and reconstruction * share})
+    reconstruction = config.terms["reconstruction"]
+    terms = config.terms | {"reconstruction": reconstruction | {"kimg": reconstruction["kimg"] and reconstruction["kimg"] * share}}
     optimizer = config.optimizer.model_copy(update={"cooldown_kimg": config.optimizer.cooldown_kimg * share})
-    return config.model_copy(update={"kimg": kimg, "loss": loss, "optimizer": optimizer})
+    return config.model_copy(update={"kimg": kimg, "terms": terms, "optimizer": optimizer})
 
 
 def stylegan2(session: Session) -> Contender:

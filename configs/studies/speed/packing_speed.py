@@ -1,7 +1,7 @@
 """Packing against Pillow's own decoding on the same cores, and the load of a batch against a training step.
 
     python configs/studies/speed/packing_speed.py
-    python configs/studies/speed/packing_speed.py --pictures 2000 --repeats 1    # a try of a minute
+    python configs/studies/speed/packing_speed.py --pictures 2000 --repeats 1    # a minute
 
 Small PNGs are made in a temporary folder (--size pixels a side). The limit is a loop that opens, decodes, resizes and writes nothing, over a
 pool of as many threads as packing uses: `pool.map` of one picture each. Beside it stands a loop that hands nothing from thread to thread,
@@ -11,7 +11,7 @@ or more to the first.
 Then some steps of configs/quickstart.yaml are trained on the pack that was made: wanted is a load of less than 2% of a step. In that, a
 step of the config's own encoder is replaced by the tiny one, which changes neither the load nor the networks much.
 
-It is no test, and pytest does not collect it; with the defaults it takes some minutes on two cores.
+pytest does not collect this script; with the defaults it takes some minutes on two cores.
 """
 
 import argparse

@@ -7,7 +7,7 @@ Each config's run is begun once, and then stopped and gone on with, again and ag
 between two ticks. Shown are the seconds from the signal to the state on disk, and to the exit; wanted are less than five, whatever else the
 machine does. What the slowest single step takes on the machine is the floor, as a step that has begun is ended.
 
-It is no test, and pytest does not collect it; with the defaults it takes some minutes, and before that the captions are encoded once.
+pytest does not collect this script; with the defaults it takes some minutes, and before that the captions are encoded once.
 """
 
 import argparse
