@@ -6,7 +6,7 @@
 `--only NAME...` trains those contenders alone: several processes side by side, a core each (taskset, OMP_NUM_THREADS=1), fill a machine.
 
 Every contender trains for the same minutes of wall clock and then draws the captions of the data; `gan-t2i evaluate pictures` and `retrieval`
-score all of them alike, by EMA weights. Ours are the configs given, with kimg to fill the minutes and schedules in proportion. Each package has:
+score all of them alike, by EMA weights. Ours are the configs given, with kimg to fill the minutes and schedules to match. Each package has:
 
 - stylegan2-pytorch: its networks, losses, optimizers, augmentation (a quarter of the batches, as its README advises for little data), penalty
   every fourth step, batch 16, float32. It takes no text.
