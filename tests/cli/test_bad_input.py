@@ -71,7 +71,7 @@ def rewrite(snapshot: Path, path: Path, **changes: Any) -> Path:
         (["--set", "batch"], "--set batch: write it as key.subkey=value"),
         (["--set", "resolution=48"], "config key resolution: 48 is not a power of two from 16 to 512"),
         (["--set", "generator.name=styel"], "unknown generator 'styel'; did you mean style?"),
-        (["--set", "loss.name=wgan"], "config key loss.name = 'wgan'"),
+        (["--set", "loss=wgan"], "config key loss: 'wgan' is not an adversarial loss"),
         (["--set", "accumulation=3"], "batch 4 must be a multiple of accumulation 3"),
         (["--set", "batch=1"], "terms.mismatch needs a batch of at least two images"),
         (["--set", "device=cuda:99"], "device 'cuda:99' cannot be used here"),

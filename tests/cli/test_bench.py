@@ -70,7 +70,7 @@ def test_a_trace_names_the_phases(config: Path, tmp_path: Path) -> None:
     assert f"written: {tmp_path / 'trace.json'}" in result.stderr
     events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     found = Counter(event["name"] for event in events if str(event.get("name")).startswith("gan_t2i/"))
-    assert set(found) == {f"gan_t2i/{part}" for part in PHASES}
+    assert set(found) == {f"gan_t2i/{part}" for part in PHASES} - {"gan_t2i/captioner"}  # there is no caption loss
     # two steps, one of them with a penalty, and a tick
     assert (found["gan_t2i/data"], found["gan_t2i/penalty"], found["gan_t2i/logging"]) == (2, 1, 3)
 
