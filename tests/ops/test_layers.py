@@ -23,7 +23,7 @@ def test_gain_and_bias_start_as_asked():
 
 def test_channels_shrink_with_resolution_and_never_vanish():
     assert [channels_at(r, 512, 128) for r in (4, 8, 16, 512)] == [128, 64, 32, 1]
-    with pytest.raises(UsageError, match="channel_base = 128: it leaves no channel at 256 px"):
+    with pytest.raises(UsageError, match="channel_base = 128: no channel is left at 256 px"):
         channels_at(256, 128, 64)
 
 
