@@ -1,7 +1,7 @@
-"""What a run leaves on disk: snapshots that anyone may load, and the training state that continues a run.
+"""Files of a run: snapshots, which anyone may load, and the file format that they share with the training state.
 
-Both are one safetensors file with JSON beside the tensors; nothing is ever unpickled. A snapshot holds the EMA weights of the generator
-with its text head, and says how to build it and which text encoder it listens to. The state holds everything else.
+Both are one safetensors file with JSON in its header; nothing is ever unpickled. A snapshot holds the EMA weights of the generator with its
+text head, how to build it, and which text encoder it was trained with. The training state (`training/state.py`) holds everything else.
 """
 
 import json
@@ -29,7 +29,7 @@ _METADATA_KEY = "gan_t2i"
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """How to build a registered class again."""
+    """How to rebuild an instance of a registered class."""
 
     kind: str
     name: str
@@ -37,12 +37,13 @@ class BuildSpec:
     interface: dict[str, Any]
 
     def build(self) -> Any:
+        """Build it; raises `UsageError` if its name or a setting is unknown."""
         return build(self.kind, self.name, self.params, **self.interface)
 
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """The frozen text encoder that a generator was trained with; its weights are not in the snapshot, their hash is."""
+    """The frozen text encoder that a generator was trained with. The snapshot holds the hash of its weights, not the weights."""
 
     built: BuildSpec
     id: str
@@ -52,7 +53,7 @@ class EncoderRecord:
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """All that a snapshot says of itself, but for the weights."""
+    """Everything in a snapshot but the weights."""
 
     generator: BuildSpec
     encoder: EncoderRecord
@@ -64,11 +65,12 @@ class SnapshotInfo:
 
     @property
     def resolution(self) -> int:
+        """Side of the images in pixels."""
         return int(self.generator.interface["resolution"])
 
     @property
-    def draws_alpha(self) -> bool:
-        """Whether pictures have transparency; snapshots from before there was any do not say."""
+    def has_alpha(self) -> bool:
+        """True if the images have an alpha channel; the earliest snapshots have no such entry."""
         return self.generator.interface.get("channels", 3) == 4
 
 
@@ -76,30 +78,30 @@ _INFO = pydantic.TypeAdapter(SnapshotInfo)
 
 
 def save_snapshot(path: Path, generator: nn.Module, info: SnapshotInfo, dtype: torch.dtype = torch.float32) -> None:
-    """Write the weights of `generator`, rounded to `dtype`, and `info` to `path`, whole or not at all."""
+    """Write the weights of `generator`, rounded to `dtype`, and `info` to `path`, atomically; raises `GanT2IError` if that fails."""
     weights = {name: tensor.to(dtype) for name, tensor in generator.state_dict().items()}
     write_tensors(path, weights, {"type": "snapshot", **asdict(info)})
 
 
 def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
-    """The generator in evaluation mode on the CPU, and what the snapshot says; raises `GanT2IError` with one sentence."""
+    """Return the generator, frozen and in evaluation mode on the CPU, and its info; raises `GanT2IError` with one sentence."""
     info = read_info(path)
     try:
         generator: Generator = info.generator.build()
-    except (TypeError, ValueError, RuntimeError) as error:  # a UsageError, or what a constructor says to sizes that cannot be
+    except (TypeError, ValueError, RuntimeError) as error:  # a UsageError, or a constructor that refuses impossible sizes
         reason = " ".join(str(error).split())
         raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {reason}") from error
     tensors, metadata = read_tensors(path)
     if metadata["format_version"] == 1:
         tensors = {_renamed(name): tensor for name, tensor in tensors.items()}
-    # a snapshot may be stored at half its size; its network works in float32 either way
+    # a snapshot may be stored in bfloat16; its network computes in float32 either way
     load_weights(generator, {name: x.float() if x.dtype == torch.bfloat16 else x for name, x in tensors.items()}, str(path))
     generator.eval().requires_grad_(False)
     return generator, info
 
 
 def read_info(path: Path) -> SnapshotInfo:
-    """What the snapshot at `path` says of itself; raises `GanT2IError` where it is none, or of another format."""
+    """Return the info of the snapshot at `path`; raises `GanT2IError` if the file is not a snapshot, is damaged or has another format."""
     metadata = read_metadata(path)
     version = metadata.get("format_version")
     if metadata.get("type") != "snapshot":
@@ -114,37 +116,37 @@ def read_info(path: Path) -> SnapshotInfo:
             f"install the version that wrote it ({writer}), or train again"
         )
     try:
-        info = _INFO.validate_python({"versions": None, **metadata})  # where they are missing, ours are not the ones that wrote it
+        info = _INFO.validate_python({"versions": None, **metadata})  # without them the writer is unknown: the defaults are this version's
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise GanT2IError(f"snapshot {path} is damaged: {place} in its metadata: {fault['msg']}") from error
+        key = ".".join(map(str, fault["loc"]))
+        raise GanT2IError(f"snapshot {path} is damaged: {key} in its metadata: {fault['msg']}") from error
     if info.generator.kind != "generator" or not all(type(size) is int and size > 0 for size in info.generator.interface.values()):
-        raise GanT2IError(f"snapshot {path} is damaged: its metadata describe no generator")
+        raise GanT2IError(f"snapshot {path} is damaged: its metadata do not describe a generator")
     return info
 
 
 def _upgraded(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of format version 1, in which the layout predictor was called placer, as version 2 has it; raises `GanT2IError` where the
-    generator has a part that version 2 no longer knows."""
+    """Convert metadata of format version 1, in which the layout predictor was called placer, to version 2; raises `GanT2IError` if the
+    generator has a part that version 2 no longer has."""
     try:
         generator = metadata["generator"]
         params = {_renamed(name): value for name, value in generator["params"].items()}
         text_head = dict(params.get("text_head", {}))
     except (KeyError, TypeError, AttributeError, ValueError):
-        return metadata  # damaged: the checks that follow say where
+        return metadata  # damaged: the caller's checks find where
     if text_head.pop("whiten", False):
         raise GanT2IError(f"snapshot {path} has whitened text heads, which gan_t2i {__version__} no longer has: use the version that wrote it")
     return {**metadata, "format_version": FORMAT_VERSION, "generator": {**generator, "params": {**params, "text_head": text_head}}}
 
 
 def _renamed(name: str) -> str:
-    """A parameter or tensor of format version 1 under its name of today."""
+    """Return the current name of a setting or tensor of format version 1."""
     return re.sub(r"^placer\b", "layout", name).replace(".local_style.trust", ".local_style.layout_gain")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """One safetensors file with `metadata` as JSON in its header, written to a temporary name, flushed and renamed."""
+    """Write one safetensors file with `metadata` as JSON in its header, atomically; raises `GanT2IError` if that fails."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_file(path) as temporary:
@@ -154,14 +156,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata that `write_tensors` wrote; raises `GanT2IError` with one sentence."""
+    """Return the tensors and the metadata that `write_tensors` wrote; raises `GanT2IError` with one sentence."""
     metadata = read_metadata(path)
     with safetensors.safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (safe_open is no mapping)
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (safe_open is not a mapping)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata alone that `write_tensors` wrote; raises `GanT2IError` with one sentence."""
+    """Return the metadata alone that `write_tensors` wrote; raises `UsageError` if there is no file, `GanT2IError` if it is another kind."""
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
     try:
@@ -175,17 +177,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy `tensors` into `module`; raises `GanT2IError` naming the first that is missing, unknown, of another shape or type, or not finite."""
-    wanted = module.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
+    """Copy `tensors` into `module`; raises `GanT2IError` that names the first missing, unknown, misshapen, mistyped or non-finite one."""
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
             raise GanT2IError(f"{where} lacks the tensor {name}")
-        if name not in wanted:
+        if name not in expected:
             raise GanT2IError(f"{where} holds a tensor {name} that its network does not have")
-        if tensors[name].shape != wanted[name].shape:
-            raise GanT2IError(f"{where}: tensor {name} has shape {list(tensors[name].shape)}, its network needs {list(wanted[name].shape)}")
-        if tensors[name].dtype != wanted[name].dtype:
-            raise GanT2IError(f"{where}: tensor {name} holds {tensors[name].dtype}, its network needs {wanted[name].dtype}")
+        if tensors[name].shape != expected[name].shape:
+            raise GanT2IError(f"{where}: tensor {name} has shape {list(tensors[name].shape)}, its network needs {list(expected[name].shape)}")
+        if tensors[name].dtype != expected[name].dtype:
+            raise GanT2IError(f"{where}: tensor {name} holds {tensors[name].dtype}, its network needs {expected[name].dtype}")
         if not tensors[name].isfinite().all():
             raise GanT2IError(f"{where}: tensor {name} holds numbers that are not finite")
     module.load_state_dict(tensors)

@@ -7,8 +7,8 @@ A class registers itself::
         class Config(StrictConfig): ...
         def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int): ...
 
-Its settings (`params`) come from the user's config and are stored with a snapshot; what the surroundings dictate (the `interface`:
-resolution, text width) is passed by the caller and may not overlap the settings.
+Its settings (`params`) come from the user's config and are stored in snapshots. Its `interface` (resolution, text width), which data and text
+encoder dictate, is passed by the caller and may not overlap the settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ Class = TypeVar("Class", bound=type[Any])
 
 
 class Spec(StrictConfig):
-    """What to build: a registered name and its settings."""
+    """A registered name and its settings, as a config holds them."""
 
     name: str
     params: dict[str, Any] = {}
 
 
 def register(kind: str, name: str) -> Callable[[Class], Class]:
-    """Class decorator that enters a class with a nested `Config` under (kind, name); a duplicate raises ValueError."""
+    """Return a class decorator that registers a class with a nested `Config` under (kind, name); a duplicate raises ValueError."""
 
     def enter(cls: Class) -> Class:
         if (kind, name) in _classes:
@@ -41,12 +41,12 @@ def register(kind: str, name: str) -> Callable[[Class], Class]:
 
 
 def names(kind: str) -> list[str]:
-    """The registered names of a kind, sorted."""
+    """Return the registered names of a kind, sorted."""
     return sorted(name for entry_kind, name in _classes if entry_kind == kind)
 
 
 def lookup(kind: str, name: str) -> type[Any]:
-    """The class under (kind, name); an unknown name raises `UsageError` with the nearest one."""
+    """Return the class under (kind, name); raises `UsageError` with the nearest name if there is none."""
     if (kind, name) not in _classes:
         raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
     return _classes[kind, name]
@@ -59,7 +59,7 @@ def config_for(kind: str, name: str, params: Mapping[str, Any], *, where: str | 
 
 
 def build(kind: str, name: str, params: Mapping[str, Any], **interface: Any) -> Any:
-    """Build the class under (kind, name) from its settings and the interface that its surroundings dictate."""
+    """Build the class under (kind, name) from its settings and its interface; raises `UsageError` if a setting is wrong."""
     config = config_for(kind, name, params)
     overlap = sorted(set(interface) & set(type(config).model_fields))
     if overlap:

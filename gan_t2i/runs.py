@@ -1,4 +1,4 @@
-"""Run folders: ``runs/00003-<desc>/`` with config.yaml, stats.jsonl, TensorBoard events, grids/, snapshots/ and state.safetensors."""
+"""Run folders: ``runs/00003-<name>/`` with config.yaml, stats.jsonl, TensorBoard events, grids/, snapshots/ and state.safetensors."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import slug
 
 RUNS = Path("runs")
-"""Where runs are looked for and put, unless told."""
+"""Default folder of runs, for training and for `resolve_snapshot`."""
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "shapes64.safetensors"
 """The model that comes with the package: configs/shapes64.yaml on the built-in shapes."""
@@ -22,7 +22,7 @@ PRETRAINED = Path(__file__).parent / "pretrained" / "shapes64.safetensors"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places inside one run's folder."""
+    """Files of one run."""
 
     path: Path
 
@@ -40,7 +40,7 @@ class RunFolder:
 
     @property
     def last_healthy(self) -> Path:
-        """The last state before the monitor had doubts, as long as it has them."""
+        """Path of the last state before the monitor suspected a failure; the file exists while it does."""
         return self.path / "good.safetensors"
 
     def grid(self, nimg: int) -> Path:
@@ -51,7 +51,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by the one process that trains here; raises `UsageError` where another holds it. It goes with the process, however it ends."""
+        """Lock the folder for training; raises `UsageError` if another process trains in it. The lock ends with the process at the latest."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:
@@ -63,11 +63,11 @@ class RunFolder:
             os.close(descriptor)
 
     def snapshots(self) -> list[Path]:
-        """Oldest first."""
+        """Return the paths of the snapshots, oldest first."""
         return sorted((self.path / "snapshots").glob("snapshot-*.safetensors"))
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of stats.jsonl; one that a crash tore is left out."""
+        """Return the records of stats.jsonl; a line that a crash left incomplete is skipped."""
         if not self.stats.is_file():
             return []
         records = []
@@ -79,11 +79,11 @@ class RunFolder:
         return records
 
     def thin_out(self, keep: int, metric: str, nimg: int) -> None:
-        """Remove snapshots up to `nimg` until `keep` >= 2 are left: the one whose record has the highest `metric`, and the newest ones."""
+        """Delete snapshots up to `nimg` until `keep` >= 2 are left: the one with the highest `metric` in its record, and the newest ones."""
         snapshots = [path for path in self.snapshots() if path.name <= self.snapshot(nimg).name]
         values = {self.snapshot(record["nimg"]): record[metric] for record in self.records() if isinstance(record.get(metric), int | float)}
         ranked = [path for path in snapshots if path in values]
-        # of equals the newest: it has learned for longer
+        # among equals the newest, which was trained longest
         best = max(ranked, key=lambda path: (values[path], path.name), default=snapshots[-1])
         newest = [path for path in reversed(snapshots) if path != best][: keep - 1]
         for path in set(snapshots) - {best, *newest}:
@@ -91,7 +91,7 @@ class RunFolder:
 
 
 def list_runs(outdir: Path) -> list[RunFolder]:
-    """The run folders in `outdir`, by number."""
+    """Return the run folders in `outdir`, by number."""
     if not outdir.is_dir():
         return []
     numbered = [(int(match[1]), path) for path in outdir.iterdir() if path.is_dir() and (match := re.match(r"(\d{5})-", path.name))]
@@ -99,7 +99,7 @@ def list_runs(outdir: Path) -> list[RunFolder]:
 
 
 def new_run(outdir: Path, description: str) -> RunFolder:
-    """Make the next numbered folder in `outdir`."""
+    """Create the next numbered folder in `outdir`; raises `UsageError` if that fails."""
     runs = list_runs(outdir)
     number = int(runs[-1].path.name[:5]) + 1 if runs else 0
     folder = RunFolder(outdir / f"{number:05d}-{slug(description)}")
@@ -111,14 +111,17 @@ def new_run(outdir: Path, description: str) -> RunFolder:
 
 
 def run_of(snapshot: Path) -> RunFolder | None:
-    """The run whose snapshots/ holds `snapshot`, if one does."""
+    """Return the run whose snapshots/ folder holds `snapshot`, or None."""
     run = RunFolder(snapshot.absolute().parent.parent)
     return run if run.config.is_file() and snapshot.absolute().parent.name == "snapshots" else None
 
 
 def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
-    """The snapshot file that `name` means: a snapshot, a run folder (its newest), ``latest`` (the newest run in `outdir` with one),
-    ``pretrained`` (the package's own), or ``auto`` (the latest, and without any the pretrained)."""
+    """Return the snapshot file that `name` means, or raise `UsageError`.
+
+    `name` is a snapshot, a run folder (its newest snapshot), ``latest`` (that of the newest run in `outdir` that has one), ``pretrained`` (the
+    package's own), or ``auto`` (latest, or pretrained if there is none).
+    """
     if name == "pretrained":
         return PRETRAINED
     if name in ("auto", "latest"):

@@ -1,7 +1,6 @@
 """A second generator, registered as "second" wherever a test imports this module: the registry, the contract tests and a training step take it
 without a change in the package. N batch, R resolution."""
 
-import torch
 from torch import Tensor
 
 from gan_t2i.core.config import Count, StrictConfig
@@ -43,4 +42,4 @@ class SecondGenerator(Generator):
         condition = self.text_head(text)
         x = self.to_map(self.mapping(z, condition.sentence, truncation_psi)).unflatten(1, (CHANNELS, 8, 8))
         x = activate(self.conv(self.words(activate(x), condition)))
-        return upsample_to(self.to_rgb(x).to(torch.float32), self.resolution, smooth=True)
+        return upsample_to(self.to_rgb(x).float(), self.resolution, smooth=True)

@@ -52,7 +52,7 @@ def metadata(path: Path) -> dict:
 
 
 def rewrite(path: Path, values: object) -> Path:
-    """The same tensors under other metadata."""
+    """Replace the metadata and keep the tensors."""
     head, body = header(path)
     head["__metadata__"]["gan_t2i"] = values if isinstance(values, str) else json.dumps(values)
     text = json.dumps(head).encode()
@@ -62,7 +62,7 @@ def rewrite(path: Path, values: object) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The one sentence with which a snapshot is refused."""
+    """Return the sentence with which a snapshot is refused."""
     with pytest.raises(GanT2IError) as error:
         load_snapshot(path)
     assert "\n" not in str(error.value)
@@ -79,7 +79,7 @@ def test_weights_and_info_come_back_as_they_were(snapshot, generator):
     assert all(torch.equal(tensor, generator.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_what_is_loaded_draws_the_same_and_is_not_trained_on(snapshot, generator):
+def test_a_loaded_generator_gives_the_same_images_and_is_frozen(snapshot, generator):
     loaded, _ = load_snapshot(snapshot)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -88,7 +88,7 @@ def test_what_is_loaded_draws_the_same_and_is_not_trained_on(snapshot, generator
     assert torch.equal(loaded(z, text, 0.5), generator.eval()(z, text, 0.5))
 
 
-def test_half_precision_halves_the_file_and_draws_almost_the_same(tmp_path, snapshot, generator):
+def test_half_precision_halves_the_file_and_rounds_the_weights(tmp_path, snapshot, generator):
     _, info = load_snapshot(snapshot)
     small = tmp_path / "small.safetensors"
     save_snapshot(small, generator, info, torch.bfloat16)
@@ -117,7 +117,7 @@ def test_weights_in_another_memory_layout_come_back_as_they_were(tmp_path, gener
     assert all(torch.equal(tensor, generator.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
-# Files that are no snapshot
+# Files that are not snapshots
 
 
 class Malicious:
@@ -160,11 +160,11 @@ def test_safetensors_of_other_programs_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("values", ["null", "[]", '"snapshot"', "3", "{", ""])
-def test_metadata_that_are_no_mapping_are_refused(snapshot, values):
+def test_metadata_that_are_not_a_mapping_are_refused(snapshot, values):
     assert str(snapshot) in refusal(rewrite(snapshot, values))
 
 
-def test_a_training_state_is_no_snapshot(tmp_path):
+def test_a_training_state_is_not_a_snapshot(tmp_path):
     write_tensors(tmp_path / "state", {"G/weight": torch.zeros(2)}, {"type": "training state", "format_version": 1})
     assert "is not a snapshot of gan_t2i but its training state; name a file under snapshots/" in refusal(tmp_path / "state")
 
@@ -180,7 +180,7 @@ def test_another_format_version_is_refused_with_what_to_do(snapshot, version, ve
 
 
 def version_1(path: Path, **text_head: object) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A snapshot as version 1 wrote it, of a generator with a layout predictor; and the generator's weights of today."""
+    """Write a snapshot of version 1, of a generator with a layout predictor; return its path and the weights under their current names."""
     params = {**PARAMS, "word_resolutions": [4], "local_styles": True}
     torch.manual_seed(0)
     generator = replace(INFO.generator, params={**params, "layout": True}).build()
@@ -197,7 +197,7 @@ def version_1(path: Path, **text_head: object) -> tuple[Path, dict[str, torch.Te
 
 
 @pytest.mark.parametrize("text_head", [{}, {"whiten": False}], ids=["before whitening", "not whitened"])
-def test_version_1_is_read_under_the_names_of_today(tmp_path, text_head):
+def test_version_1_is_read_under_the_current_names(tmp_path, text_head):
     loaded, info = load_snapshot(version_1(tmp_path / "x", **text_head)[0])
     assert info.format_version == 2
     assert info.generator.params["layout"] is True
@@ -285,18 +285,18 @@ def test_a_generator_that_this_version_lacks_is_named(snapshot, changes, message
     assert f"cannot be built by gan_t2i {__version__}: {message}" in refusal(rewrite(snapshot, values))
 
 
-def places(values: dict, above: tuple = ()) -> list[tuple]:
-    """The path of every key, at every depth."""
+def key_paths(values: dict, above: tuple = ()) -> list[tuple]:
+    """Return the path of every key, at every depth."""
     result = []
     for key, value in values.items():
         result.append((*above, key))
         if isinstance(value, dict):
-            result += places(value, (*above, key))
+            result += key_paths(value, (*above, key))
     return result
 
 
 def refusal_if_any(path: Path) -> str | None:
-    """None where the snapshot loads."""
+    """Return the sentence with which a snapshot is refused, or None if it loads."""
     try:
         load_snapshot(path)
     except GanT2IError:
@@ -307,24 +307,28 @@ def refusal_if_any(path: Path) -> str | None:
 MISSING = "<missing>"
 
 
-@pytest.mark.parametrize("wrong", [MISSING, None, -1, 0, 7, 1000, 1e400, True, "", "x", [], [1], {}, {"a": {}}], ids=repr)
-def test_damaged_metadata_are_refused_whatever_is_wrong_with_them(snapshot, wrong):
+@pytest.mark.parametrize("bad", [MISSING, None, -1, 0, 7, 1000, 1e400, True, "", "x", [], [1], {}, {"a": {}}], ids=repr)
+def test_damaged_metadata_are_refused_whatever_the_damage(snapshot, bad):
     good = metadata(snapshot)
-    for place in places(good):
+    for key_path in key_paths(good):
         values = deepcopy(good)
         inner = values
-        for key in place[:-1]:
+        for key in key_path[:-1]:
             inner = inner[key]
-        if wrong is MISSING:
-            del inner[place[-1]]
+        if bad is MISSING:
+            del inner[key_path[-1]]
         else:
-            inner[place[-1]] = wrong
+            inner[key_path[-1]] = bad
         rewrite(snapshot, values)
         if refusal_if_any(snapshot) is None:
             # Settings may be left out; the encoder's own, and which versions wrote it, are for others to check.
-            free = "params" in place[:-1] or (place[0] == "versions" and len(place) > 1) or place[:3] == ("encoder", "built", "interface")
-            assert wrong is not MISSING or free, f"{place} is not missed"
-            assert not isinstance(wrong, list) or "encoder" in place, f"a list in {place} is not noticed"
+            free = (
+                "params" in key_path[:-1]
+                or (key_path[0] == "versions" and len(key_path) > 1)
+                or key_path[:3] == ("encoder", "built", "interface")
+            )
+            assert bad is not MISSING or free, f"{key_path} is not missed"
+            assert not isinstance(bad, list) or "encoder" in key_path, f"a list in {key_path} is not noticed"
 
 
 # Writing

@@ -10,7 +10,7 @@ from gan_t2i.core.errors import UsageError
 
 @pytest.fixture
 def thing(monkeypatch):
-    """A registered class, forgotten after the test."""
+    """A registered class that is removed after the test."""
     monkeypatch.setattr(registry, "_classes", dict(registry._classes))
 
     @registry.register("thing", "round")
@@ -40,7 +40,7 @@ def test_a_registered_class_is_built_from_its_settings_and_its_interface(thing):
     assert registry.lookup("thing", "round") is thing
 
 
-def test_a_name_is_registered_once_a_kind(thing):
+def test_a_name_is_registered_once_per_kind(thing):
     with pytest.raises(ValueError, match=r"thing 'round' is registered twice: .*Thing and .*Other"):
 
         @registry.register("thing", "round")
@@ -77,7 +77,7 @@ def test_settings_of_every_registered_class_are_strict_and_have_defaults():
             config = registry.lookup(kind, name).Config
             assert issubclass(config, StrictConfig)
             assert config.model_config["extra"] == "forbid"
-            assert not set(config.model_fields) & {"resolution", "text_width"}, "the surroundings dictate these"
+            assert not set(config.model_fields) & {"resolution", "text_width"}, "data and text encoder dictate these"
             registry.config_for(kind, name, {})
 
 

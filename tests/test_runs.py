@@ -47,7 +47,7 @@ def test_snapshots_are_listed_oldest_first_without_half_written_ones(tmp_path):
     assert run.snapshots() == paths
 
 
-def test_places_in_a_run(tmp_path):
+def test_files_of_a_run(tmp_path):
     run = RunFolder(tmp_path)
     assert run.config == tmp_path / "config.yaml"
     assert run.stats == tmp_path / "stats.jsonl"
@@ -74,7 +74,7 @@ def test_without_a_run_the_pretrained_model_stands_in(tmp_path):
     assert resolve_snapshot("pretrained", tmp_path) == PRETRAINED
 
 
-def test_what_cannot_be_resolved_is_told_in_one_sentence(tmp_path):
+def test_an_unresolvable_name_is_refused_in_one_sentence(tmp_path):
     run = new_run(tmp_path, "x")
     assert refusal("latest", tmp_path).startswith(f"there is no run with a snapshot in {tmp_path}/: train one first")
     assert refusal(str(run.path)).startswith(f"run {run.path} has no snapshot yet")
@@ -91,7 +91,7 @@ def test_one_process_trains_in_a_run(tmp_path):
 
 def test_the_run_of_a_snapshot(tmp_path):
     folder = new_run(tmp_path, "one")
-    assert run_of(folder.snapshot(16)) is None  # a folder without a config is no run
+    assert run_of(folder.snapshot(16)) is None  # a folder without a config is not a run
     folder.config.write_text("seed: 0\n")
     assert run_of(folder.snapshot(16)) == folder
     assert run_of(folder.path / "elsewhere" / "snapshot.safetensors") is None

@@ -41,7 +41,7 @@ def describe_snapshot(model: str) -> dict[str, Any]:
         "snapshot": str(path),
         "format version": info.format_version,
         "generator": info.generator.name,
-        "resolution": f"{info.resolution} px, {'RGBA' if info.draws_alpha else 'RGB'}",
+        "resolution": f"{info.resolution} px, {'RGBA' if info.has_alpha else 'RGB'}",
         "parameters": f"{sum(p.numel() for p in generator.parameters()):,}",
         "file size": f"{path.stat().st_size / 1e6:.1f} MB",
         "images shown": f"{info.nimg:,}",

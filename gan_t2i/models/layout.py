@@ -1,7 +1,7 @@
 """Layout: where in an image the objects named by a caption are. A localizer learns it from real images, a predictor from the caption alone.
 
 That "a red star left of a blue ring" puts the star on the left follows from the relation and the order of the nouns together. Either alone
-gives no gradient, and a generator that has learned neither is not pushed towards them. Locating a word in an image needs no
+carries no information, and a generator that has learned neither is not pushed towards either. Locating a word in an image needs no
 understanding of the sentence, though: it is learned from which words images have in common (class activation maps, Zhou et al. 2016, arXiv
 1512.04150; multiple instance learning, Oquab et al. 2015), and the maps then are direct targets for a network that reads the sentence.
 N batch, L tokens, V vocabulary, C channels, P = S * S positions, E width of the encoder.

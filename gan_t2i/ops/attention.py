@@ -1,7 +1,7 @@
 """Scaled dot-product attention, written out: softmax(QK^T / sqrt(d_k)) V (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
-The plain form is meant: it has the double backward that gradient penalties need, and on CPUs its bfloat16 backward is faster than the
-fused kernel's at the sizes used here. N batch, Q queries, L keys, C width, H heads.
+The fused kernel is avoided on purpose: gradient penalties need a double backward, and on CPUs the bfloat16 backward of this form is faster
+at the sizes used here. N batch, Q queries, L keys, C width, H heads.
 """
 
 import math
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """softmax(QK^T / sqrt(d_k) + bias) V.
+    """Return softmax(QK^T / sqrt(d_k) + bias) V.
 
     Args:
         query: [..., Q, d_k].
         key: [..., L, d_k].
         value: [..., L, d_v].
-        bias: broadcast to [..., Q, L].
         mask: bool, broadcast to [..., Q, L]; keys at False get no weight. Every query needs one True.
+        bias: added to the scores, broadcast to [..., Q, L].
 
     Returns:
         [..., Q, d_v].
@@ -31,12 +31,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention from a sequence to itself (no context given) or to the tokens of a context.
+    """Attention of a sequence to itself (without a context) or to the tokens of a context.
 
     Args:
         width: channels C of the queries and of the output.
         heads: parallel attentions; divides the width.
         context_width: channels of the context, `width` for self-attention.
+
+    Raises:
+        ValueError: the heads do not divide the width.
     """
 
     def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
@@ -50,8 +53,8 @@ class MultiHeadAttention(nn.Module):
         self.to_output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """x [N, Q, C], context [N, L, context_width], mask bool [N, L], or one for each query [N or 1, Q, L], bias [N, Q, L] of every head's
-        scores -> [N, Q, C]."""
+        """x [N, Q, C], context [N, L, context_width], mask bool [N, L] or, per query, [N or 1, Q, L], and bias [N, Q, L], shared by all
+        heads -> [N, Q, C]."""
         context = x if context is None else context
         query, key, value = (self._split(t) for t in (self.to_query(x), self.to_key(context), self.to_value(context)))  # [N, H, *, C/H]
         if mask is not None:

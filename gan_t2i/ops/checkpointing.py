@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): a block keeps its inputs alone; its backward pass computes the rest again."""
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): a block stores only its inputs and recomputes the rest in the backward pass."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,8 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Block(nn.Module):
-    """A part of a network that can be told to keep nothing but its inputs for the backward pass. It draws no random numbers and moves no
-    buffer, so computing it twice changes nothing."""
+    """Base of modules that can be checkpointed. They draw no random numbers and update no buffer, so recomputing them changes nothing."""
 
     recomputed = False
 
@@ -30,7 +29,7 @@ def enable_checkpointing(network: nn.Module, on: bool = True) -> None:
 
 @contextlib.contextmanager
 def no_checkpointing(network: nn.Module) -> Iterator[None]:
-    """What `network` computes inside is kept, whatever was switched on."""
+    """Context in which no block of `network` is checkpointed."""
     recomputed = [module for module in network.modules() if isinstance(module, Block) and module.recomputed]
     for module in recomputed:
         module.recomputed = False

@@ -1,6 +1,6 @@
 """Convolution modulated by a style (StyleGAN2, arXiv 1912.04958, section 2.2). N batch, I and O channels, W style width.
 
-The style scales the input and the demodulation scales the output, which equals scaling the weights of each item but needs no grouped
+The style scales the input and demodulation scales the output. This equals scaling the weights for each image, but needs no grouped
 convolution and no copy of the weights.
 """
 
@@ -16,16 +16,16 @@ from gan_t2i.ops.resample import upsample_to
 
 
 class Style(nn.Module):
-    """w -> one scale a channel, about 1 at the start; second order (StyleGAN-T, arXiv 2301.09515, eq. 1) is s = m1 * m2 + m3."""
+    """Maps w to one scale per channel, initially about 1. With `second_order` it is s = m1 * m2 + m3 (StyleGAN-T, arXiv 2301.09515, eq. 1)."""
 
     def __init__(self, w_width: int, channels: int, *, second_order: bool) -> None:
         super().__init__()
-        # Weights that start at zero learn backgrounds and nothing else: the style has to reach the picture from the first step.
+        # With weights that start at zero, G learned nothing but backgrounds: the style has to reach the image from the first step.
         self.affine = linear(w_width, channels, bias=1.0)
         self.factors = linear(w_width, 2 * channels) if second_order else None
 
     def forward(self, w: Tensor) -> Tensor:
-        """w [N, W], or one at each place [N, W, h, h] -> scales [N, channels] or [N, channels, h, h]."""
+        """w [N, W] or a map [N, W, h, h] -> scales [N, channels] or [N, channels, h, h]."""
         w = w.movedim(1, -1)
         scale = self.affine(w)
         if self.factors is not None:
@@ -37,16 +37,16 @@ class Style(nn.Module):
 class ModulatedConv(nn.Module):
     """Same-size convolution whose input channels are scaled by a style, with demodulation to unit variance, and a bias.
 
-    With a style of its own at each place (spatially adaptive modulation: SPADE, Park et al. 2019, arXiv 1903.07291; SSA-GAN's from text, Liao
-    et al. 2022, arXiv 2104.00567), demodulation goes by their mean power over the picture.
+    With a map of styles (spatially adaptive modulation: SPADE, Park et al. 2019, arXiv 1903.07291; from text: SSA-GAN, Liao et al. 2022, arXiv
+    2104.00567), demodulation uses their mean power over the image.
 
     Args:
         inputs, outputs: I, O.
         size: side of the kernel.
         w_width: W.
-        demodulate: divide each output channel by the norm of its modulated weights; toRGB layers leave it out.
+        demodulate: divide each output channel by the norm of its modulated weights; toRGB layers do not.
         second_order: see `Style`.
-        smooth: a map of styles is interpolated; else each of its places covers a square.
+        smooth: interpolate a map of styles; without it each style covers a square.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class ModulatedConv(nn.Module):
         """x [N, I, H, H], w [N, W] or a map of it [N, W, h, h] with h <= H -> [N, O, H, H]."""
         scale = self.style(w)
         scale = scale[:, :, None, None] if scale.ndim == 2 else scale  # [N, I, h, h]
-        everywhere = upsample_to(scale, x.shape[-1], smooth=self.smooth) if scale.shape[-1] > 1 else scale
-        y = F.conv2d(x * everywhere.to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
+        scale_at_x = upsample_to(scale, x.shape[-1], smooth=self.smooth) if scale.shape[-1] > 1 else scale
+        y = F.conv2d(x * scale_at_x.to(x.dtype), self.weight, padding=self.weight.shape[-1] // 2)
         if self.demodulate:
             with autocast_off(x.device):
                 power = scale.float().square().mean(dim=(2, 3)) @ self.weight.square().sum(dim=(2, 3)).T  # [N, O]

@@ -57,7 +57,7 @@ class Text2Image:
         generator, info = load_snapshot(snapshot)
         pretrained = snapshot == PRETRAINED
         name = f"the pretrained {snapshot.stem}" if pretrained else snapshot
-        size = f"{info.resolution} px{' with alpha' * info.draws_alpha}"
+        size = f"{info.resolution} px{' with alpha' * info.has_alpha}"
         log.info(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
         model = text_encoder or _folder_of_run(snapshot)

@@ -1,4 +1,4 @@
-"""Captions as made-up encoder outputs: the networks' tests need no encoder."""
+"""Captions as random encoder outputs, so that tests of networks need no encoder."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ import torch
 
 from gan_t2i.text.batch import TextBatch
 
-E = 24  # width of the made-up encoder
+E = 24  # width of the encoder
 
 
 @pytest.fixture
 def make_text() -> Callable[..., TextBatch]:
-    """Makes encoded captions of the given token counts, padded to the longest."""
+    """Return a function that makes encoded captions of the given token counts, padded to the longest."""
 
     def make(*lengths: int, seed: int = 0) -> TextBatch:
         draws = torch.Generator().manual_seed(seed)
@@ -25,7 +25,7 @@ def make_text() -> Callable[..., TextBatch]:
 
 @pytest.fixture
 def pad() -> Callable[[TextBatch, int], TextBatch]:
-    """Adds tokens of garbage under a False mask."""
+    """Return a function that appends garbage tokens under a False mask."""
 
     def add(text: TextBatch, extra: int) -> TextBatch:
         garbage = 1e3 * torch.randn(len(text), extra, E, generator=torch.Generator().manual_seed(9))

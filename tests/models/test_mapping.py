@@ -18,12 +18,12 @@ def mapping():
 
 
 def z_path(mapping, z):
-    """The z path's activations, seen by truncation and averaged in w_avg."""
-    seen = []
-    handle = mapping.shared_layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:, :16].detach()))
+    """Return the output of the z path, which truncation interpolates and w_avg averages."""
+    recorded = []
+    handle = mapping.shared_layers[0].register_forward_pre_hook(lambda module, inputs: recorded.append(inputs[0][:, :16].detach()))
     mapping(z, SENTENCE)
     handle.remove()
-    return seen[0]
+    return recorded[0]
 
 
 def test_shape_and_both_inputs_count(mapping):
@@ -61,18 +61,18 @@ def test_truncation_is_a_line_from_w_avg_to_the_z_path(mapping):
     mapping.eval()
     mapping.w_avg.copy_(draws(16, seed=2))
     path = z_path(mapping, Z)
-    seen = []
-    mapping.shared_layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    recorded = []
+    mapping.shared_layers[0].register_forward_pre_hook(lambda module, inputs: recorded.append(inputs[0].detach()))
     for psi in (0.0, 0.25, 1.0):
         mapping(Z, SENTENCE, psi)
-        torch.testing.assert_close(seen[-1][:, :16], mapping.w_avg + psi * (path - mapping.w_avg))
-        assert torch.equal(seen[-1][:, 16:], mapping.norm_sentence(SENTENCE)), "truncation touched the sentence"
+        torch.testing.assert_close(recorded[-1][:, :16], mapping.w_avg + psi * (path - mapping.w_avg))
+        assert torch.equal(recorded[-1][:, 16:], mapping.norm_sentence(SENTENCE)), "truncation touched the sentence"
 
 
-def test_without_its_z_path_w_still_tells_the_sentences_apart(mapping):
+def test_without_its_z_path_w_still_distinguishes_the_sentences(mapping):
     mapping.eval()
     w, other_z = mapping(Z, SENTENCE, 0.0), mapping(Z.flip(0), SENTENCE, 0.0)
     assert torch.equal(w, other_z)
     full = mapping(Z[:1].expand(6, -1), SENTENCE)
-    # the sentences stand as far apart as they do for one z
+    # the sentences are as far apart as they are for one z
     assert w.std(dim=0).mean().item() == pytest.approx(full.std(dim=0).mean().item(), rel=0.3)

@@ -1,4 +1,4 @@
-"""The frozen features behind `projected`: whose weights, which pixels, what is trained and what is saved."""
+"""The frozen features behind `projected`: their weights, their pixel range, what is trained and what is saved."""
 
 import hashlib
 import importlib.util
@@ -178,7 +178,7 @@ def test_coarse_features_reach_the_fine_maps():
 # The heads
 
 
-def test_each_scale_is_a_judge_of_its_own_and_two_look_for_words():
+def test_each_scale_has_its_own_logit_and_two_have_word_alignment():
     D, text, other = build().eval(), condition(4), condition(4, seed=1)
     maps = D.trunk(pictures(2))
     logits = D.head(maps, text)

@@ -1,4 +1,4 @@
-"""What every registered generator and discriminator must do; a new one is covered by registering it."""
+"""Contract of every registered generator and discriminator; a new one is covered by registering it."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.text.batch import TextBatch
 
 E, MAX_TOKENS = 24, 8
-# Settings that make a network cheap, where it has them.
+# Settings that make a network small, for those that have them.
 CHEAP = {
     "channel_max": 16,
     "w_width": 32,
@@ -22,7 +22,7 @@ CHEAP = {
     "head_channels": 16,
     "text_head": {"width": 32, "layers": 1, "heads": 2},
 }
-# Options of single networks that deserve the whole treatment too.
+# Options of single networks that all contract tests cover too.
 OPTIONS = {
     ("generator", "style"): [
         {"second_order": True},
@@ -37,7 +37,7 @@ Case = tuple[str, dict]
 
 
 def cases(kind: str) -> list:
-    """Every registered name of a kind, plain and with its options."""
+    """Return every registered name of a kind, with default settings and with its options."""
     each = [(name, options) for name in registry.names(kind) for options in [{}, *OPTIONS.get((kind, name), [])]]
     return [pytest.param(case, id="-".join([case[0], *case[1]])) for case in each]
 
@@ -48,7 +48,7 @@ RESOLUTIONS = [2**k for k in range(4, 10)]
 
 
 def build(kind: str, case: Case, resolution: int = 16, **more: int):
-    """The network with weights that depend on nothing else."""
+    """Build a network from a fixed seed."""
     name, options = case
     cheap = {key: value for key, value in CHEAP.items() if key in registry.lookup(kind, name).Config.model_fields}
     with torch.random.fork_rng(devices=[]):
@@ -60,7 +60,7 @@ def draws(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pictures(n: int, resolution: int = 16) -> torch.Tensor:
+def make_images(n: int, resolution: int = 16) -> torch.Tensor:
     return draws(n, 3, resolution, resolution).clamp(-1, 1)
 
 
@@ -79,7 +79,7 @@ def replace_caption(text: TextBatch, index: int, other: TextBatch) -> TextBatch:
 
 
 def assert_close(one: torch.Tensor, two: torch.Tensor) -> None:
-    """Equal to float32 rounding: kernels may sum in another order in another batch."""
+    """Compare to float32 rounding: kernels may sum in another order in another batch."""
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
@@ -92,7 +92,7 @@ def assert_all_get_gradients(network: torch.nn.Module) -> None:
 
 
 def assert_reached(text: TextBatch) -> None:
-    """Every real token and every pooled vector has a gradient, no padding has."""
+    """Check that every real token and every pooled vector has a gradient, and that no padding has."""
     assert text.tokens.grad is not None
     assert text.pooled.grad is not None
     assert text.tokens.grad.isfinite().all()
@@ -109,7 +109,7 @@ def test_something_is_registered():
 
 
 @GENERATORS
-def test_pictures_have_alpha_where_it_is_asked_for(case, make_text):
+def test_images_have_alpha_with_four_channels(case, make_text):
     G = build("generator", case, channels=4)
     images = G(draws(2, G.z_width), make_text(3, 5))
     assert images.shape == (2, 4, 16, 16)
@@ -119,7 +119,7 @@ def test_pictures_have_alpha_where_it_is_asked_for(case, make_text):
 
 @GENERATORS
 @pytest.mark.parametrize("resolution", [16, 32])
-def test_a_generator_draws_pictures_of_its_resolution(case, resolution, make_text):
+def test_a_generator_makes_images_of_its_resolution(case, resolution, make_text):
     G = build("generator", case, resolution)
     assert G.resolution == resolution
     images = G(draws(2, G.z_width), make_text(3, 5))
@@ -152,7 +152,7 @@ def test_every_weight_of_a_generator_and_every_word_get_a_gradient(case, make_te
 
 
 @GENERATORS
-def test_a_picture_depends_on_no_other_item(case, make_text):
+def test_an_image_depends_on_no_other_item(case, make_text):
     G, text, z = build("generator", case).eval(), make_text(3, 5, 4), draws(3, 8)
     before = G(z, text)
     after = G(replace(z, 1, draws(8, seed=5)), replace_caption(text, 1, make_text(5, seed=5)))
@@ -162,16 +162,16 @@ def test_a_picture_depends_on_no_other_item(case, make_text):
 
 
 @GENERATORS
-def test_another_caption_gives_another_picture(case, make_text):
+def test_another_caption_gives_another_image(case, make_text):
     G, text, other = build("generator", case).eval(), make_text(5), make_text(5, seed=1)
     z = draws(1, G.z_width)
-    # Words and pooled vector each count on their own.
+    # Words and pooled vector each matter.
     for changed in (TextBatch(other.tokens, text.mask, text.pooled), TextBatch(text.tokens, text.mask, other.pooled)):
         assert (G(z, changed) - G(z, text)).abs().mean() > 1e-3
 
 
 @GENERATORS
-def test_padding_changes_no_picture(case, make_text, pad):
+def test_padding_changes_no_image(case, make_text, pad):
     G, text = build("generator", case).eval(), make_text(3, 5)
     z = draws(2, G.z_width)
     assert_close(G(z, pad(text, 3)), G(z, text))
@@ -203,10 +203,10 @@ def test_a_generator_in_evaluation_mode_keeps_its_buffers(case, make_text):
 
 @DISCRIMINATORS
 @pytest.mark.parametrize("resolution", [16, 32])
-def test_a_discriminator_gives_one_logit_a_pair(case, resolution, make_text):
+def test_a_discriminator_gives_one_logit_per_pair(case, resolution, make_text):
     D = build("discriminator", case, resolution)
     assert D.resolution == resolution
-    logits = D(pictures(2, resolution), D.text_head(make_text(3, 5)))
+    logits = D(make_images(2, resolution), D.text_head(make_text(3, 5)))
     assert logits.shape == (2,)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
@@ -220,8 +220,8 @@ def test_a_discriminator_builds_at_every_power_of_two(case, resolution):
 
 
 @DISCRIMINATORS
-def test_every_weight_of_a_discriminator_every_word_and_every_picture_get_a_gradient(case, make_text):
-    D, text, images = build("discriminator", case), with_gradients(make_text(3, 5)), pictures(2).requires_grad_()
+def test_every_weight_of_a_discriminator_every_word_and_every_image_get_a_gradient(case, make_text):
+    D, text, images = build("discriminator", case), with_gradients(make_text(3, 5)), make_images(2).requires_grad_()
     D(images, D.text_head(text)).sum().backward()
     assert_all_get_gradients(D)
     assert_reached(text)
@@ -230,7 +230,7 @@ def test_every_weight_of_a_discriminator_every_word_and_every_picture_get_a_grad
 
 @DISCRIMINATORS
 def test_a_discriminator_has_the_double_backward_that_penalties_need(case, make_text):
-    D, text, images = build("discriminator", case), make_text(3, 5), pictures(2).requires_grad_()
+    D, text, images = build("discriminator", case), make_text(3, 5), make_images(2).requires_grad_()
     (slope,) = torch.autograd.grad(D(images, D.text_head(text)).sum(), images, create_graph=True)
     slope.square().sum().backward()
     for part in (D.trunk, D.head):
@@ -242,9 +242,9 @@ def test_a_discriminator_has_the_double_backward_that_penalties_need(case, make_
 
 @DISCRIMINATORS
 def test_a_logit_depends_on_no_other_pair(case, make_text):
-    D, text, images = build("discriminator", case).eval(), make_text(3, 5, 4), pictures(3)
+    D, text, images = build("discriminator", case).eval(), make_text(3, 5, 4), make_images(3)
     before = D(images, D.text_head(text))
-    changed = replace(images, 1, pictures(4)[3])
+    changed = replace(images, 1, make_images(4)[3])
     after = D(changed, D.text_head(replace_caption(text, 1, make_text(5, seed=5))))
     assert_close(after[[0, 2]], before[[0, 2]])
     assert (after[1] - before[1]).abs() > 1e-3
@@ -252,8 +252,8 @@ def test_a_logit_depends_on_no_other_pair(case, make_text):
 
 
 @DISCRIMINATORS
-def test_another_picture_or_caption_gives_other_logits(case, make_text):
-    D, text, images = build("discriminator", case).eval(), make_text(5), pictures(2)
+def test_another_image_or_caption_gives_other_logits(case, make_text):
+    D, text, images = build("discriminator", case).eval(), make_text(5), make_images(2)
     other = make_text(5, seed=1)
     logit = D(images[:1], D.text_head(text))
     for changed in (TextBatch(other.tokens, text.mask, text.pooled), TextBatch(text.tokens, text.mask, other.pooled)):
@@ -263,13 +263,13 @@ def test_another_picture_or_caption_gives_other_logits(case, make_text):
 
 @DISCRIMINATORS
 def test_padding_changes_no_logit(case, make_text, pad):
-    D, text, images = build("discriminator", case).eval(), make_text(3, 5), pictures(2)
+    D, text, images = build("discriminator", case).eval(), make_text(3, 5), make_images(2)
     assert_close(D(images, D.text_head(pad(text, 3))), D(images, D.text_head(text)))
 
 
 @DISCRIMINATORS
-def test_the_trunk_knows_no_text_so_that_features_serve_any_caption(case, make_text):
-    D, images = build("discriminator", case).eval(), pictures(3)
+def test_the_trunk_depends_on_no_text_so_its_features_serve_any_caption(case, make_text):
+    D, images = build("discriminator", case).eval(), make_images(3)
     condition = D.text_head(make_text(3, 5, 4))
     mismatched = condition[torch.tensor([2, 0, 1])]
     features = D.trunk(images)
@@ -279,7 +279,7 @@ def test_the_trunk_knows_no_text_so_that_features_serve_any_caption(case, make_t
     assert ((own - other).abs() > 1e-4).all()
 
 
-def test_attention_where_the_generator_has_no_resolution_is_refused():
+def test_attention_at_a_resolution_that_the_generator_lacks_is_refused():
     for key in ("word_resolutions", "self_attention_resolutions"):
         with pytest.raises(UsageError, match=r"attention at \[64\] px"):
             registry.build("generator", "style", {key: [8, 64]}, resolution=32, text_width=16, max_tokens=8)

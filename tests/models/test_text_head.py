@@ -28,7 +28,7 @@ def test_padding_changes_no_word_and_no_sentence(head, make_text, pad):
     torch.testing.assert_close(padded.words[:, :5][text.mask], plain.words[text.mask], atol=1e-5, rtol=1e-5)
 
 
-def test_words_see_each_other_and_the_order_counts(head, make_text):
+def test_words_attend_to_each_other_and_their_order_matters(head, make_text):
     text = make_text(4)
     plain = head(text)
     changed = text.tokens.clone()

@@ -11,7 +11,7 @@ def draws(*shape, seed=0, dtype=torch.float64):
 
 
 def attend_in_loops(query, key, value, mask):
-    """softmax(QK^T / sqrt(d_k)) V, one number at a time: query [Q, d_k], key [L, d_k], value [L, d_v], mask [Q, L]."""
+    """Compute softmax(QK^T / sqrt(d_k)) V one number at a time: query [Q, d_k], key [L, d_k], value [L, d_v], mask [Q, L]."""
     result = torch.zeros(len(query), value.shape[1], dtype=query.dtype)
     for q in range(len(query)):
         weights = []
@@ -76,8 +76,8 @@ def test_heads_that_do_not_divide_the_width_are_refused():
         MultiHeadAttention(6, heads=4)
 
 
-def test_a_mask_of_its_own_for_each_query() -> None:
-    """A word that may see those before it alone gives the same as the last word of a sequence that ends with it."""
+def test_each_query_may_have_its_own_mask() -> None:
+    """Under a causal mask, a token's output equals that of the last token of a sequence that ends with it."""
     torch.manual_seed(0)
     attention = MultiHeadAttention(8, 2)
     x = torch.randn(3, 5, 8)

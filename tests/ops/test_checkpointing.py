@@ -1,4 +1,4 @@
-"""Blocks that are computed again in the backward pass: no other numbers, and only when asked."""
+"""Checkpointed blocks are recomputed in the backward pass: with the same numbers, and only where enabled."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from gan_t2i.ops.checkpointing import Block, enable_checkpointing, no_checkpoint
 
 
 class Squares(Block):
-    """Counts how often it is computed."""
+    """A block that counts its forward passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Squares(Block):
 
 
 def slope_of_slope(block: Block) -> list[Tensor]:
-    """Gradients of a penalty on a gradient, for the block's parameters and what it was given."""
+    """Return the gradients of a gradient penalty for the block's parameters and its input."""
     x = torch.linspace(-1, 1, 6).view(2, 3).requires_grad_()
     scale = torch.tensor(2.0, requires_grad=True)
     (slope,) = torch.autograd.grad(block(x, {"s": scale})[0].sum(), x, create_graph=True)
@@ -50,7 +50,7 @@ def test_one_backward_computes_a_block_once_more(block: Squares) -> None:
     assert block.calls == 2
 
 
-def test_nothing_is_computed_again_without_gradients_or_where_everything_is_kept(block: Squares) -> None:
+def test_nothing_is_recomputed_without_gradients_or_without_checkpointing(block: Squares) -> None:
     enable_checkpointing(block)
     with torch.no_grad():
         block(torch.ones(1, 3), {"s": torch.ones(())})

@@ -13,7 +13,7 @@ def test_layers_and_activation_keep_the_second_moment():
     assert 0.9 < conv(16, 64, 3)(torch.randn(4, 16, 16, 16))[..., 1:-1, 1:-1].square().mean() < 1.1
 
 
-def test_gain_and_bias_start_as_asked():
+def test_gain_and_bias_start_as_configured():
     torch.manual_seed(0)
     layer = linear(64, 256, gain=0.5, bias=1.0)
     assert (layer.bias == 1).all()
@@ -23,7 +23,7 @@ def test_gain_and_bias_start_as_asked():
 
 def test_channels_shrink_with_resolution_and_never_vanish():
     assert [channels_at(r, 512, 128) for r in (4, 8, 16, 512)] == [128, 64, 32, 1]
-    with pytest.raises(UsageError, match="channel_base = 128: it leaves no channel at 256 px"):
+    with pytest.raises(UsageError, match="channel_base = 128: no channel is left at 256 px"):
         channels_at(256, 128, 64)
 
 

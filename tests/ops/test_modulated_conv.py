@@ -10,7 +10,7 @@ def draws(*shape, seed=0):
 
 
 def textbook(layer, x, w):
-    """StyleGAN2, equations 1 and 3: every item's own weights, applied by a grouped convolution."""
+    """Compute StyleGAN2's equations 1 and 3: weights scaled for each item, applied by a grouped convolution."""
     n, inputs, height, width = x.shape
     weight = layer.weight[None] * layer.style(w)[:, None, :, None, None]  # [N, O, I, k, k]
     if layer.demodulate:

@@ -13,7 +13,7 @@ def draws(*shape, seed=0, dtype=torch.float32):
 
 @BOTH
 @pytest.mark.parametrize("value", [1.0, -0.375])
-def test_a_constant_picture_stays_constant_up_to_its_edges(resample, value):
+def test_a_constant_image_stays_constant_up_to_its_edges(resample, value):
     assert (resample(torch.full((2, 3, 8, 6), value)) == value).all()
 
 
@@ -23,7 +23,7 @@ def test_sizes():
     assert upsample(torch.zeros(1, 1, 1, 1)).shape == (1, 1, 2, 2)
 
 
-def test_the_impulse_response_of_upsampling_is_the_filter_round_twice_the_place():
+def test_the_impulse_response_of_upsampling_is_the_filter_around_twice_the_position():
     impulse = torch.zeros(1, 2, 5, 5)
     impulse[0, 1, 2, 3] = 1
     taps = torch.tensor([1.0, 2.0, 1.0])
@@ -32,7 +32,7 @@ def test_the_impulse_response_of_upsampling_is_the_filter_round_twice_the_place(
     assert torch.equal(upsample(impulse), wanted)
 
 
-def test_a_pixel_of_downsampling_is_the_filter_round_twice_its_place():
+def test_a_pixel_of_downsampling_is_the_filter_around_twice_its_position():
     x = torch.zeros(1, 2, 8, 8, requires_grad=True)
     (weights,) = torch.autograd.grad(downsample(x)[0, 1, 1, 2], x)
     taps = torch.tensor([1.0, 2.0, 1.0])
@@ -97,7 +97,7 @@ def test_downsampling_and_its_derivatives_are_those_of_a_plain_convolution(dtype
     torch.testing.assert_close(found[0][1:], found[1][1:])
 
 
-def test_spread_covers_squares_or_goes_over_from_place_to_place():
+def test_upsample_to_is_nearest_or_linear():
     x = draws(2, 3, 4, 4)
     torch.testing.assert_close(upsample_to(x, 16, smooth=False), x.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))
     torch.testing.assert_close(upsample_to(x, 16, smooth=True), upsample(upsample(x)))
