@@ -40,42 +40,39 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
     monitor, rollbacks = Monitor(config.monitor, progress.suspect_since), progress.rollbacks
     session.step.rate_scale = config.monitor.rate_factor**rollbacks
     report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
-    try:
-        with StopRequest(alone=world_size() == 1) as stop:
-            sync = session.step.sync
-            sync.asked_to_stop = lambda: stop.signal is not None
-            if is_first():
-                show_beginning(session, folder, report, nimg, stop)
-            stopping, saved = sync.stopping_now(), nimg
-            while nimg < total and not stopping:
-                metrics = session.run_step(nimg)
-                nimg += config.batch
-                report.add(metrics, config.batch)
-                stopping = sync.stopping()  # once a step, so that all processes answer alike
-                due = Milestones.after(session, nimg, total)
-                if due.tick or stopping:
-                    means = write_stats(session, folder, report, nimg, measured=due.tick)
-                    # a stop is not a tick: suspicions begin and end at the same nimg in a stopped and an unbroken run
-                    failure = monitor.check(nimg, means) if due.tick or not_finite(means) else None
-                    if failure is not None:
-                        back = roll_back(session, folder, report, Progress(nimg, rollbacks), failure)
-                        nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.suspect_since)
-                        saved = nimg
-                        continue
-                if is_first() and due.grid and not stopping:
-                    draw_samples(session, folder, report, nimg, stop)
-                if is_first() and due.snapshot:
-                    save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
-                    report.pause(nimg)
+    with report, StopRequest(alone=world_size() == 1) as stop:
+        sync = session.step.sync
+        sync.asked_to_stop = lambda: stop.signal is not None
+        if is_first():
+            show_beginning(session, folder, report, nimg, stop)
+        stopping, saved = sync.stopping_now(), nimg
+        while nimg < total and not stopping:
+            metrics = session.run_step(nimg)
+            nimg += config.batch
+            report.add(metrics, config.batch)
+            stopping = sync.stopping()  # once a step, so that all processes answer alike
+            due = Milestones.after(session, nimg, total)
+            if due.tick or stopping:
+                means = write_stats(session, folder, report, nimg, measured=due.tick)
+                # a stop is not a tick: suspicions begin and end at the same nimg in a stopped and an unbroken run
+                failure = monitor.check(nimg, means) if due.tick or not_finite(means) else None
+                if failure is not None:
+                    back = roll_back(session, folder, report, Progress(nimg, rollbacks), failure)
+                    nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.suspect_since)
                     saved = nimg
-                # after saving, and not when stopping, which must be quick: the snapshot can be evaluated at any time
-                if is_first() and due.evaluation and not stopping:
-                    evaluate(session, folder, report, nimg, stop)
-                stopping = stopping or sync.stopping_now()
-            if is_first() and nimg != saved:
+                    continue
+            if is_first() and due.grid and not stopping:
+                draw_samples(session, folder, report, nimg, stop)
+            if is_first() and due.snapshot:
                 save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
-    finally:
-        report.close()
+                report.pause(nimg)
+                saved = nimg
+            # after saving, and not when stopping, which must be quick: the snapshot can be evaluated at any time
+            if is_first() and due.evaluation and not stopping:
+                evaluate(session, folder, report, nimg, stop)
+            stopping = stopping or sync.stopping_now()
+        if is_first() and nimg != saved:
+            save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
     if stopping:
         log.info(_farewell(folder, nimg, total))
     # a process that got no signal itself ends as if it had

@@ -1,11 +1,12 @@
 """Records of a run: TensorBoard, stats.jsonl, and a progress bar."""
 
+import contextlib
 import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -115,6 +116,14 @@ class Report:
         """Flush everything."""
         self.bar.close()
         self.writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # on a full disk closing fails too, and must not hide the first error
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self.close()
 
     def _append(self, record: Mapping[str, float]) -> None:
         with self.folder.stats.open("a", encoding="utf-8") as file:
