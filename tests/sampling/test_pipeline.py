@@ -76,9 +76,7 @@ def test_a_long_prompt_is_reported(model: Text2Image, said: list[str]) -> None:
     prompt = "red circle " * 20
     pictures = model.generate([prompt, "a red circle"])
     assert said == [f"prompt {prompt[:40]!r}... has 42 tokens; the model reads 16, the rest is left out"]
-    with pytest.warns(UserWarning, match="42 tokens") as warnings:
-        assert same(model.generate(prompt)[0], pictures[0])
-    assert warnings[0].filename == __file__
+    assert same(model.generate(prompt)[0], pictures[0])
 
 
 @pytest.mark.parametrize("prompts", ["", "  \n", ["a red circle", " "]])

@@ -11,18 +11,14 @@ from gan_t2i.sampling.pipeline import Text2Image, generate_image
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def model(told: list[str]) -> Text2Image:
+def model() -> Text2Image:
     return Text2Image.load("pretrained")
 
 
-def test_it_is_small_and_says_what_it_is(model: Text2Image, told: list[str]) -> None:
+def test_it_is_small_and_says_what_it_is(said: list[str]) -> None:
+    Text2Image.load("pretrained")
     assert PRETRAINED.stat().st_size < 12e6
-    assert told[0].startswith("model: the pretrained shapes64 (style, 64 px, ")
+    assert said[0].startswith("model: the pretrained shapes64 (style, 64 px, ")
     assert read_info(PRETRAINED).data_name == "shapes"
 
 
@@ -37,4 +33,4 @@ def test_nothing_named_and_no_run_draw_with_it(model: Text2Image, tmp_path: Path
 def test_words_that_it_never_saw_are_drawn_with_a_note(model: Text2Image, said: list[str]) -> None:
     pictures = model.generate(["a red circle on white", "A Dragon, in a castle"])
     assert len(pictures) == 2
-    assert said == ["prompt 'A Dragon, in a castle': this model has never seen 'dragon', 'castle'; it knows simple shapes alone"]
+    assert said == ["prompt 'A Dragon, in a castle': never seen in training: 'dragon', 'castle'; this model knows simple shapes alone"]
