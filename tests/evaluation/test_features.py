@@ -66,13 +66,13 @@ def test_a_distance_in_pixels_is_a_root_mean_square() -> None:
 
 def test_names_are_checked_and_what_the_discriminator_used_is_refused() -> None:
     check_names(("random", "efficientnet-lite2"), "tf_efficientnet_lite0")
-    with pytest.raises(UsageError, match=r"nonsense is no network .* there are random, matcher, efficientnet-lite2, inception"):
+    with pytest.raises(UsageError, match=r"nonsense is not a network .* there are random, matcher, efficientnet-lite2, inception"):
         check_names(("nonsense",), None)
     with pytest.raises(UsageError, match="twice"):
         check_names(("random", "random"), None)
-    with pytest.raises(UsageError, match=r"discriminator looked through \(tf_efficientnet_lite2.in1k\)"):
+    with pytest.raises(UsageError, match=r"discriminator uses \(tf_efficientnet_lite2.in1k\)"):
         check_names(("efficientnet-lite2",), "tf_efficientnet_lite2.in1k")
-    with pytest.raises(UsageError, match="discriminator looked through"):
+    with pytest.raises(UsageError, match="discriminator uses"):
         check_names(("inception",), "inception_v3")
 
 
