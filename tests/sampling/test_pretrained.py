@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gan_t2i.checkpoint import read_info
-from gan_t2i.runs import PRETRAINED
+from gan_t2i.runs import PRETRAINED, RunFolder
 from gan_t2i.sampling.pipeline import Text2Image, generate_image
 
 
@@ -22,8 +22,11 @@ def test_it_is_small_and_says_what_it_is(said: list[str]) -> None:
     assert read_info(PRETRAINED).data_name == "shapes"
 
 
-def test_nothing_named_and_no_run_draw_with_it(model: Text2Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("with_runs", [False, True])
+def test_it_is_the_default_whatever_lies_in_the_working_folder(
+    model: Text2Image, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_runs: bool
+) -> None:
+    monkeypatch.chdir(trained.path.parent.parent if with_runs else tmp_path)
     prompt = "a large red circle on a white background"
     expected = np.asarray(model.generate(prompt, seeds=3)[0])
     assert np.array_equal(np.asarray(Text2Image.load().generate(prompt, seeds=3)[0]), expected)
@@ -33,4 +36,4 @@ def test_nothing_named_and_no_run_draw_with_it(model: Text2Image, tmp_path: Path
 def test_words_that_it_never_saw_are_drawn_with_a_note(model: Text2Image, said: list[str]) -> None:
     pictures = model.generate(["a red circle on white", "A Dragon, in a castle"])
     assert len(pictures) == 2
-    assert said == ["prompt 'A Dragon, in a castle': never seen in training: 'dragon', 'castle'; this model knows simple shapes alone"]
+    assert said == ["prompt 'A Dragon, in a castle': never seen in training: 'dragon', 'castle'; this model knows only simple shapes"]
