@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from gan_t2i.core.images import composite_on_grey, sheet
 from gan_t2i.evaluation.results import Generate, Result
-from gan_t2i.evaluation.shapes.grader import Grade, grade_view
-from gan_t2i.evaluation.shapes.parse import View, look
+from gan_t2i.evaluation.shapes.grader import Grade, grade_estimate
+from gan_t2i.evaluation.shapes.parse import SceneEstimate, parse_image
 from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
 
 SEEDS = 4  # default number of pictures per prompt
@@ -77,7 +77,7 @@ class ShapesResult(Result):
             "limit": self.limit,
             "tasks": {task: asdict(result) for task, result in self.tasks.items()},
             "failures": [
-                {"task": failure.task, "asked": failure.prompt.caption, "seed": seed, "seen": grade.seen, "wrong": list(grade.wrong)}
+                {"task": failure.task, "asked": failure.prompt.caption, "seed": seed, "seen": grade.contents, "wrong": list(grade.faults)}
                 for failure in self.failures
                 for seed, grade in enumerate(failure.grades)
                 if not grade.passed
@@ -91,7 +91,7 @@ class ShapesResult(Result):
         captions = []
         for failure in self.failures:
             first = next(number for number, grade in enumerate(failure.grades) if not grade.passed)
-            captions.append(f"{failure.task}: {failure.prompt.caption}. Picture {first + 1}: {failure.grades[first].seen}")
+            captions.append(f"{failure.task}: {failure.prompt.caption}. Picture {first + 1}: {failure.grades[first].contents}")
         side = self.failures[0].pictures[0].width
         # a whole multiple of a picture's side, wide enough for the caption in three lines
         cell = -(-_ROW // (self.seeds * side)) * side
@@ -123,7 +123,7 @@ def run_suite(
                 bar.update(len(generated))
             tasks[task], results = _grade_task(task, entries, pictures, seeds)
             failed = [result for result in results if result.score < 1]
-            failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.wrong) for grade in result.grades)))[:_WORST]
+            failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.faults) for grade in result.grades)))[:_WORST]
     return ShapesResult(seeds, limit, tasks, tuple(failures))
 
 
@@ -132,21 +132,21 @@ def _grade_task(
 ) -> tuple[TaskResult, list[PromptResult]]:
     """Grade the pictures of a task, which has `seeds` of them per prompt."""
     assert len(pictures) == len(entries) * seeds, (len(pictures), len(entries), seeds)
-    views = [look(np.asarray(composite_on_grey(picture))) for picture in pictures]
+    estimates = [parse_image(np.asarray(composite_on_grey(picture))) for picture in pictures]
     results = []
     for number, entry in enumerate(entries):
         own = slice(number * seeds, (number + 1) * seeds)
-        grades = tuple(grade_view(view, entry.scene, task) for view in views[own])
+        grades = tuple(grade_estimate(estimate, entry.scene, task) for estimate in estimates[own])
         results.append(PromptResult(task, entry, tuple(pictures[own]), grades))
-    return TaskResult(fmean(result.score for result in results), _chance(task, entries, views, seeds), len(views)), results
+    return TaskResult(fmean(result.score for result in results), _chance(task, entries, estimates, seeds), len(estimates)), results
 
 
-def _chance(task: SuiteTask, entries: Sequence[Prompt], views: Sequence[View], seeds: int) -> float:
+def _chance(task: SuiteTask, entries: Sequence[Prompt], estimates: Sequence[SceneEstimate], seeds: int) -> float:
     """Share of passes with shuffled captions: every picture is graded against a few other prompts of its task."""
     rng = random.Random(f"shapes chance {task}")
     passed = []
-    for index, view in enumerate(views):
+    for index, estimate in enumerate(estimates):
         own = index // seeds
         for other in rng.sample(range(len(entries) - 1), min(_OTHERS, len(entries) - 1)):
-            passed.append(grade_view(view, entries[other + (other >= own)].scene, task).passed)
+            passed.append(grade_estimate(estimate, entries[other + (other >= own)].scene, task).passed)
     return fmean(passed)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from gan_t2i.data.builtin.shapes import Scene, Thing, draw_scene, vocabulary
 from gan_t2i.evaluation.shapes.grader import grade
-from gan_t2i.evaluation.shapes.parse import look
+from gan_t2i.evaluation.shapes.parse import parse_image
 from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, load_prompts
 
 LEFT, RIGHT = (0.27, 0.5), (0.73, 0.5)
@@ -59,12 +59,12 @@ def test_other_sizes(size: int) -> None:
 def test_what_is_seen_is_what_was_drawn() -> None:
     for prompts in load_prompts().values():
         for prompt in prompts[::5]:
-            view = look(drawn(prompt.scene, 64))
-            assert view.background == prompt.scene.background
-            for item in view.items:
-                nearest = min(prompt.scene.objects, key=lambda it: abs(it.x - item.x) + abs(it.y - item.y))
-                assert (item.shape, item.colour) == (nearest.shape, nearest.colour)
-                assert max(abs(item.x - nearest.x), abs(item.y - nearest.y), abs(item.r - nearest.r)) < 0.02
+            estimate = parse_image(drawn(prompt.scene, 64))
+            assert estimate.background == prompt.scene.background
+            for found in estimate.objects:
+                nearest = min(prompt.scene.objects, key=lambda it: abs(it.x - found.x) + abs(it.y - found.y))
+                assert (found.shape, found.colour) == (nearest.shape, nearest.colour)
+                assert max(abs(found.x - nearest.x), abs(found.y - nearest.y), abs(found.r - nearest.r)) < 0.02
 
 
 def changed(scene: Scene, **values: object) -> Scene:
@@ -109,8 +109,8 @@ def test_a_wrong_picture_fails_for_the_right_reason(task: str, asked: Scene, sho
     assert grade(drawn(asked, size), asked, task).passed  # type: ignore[arg-type]
     result = grade(drawn(shown, size), asked, task)  # type: ignore[arg-type]
     assert not result.passed
-    assert result.wrong == (fault,)
-    assert result.seen.startswith(seen)
+    assert result.faults == (fault,)
+    assert result.contents.startswith(seen)
 
 
 def test_colours_that_changed_places_fail() -> None:
@@ -136,14 +136,14 @@ def test_a_border_of_no_named_colour_and_specks() -> None:
         draw.rectangle((x, y, x + 2, y + 2), fill=(0, 0, 0))
     assert grade(np.asarray(picture), SINGLE, "single").passed  # specks are no objects
     loud = Image.new("RGB", (64, 64), (255, 0, 255))
-    assert look(np.asarray(loud)).background is None
-    assert grade(np.asarray(loud), SINGLE, "colours").wrong == ("count", "background")
+    assert parse_image(np.asarray(loud)).background is None
+    assert grade(np.asarray(loud), SINGLE, "colours").faults == ("count", "background")
 
 
 def test_what_is_no_shape_is_a_blob() -> None:
     picture = Image.new("RGB", (64, 64), vocabulary().backgrounds["white"])
     ImageDraw.Draw(picture).rectangle((12, 24, 52, 40), fill=(220, 40, 40))
-    assert str(look(np.asarray(picture))) == "large red blob in the center, on white"
+    assert str(parse_image(np.asarray(picture))) == "large red blob in the center, on white"
 
 
 @pytest.mark.parametrize("size", [16, 33, 65])
@@ -163,4 +163,4 @@ def test_pictures_of_nothing_are_graded_too(size: int) -> None:
 )
 def test_refuses_what_is_no_picture(picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"must be uint8 \[R, R, 3\]"):
-        look(picture)
+        parse_image(picture)
