@@ -195,8 +195,8 @@ def shapes(subject: Subject, **settings: Any) -> "Result":
 def retrieval(subject: Subject, **settings: Any) -> "Result":
     """Find each picture's caption among a hundred (R@1).
 
-    A matcher, trained on the real pairs alone and kept in the cache, ranks the captions. Its scores of real pictures stand beside those of
-    generated ones, for training and held-out captions.
+    A matcher, trained on the real pairs alone and kept in the cache, ranks the captions. Its scores of real pictures are shown beside those
+    of generated ones, for training and held-out captions.
     """
     from gan_t2i.evaluation.retrieval import run_retrieval
 

@@ -31,7 +31,7 @@ class Weights:
     sha256: str
     """Hash of the file, or of the safetensors in the folder, as `hash_weights` computes it."""
     source: str
-    """Where they were found, as one line for people."""
+    """Origin of the weights, as one line for people."""
     id: str = ""
     revision: str | None = None
     """Commit on the hub; None for a local file or folder."""
@@ -84,7 +84,7 @@ class Repository:
     patterns: list[str]
     """Files to download."""
     complaint: Callable[[Path], str | None]
-    """A folder with them -> why it cannot be used, as half a sentence; None where it can."""
+    """A folder with them -> the reason why it cannot be used, as half a sentence; None if it can."""
     file: str = ""
     """The file to load; by default the whole folder."""
 
@@ -162,7 +162,7 @@ def load_tensors(found: Weights) -> dict[str, Tensor]:
         if found.path.suffix == ".safetensors":
             return safetensors.torch.load_file(found.path)
         tensors = torch.load(found.path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise whatever the bytes lead to
+    except Exception as error:  # a damaged file can raise anything
         raise GanT2IError(f"{found.source} cannot be read: {_reason(error)}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise GanT2IError(f"{found.source} holds something else than a mapping of names to tensors")

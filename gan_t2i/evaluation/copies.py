@@ -80,7 +80,7 @@ class CopiesResult(Result):
     defaults: ClassVar = {"prompts": "captions", "features": NETWORK, "limit": LIMIT}
 
     prompts: str
-    """Where the prompts come from: the data set's captions, or the user's own."""
+    """Origin of the prompts: the data set's captions, or "own" for the user's."""
     limit: int
     rows: tuple[Row, ...]
     thresholds: dict[str, float]
@@ -200,7 +200,7 @@ def _measure(space: FeatureSpace, dataset: PackedDataset, generated: Mapping[str
     distances, index = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
     # A picture is its own nearest; among equal pictures any may come first, at the same distance.
     result["real training"] = Neighbours(distances[:, 1:], train[index[:, 1:]])
-    for kind, pictures in generated.items():
+    for kind, pictures in generated.items():  # "drawn" is their name in JSON files and TensorBoard tags
         distances, index = nearest(normalized(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
         result[f"drawn {kind}"] = Neighbours(distances, train[index])
     return result

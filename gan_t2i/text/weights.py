@@ -60,7 +60,7 @@ def find_local() -> Weights | None:
 
 
 def complaint(folder: Path) -> str | None:
-    """Why sentence-transformers cannot or must not load `folder`, as half a sentence; None where it can."""
+    """The reason why sentence-transformers cannot or must not load `folder`, as half a sentence; None if it can."""
     try:
         modules = [str(module["path"]) for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
     except FileNotFoundError:

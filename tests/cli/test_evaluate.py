@@ -47,7 +47,7 @@ def test_a_run(run: RunFolder) -> None:
     assert run.snapshots()[-1] == run.snapshot(40)
 
 
-def test_an_earlier_snapshot_with_files_where_told(run: RunFolder, tmp_path: Path) -> None:
+def test_an_earlier_snapshot_with_named_files(run: RunFolder, tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "told" / "a.json"), "--sheet", str(tmp_path / "told" / "b.png")]
     result = CliRunner().invoke(command, ["evaluate", "shapes", str(run.snapshot(20)), *QUICK, *files])
     assert result.exit_code == 0, result.output

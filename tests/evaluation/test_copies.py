@@ -12,7 +12,7 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.evaluation import copies as copies_module
 from gan_t2i.evaluation.copies import CopiesResult, check_copies, choose_prompts, run_copies
-from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, hash_weights
+from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, hash_state
 from gan_t2i.evaluation.recombined import recombine
 
 RealOf = Callable[[str], Image.Image]
@@ -21,7 +21,7 @@ RealOf = Callable[[str], Image.Image]
 @pytest.fixture(scope="module")
 def space() -> FeatureSpace:
     network = RandomFeatures()
-    return FeatureSpace("random", hash_weights(network), network.WIDTH, network)
+    return FeatureSpace("random", hash_state(network), network.WIDTH, network)
 
 
 def run(many: PackedDataset, space: FeatureSpace, picture: Callable[[str, int], Image.Image], **settings: object) -> CopiesResult:
@@ -101,14 +101,14 @@ def _with_twins(many: PackedDataset, folder: Path) -> PackedDataset:
 
 
 def test_prompts_of_one_s_own_and_what_is_written(many: PackedDataset, space: FeatureSpace) -> None:
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def picture(prompt: str, seed: int) -> Image.Image:
-        asked.append((prompt, seed))
+        requests.append((prompt, seed))
         return new_picture(prompt, seed)
 
     result = run(many, space, picture, prompts=["a", "b", "c"], limit=2)
-    assert asked == [("a", 0), ("b", 1)]
+    assert requests == [("a", 0), ("b", 1)]
     assert "(drawn own prompts)" in result.verdict
     values = json.loads(json.dumps(result.to_json()))
     assert [len(one["captions"]) for one in values["closest"]] == [3, 3]

@@ -1,4 +1,4 @@
-"""The networks that pictures are compared in: fixed, told by their hash, and refused in time."""
+"""The networks that pictures are compared in: fixed, identified by their hash, and refused in time."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.evaluation import features as feature_spaces
-from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, check_names, hash_weights, open_space, pixels
+from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, check_names, hash_state, open_space, pixels
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig
 
 CPU = torch.device("cpu")
@@ -47,15 +47,15 @@ def test_random_features_of_any_resolution(resolution: int) -> None:
     assert not torch.allclose(features[0], features[1])
 
 
-def test_the_matcher_is_told_by_its_weights(pictures: Tensor) -> None:
+def test_the_matcher_is_identified_by_its_weights(pictures: Tensor) -> None:
     space = open_named("matcher")
     assert space.width == 32
     assert torch.allclose(space.embed(pictures).norm(dim=1), torch.ones(70), atol=1e-3)
     module = torch.nn.Linear(2, 2)
-    before = hash_weights(module)
+    before = hash_state(module)
     with torch.no_grad():
         module.weight[0, 0] += 1
-    assert hash_weights(module) != before
+    assert hash_state(module) != before
 
 
 def test_a_distance_in_pixels_is_a_root_mean_square() -> None:
@@ -86,21 +86,21 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inception_weights_come_from_torch_s_folder_or_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
+    requests: list[tuple[Any, ...]] = []
 
     def no_network(*arguments: Any, **settings: Any) -> None:
-        asked.append(arguments)
+        requests.append(arguments)
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(GanT2IError, match=r"not in .*weights-inception-2015-12-05-6726825d.pth, and URL did not give them \(no network\)"):
         feature_spaces._inception_weights("URL")
-    assert asked == [("URL", str(tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE))]
+    assert requests == [("URL", str(tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE))]
     (tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE).write_bytes(b"others")
     with pytest.raises(GanT2IError, match=f"has sha256 .*, not {feature_spaces.INCEPTION_SHA256}: delete that copy"):
         feature_spaces._inception_weights("URL")
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_efficientnet_lite2_tells_real_structure_from_noise(pictures: Tensor) -> None:

@@ -19,7 +19,7 @@ RealOf = Callable[[str], Image.Image]
 @pytest.fixture(scope="module")
 def space() -> FeatureSpace:
     def none() -> None:
-        raise AssertionError("no matcher is asked for")
+        raise AssertionError("no matcher is needed")
 
     return open_space("random", torch.device("cpu"), none)  # type: ignore[arg-type]
 
@@ -88,20 +88,20 @@ def test_held_out_pictures_have_their_own_figures_where_there_are_enough(
     many: PackedDataset, space: FeatureSpace, real_of: RealOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures_suite, "LEAST", 18)
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def picture(prompt: str, seed: int) -> Image.Image:
-        asked.append((prompt, seed))
+        requests.append((prompt, seed))
         return real_of(prompt)
 
     result = run(many, space, picture, seeds=2)
     assert {(f.side, f.count) for f in result.figures if f.name == "kid"} == {("train", 107), ("heldout", 21)}
     of_heldout = {many.captions[many.caption_ids[item][0]] for item in many.heldout.tolist()}
-    assert of_heldout == {prompt for prompt, _ in asked[214:256]}
-    assert not of_heldout & {prompt for prompt, _ in asked[:214]}
+    assert of_heldout == {prompt for prompt, _ in requests[214:256]}
+    assert not of_heldout & {prompt for prompt, _ in requests[:214]}
     # every caption has a latent of its own, and those of diversity have the same ones
-    assert [seed for _, seed in asked[:214]] == list(range(214))
-    assert [seed for _, seed in asked[256:]] == [0, 1] * 64
+    assert [seed for _, seed in requests[:214]] == list(range(214))
+    assert [seed for _, seed in requests[256:]] == [0, 1] * 64
 
 
 def test_standardizing_keeps_the_order_of_distances() -> None:

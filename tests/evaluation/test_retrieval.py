@@ -74,9 +74,9 @@ def test_a_generator_that_draws_the_real_pictures_scores_as_they_do(task: Retrie
     result = run_retrieval(lambda prompts, seeds: [real(p) for p in prompts for _ in seeds], task, progress=False, seeds=2, candidates=20)
     assert result.candidates == 20
     for side in ("train", "heldout"):
-        truth, drawn = result.scores[f"real_{side}"], result.scores[f"generated_{side}"]
-        assert (drawn.r1, drawn.gap) == (truth.r1, truth.gap)
-        assert drawn.count == 2 * truth.count
+        truth, generated = result.scores[f"real_{side}"], result.scores[f"generated_{side}"]
+        assert (generated.r1, generated.gap) == (truth.r1, truth.gap)
+        assert generated.count == 2 * truth.count
         assert truth.r1 > 0.3  # six times chance, on captions that the matcher has not seen
         assert truth.gap > 0.2
 
@@ -93,8 +93,8 @@ def test_pictures_of_other_captions_fall_to_chance(task: RetrievalTask, real: Ca
 
 
 @pytest.mark.parametrize("shift", [0, 7])
-def test_recombined_captions_are_asked_among_each_other(task: RetrievalTask, real: Callable[[str], Image.Image], shift: int) -> None:
-    """Here captions of the training side, whose pictures there are, stand for recombined ones; or pictures of other ones are drawn."""
+def test_recombined_captions_are_ranked_among_each_other(task: RetrievalTask, real: Callable[[str], Image.Image], shift: int) -> None:
+    """Captions of the training side, which have pictures, take the place of recombined ones; with a shift, pictures of other captions are generated."""
     numbers = task.train.captions[:, 0]
     texts = [task.captions[number] for number in numbers.tolist()]
     task = replace(task, recombined=texts, recombined_pooled=task.pooled[numbers])
@@ -120,16 +120,16 @@ def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset,
     torch.testing.assert_close(found.recombined_pooled, encoder.encode(found.recombined).pooled)
 
 
-def test_every_caption_is_asked_once_with_seeds_of_its_own(task: RetrievalTask) -> None:
-    asked: list[tuple[str, int]] = []
+def test_every_caption_is_requested_once_with_its_own_seeds(task: RetrievalTask) -> None:
+    requests: list[tuple[str, int]] = []
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        asked.extend((prompt, seed) for prompt in prompts for seed in seeds)
+        requests.extend((prompt, seed) for prompt in prompts for seed in seeds)
         return [Image.new("RGB", (16, 16)) for _ in prompts for _ in seeds]
 
     result = run_retrieval(generate, task, seeds=2, limit=3, progress=False, candidates=10)
     captions = [task.captions[number] for side in (task.train, task.heldout) for number in side.captions[:3, 0].tolist()]
-    assert asked == [(caption, 2 * (index % 3) + seed) for index, caption in enumerate(captions) for seed in range(2)]
+    assert requests == [(caption, 2 * (index % 3) + seed) for index, caption in enumerate(captions) for seed in range(2)]
     assert len(set(captions)) == 6
     assert result.changed == {"limit": 3, "seeds": 2}
     assert json.loads(json.dumps(result.to_json()))["scores"]["real_train"]["chance"] == 0.1
@@ -138,7 +138,7 @@ def test_every_caption_is_asked_once_with_seeds_of_its_own(task: RetrievalTask) 
     }
 
 
-def test_sides_share_no_caption_and_case_is_no_difference(dataset: PackedDataset) -> None:
+def test_sides_share_no_caption_and_case_is_ignored(dataset: PackedDataset) -> None:
     shown, validation, heldout = split_pairs(dataset)
     texts = [
         {dataset.captions[number].casefold() for row in side.captions.tolist() for number in row if number >= 0}

@@ -232,12 +232,12 @@ def test_nothing_there_says_how_to_get_it(monkeypatch, no_hub):
 
 
 def test_the_hub_is_asked_for_safetensors_after_its_cache(tmp_path, monkeypatch, said):
-    folder, asked = tmp_path / "0123abcd", []
+    folder, requests = tmp_path / "0123abcd", []
     folder.mkdir()
     Path(weights_of("resnet10t", folder)).rename(folder / "model.safetensors")
 
     def download(repository, *, revision, allow_patterns, local_files_only=False, etag_timeout=10):
-        asked.append((repository, revision, allow_patterns, local_files_only))
+        requests.append((repository, revision, allow_patterns, local_files_only))
         if local_files_only:
             raise OSError("not cached")
         return str(folder)
@@ -246,7 +246,7 @@ def test_the_hub_is_asked_for_safetensors_after_its_cache(tmp_path, monkeypatch,
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: types.SimpleNamespace(sha=folder.name))
     found = features.resolve("resnet10t", None)
     repository, wanted = "timm/resnet10t.c3_in1k", ["model.safetensors"]
-    assert asked == [(repository, None, wanted, True), (repository, folder.name, wanted, False)]
+    assert requests == [(repository, None, wanted, True), (repository, folder.name, wanted, False)]
     assert said == [f"downloading the backbone {repository} at revision {folder.name} from the hub"]
     assert found.source == f"{repository} at revision {folder.name} from the hub"
     assert found.path == folder / "model.safetensors"

@@ -33,7 +33,7 @@ def test_it_is_the_default_whatever_lies_in_the_working_folder(
     assert np.array_equal(np.asarray(generate_image(prompt, seed=3)), expected)
 
 
-def test_words_that_it_never_saw_are_drawn_with_a_note(model: Text2Image, said: list[str]) -> None:
+def test_words_that_it_was_never_trained_with_get_a_warning(model: Text2Image, said: list[str]) -> None:
     pictures = model.generate(["a red circle on white", "A Dragon, in a castle"])
     assert len(pictures) == 2
     assert said == ["prompt 'A Dragon, in a castle': never seen in training: 'dragon', 'castle'; this model knows only simple shapes"]

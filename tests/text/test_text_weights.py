@@ -50,7 +50,7 @@ def put_in_hub_cache(saved, name):
 
 def test_local_folder_gives_the_same_embeddings(saved, tiny, captions, said):
     encoder = build_encoder("sentence-transformer", {"model": str(saved), "max_tokens": 48}, {})
-    assert said == [f"text encoder: my-encoder from the local folder {saved}, 64 numbers a token, at most 48 tokens"]
+    assert said == [f"text encoder: my-encoder from the local folder {saved}, 64 numbers per token, at most 48 tokens"]
     assert (encoder.id, encoder.revision, encoder.width) == ("my-encoder", None, 64)
     assert encoder.weights_hash == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
     torch.testing.assert_close(encoder.encode(captions).tokens, tiny.encode(captions).tokens)
