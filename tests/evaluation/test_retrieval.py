@@ -94,7 +94,7 @@ def test_pictures_of_other_captions_fall_to_chance(task: RetrievalTask, real: Ca
 
 @pytest.mark.parametrize("shift", [0, 7])
 def test_recombined_captions_are_ranked_among_each_other(task: RetrievalTask, real: Callable[[str], Image.Image], shift: int) -> None:
-    """Captions of the training side, which have pictures, take the place of recombined ones; with a shift, pictures of other captions are generated."""
+    """Captions of the training side, which have pictures, take the place of recombined ones; with a shift, each gets the picture of another."""
     numbers = task.train.captions[:, 0]
     texts = [task.captions[number] for number in numbers.tolist()]
     task = replace(task, recombined=texts, recombined_pooled=task.pooled[numbers])
