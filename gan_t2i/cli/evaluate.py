@@ -60,7 +60,7 @@ class Subject:
         if settings.stream:
             raise UsageError("this measure packs its data, and this run streams them: name a set that fits into the cache with --data")
         info = self.pipeline.info
-        alpha = settings.alpha if self.data is None else info.draws_alpha
+        alpha = settings.alpha if self.data is None else info.has_alpha
         source = resolve_source(settings.source, info.resolution, alpha=alpha)
         if isinstance(source, Path) and is_packed(source):
             alpha = PackedDataset.open(source).channels == 4
