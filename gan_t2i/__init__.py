@@ -1,20 +1,26 @@
-"""gan_t2i: a text-to-image GAN that you train on your own captioned pictures.
+"""A text-to-image GAN that you train on your own captioned pictures.
 
->>> from gan_t2i import Text2Image
->>> pictures = Text2Image.load("latest").generate(["a red heart above a blue star"], seeds=[0, 1])
+>>> from gan_t2i import Text2Image, generate_image
+>>> generate_image("a red heart above a blue star").save("heart.png")  # by the small model that comes with the package
+>>> model = Text2Image.load("latest")  # your newest run in ./runs
+>>> pictures = model.generate(["a red heart", "a blue star"], seeds=[0, 1])
+
+Errors that you can cause are `GanT2IError`, each with one sentence on what is wrong and what is allowed.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from gan_t2i.core.errors import GanT2IError, UsageError
 
 if TYPE_CHECKING:
     from gan_t2i.sampling import Text2Image, generate_image
 
 __version__ = "0.1.0"
-__all__ = ["Text2Image", "__version__", "generate_image"]
+__all__ = ["GanT2IError", "Text2Image", "UsageError", "__version__", "generate_image"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported only when a picture is drawn, so that `gan-t2i --help` answers at once.
+    # torch is imported on first use, so that `gan-t2i --help` answers at once.
     if name in ("Text2Image", "generate_image"):
         from gan_t2i import sampling
 

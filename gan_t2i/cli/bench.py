@@ -1,4 +1,4 @@
-"""``gan-t2i bench``: how fast configs train and draw here, and where the time goes."""
+"""``gan-t2i bench``: how fast configs train and sample here, and where the time goes."""
 
 import logging
 from pathlib import Path
@@ -10,13 +10,13 @@ log = logging.getLogger(__name__)
 
 @click.command("bench")
 @click.argument("configs", metavar="CONFIG...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", help="Folder of captioned pictures, metadata file, or built-in set, in place of the configs'.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting of each config; may be repeated.")
-@click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Training steps in a repeat.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="How often each is measured; medians are shown.")
+@click.option("--data", help="Captioned pictures, as for train, in place of the configs'.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting of each config; repeatable.")
+@click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Training steps per repeat.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Repeats of each measurement; medians are shown.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the configs'.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here.")
-@click.option("--profile", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a profiler's trace of a few steps here.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file.")
+@click.option("--profile", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a profiler trace of a few steps to this file.")
 def command(
     configs: tuple[Path, ...],
     data: str | None,
@@ -27,11 +27,11 @@ def command(
     json_file: Path | None,
     trace: Path | None,
 ) -> None:
-    """Measure how fast configs train and draw.
+    """Measure how fast configs train and sample.
 
-    Networks are fresh, and nothing is kept of them. Shown are pictures a second in training; the share of each phase of a step; the
-    floating-point operations a picture; what this machine reaches in the same operations alone, and how near training comes to that;
-    seconds a picture in sampling; and memory at the peak. OMP_NUM_THREADS sets the number of threads on a CPU.
+    Reports pictures per second in training, the share of each phase of a step, floating-point operations per picture, the share that this
+    is of the machine's speed in the same operations alone, seconds per picture in sampling, and peak memory. Networks are new, and nothing
+    is kept of them. OMP_NUM_THREADS sets the number of threads on a CPU.
     """
     if trace is not None and len(configs) > 1:
         raise click.UsageError("--profile traces one config: name a single one")
@@ -42,10 +42,10 @@ def command(
     from gan_t2i.training.config import TrainConfig
 
     parsed = []
-    for path in configs:  # all before the first is run: that takes minutes
+    for path in configs:  # all are checked before the first one runs, which takes minutes
         values = with_overrides(read_yaml(path), overrides)
         group = values.setdefault("data", {})
-        if isinstance(group, dict):  # where it is no group of keys, `parse` says so
+        if isinstance(group, dict):  # else `parse` reports it
             group |= given(source=data)
         parsed.append(TrainConfig.parse(values | given(device=device)))
     results = []
@@ -53,7 +53,7 @@ def command(
         measured = run_benchmark(str(path), config, steps=steps, repeats=repeats, trace=trace)
         click.echo(measured.table())
         results.append(measured.to_json())
-        if json_file is not None:  # after each, so that a later config's failure costs nothing of the earlier ones
+        if json_file is not None:  # after each, so that a later config's failure does not lose the earlier ones
             write_json(json_file, {"repeats": repeats, "configs": results})
     if json_file is not None:
         log.info(f"written: {json_file}")

@@ -94,8 +94,8 @@ def _show_data(config: "TrainConfig", config_path: Path | None) -> "Recommendati
 def with_local_encoder(config: "TrainConfig", has_default: bool) -> "TrainConfig":
     """The config with an encoder that needs no download, where its own is the default one and not here: a step takes nearly as long."""
     from gan_t2i.registry import Spec
-    from gan_t2i.text.weights import DEFAULT_MODEL
+    from gan_t2i.text.weights import MINILM
 
-    if has_default or config.text_encoder.params.get("model") != DEFAULT_MODEL:
+    if has_default or config.text_encoder.params.get("model") != MINILM.id:
         return config
     return type(config).parse({**config.model_dump(), "text_encoder": Spec(name="tiny").model_dump()})

@@ -1,20 +1,24 @@
-"""``gan-t2i evaluate``: how well a trained model obeys its prompts, and how real its pictures look."""
+"""``gan-t2i evaluate``: measures of a trained model, one subcommand each."""
 
+import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gan_t2i.cli.options import given, picture_options
-from gan_t2i.cli.run_data import check_features, data_settings, load_data, open_spaces
+from gan_t2i.cli.options import given, model_options
+from gan_t2i.cli.sample import read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from gan_t2i.evaluation.pictures import PicturesResult
-    from gan_t2i.evaluation.retrieval import RetrievalResult
+    from gan_t2i.data.packing import PackedDataset
+    from gan_t2i.evaluation.features import FeatureSpace
+    from gan_t2i.evaluation.results import Result
+    from gan_t2i.evaluation.retrieval import RetrievalTask
     from gan_t2i.runs import RunFolder
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.training.config import DataConfig
@@ -22,158 +26,229 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@click.command("evaluate")
-@click.argument("model", metavar="RUN_OR_SNAPSHOT", default="latest")
-@click.option(
-    "--suite",
-    type=click.Choice(["shapes", "retrieval", "pictures"]),
-    metavar="NAME",
-    default="shapes",
-    show_default=True,
-    help="Which benchmark: shapes, retrieval or pictures.",
+@dataclass
+class Subject:
+    """The model to measure and the data to compare it with, both loaded on first use."""
+
+    snapshot: Path
+    run: "RunFolder | None"
+    data: str | None
+    text_encoder: str | None
+    device: str
+
+    @functools.cached_property
+    def pipeline(self) -> "Text2Image":
+        from gan_t2i.sampling.pipeline import Text2Image
+
+        return Text2Image.load(self.snapshot, text_encoder=self.text_encoder, device=self.device)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> "list[Image.Image]":
+        """Pictures, prompt by prompt, each with its seeds in order."""
+        return self.pipeline.generate(prompts, seeds=seeds)
+
+    @functools.cached_property
+    def dataset(self) -> "PackedDataset":
+        """The pictures of --data, else of the run, at the model's resolution.
+
+        Raises `UsageError` where they are unknown or streamed, and warns where the model was trained on others.
+        """
+        from gan_t2i.core.errors import UsageError
+        from gan_t2i.data.builtin import resolve_source
+        from gan_t2i.data.packing import PackedDataset, is_packed, load_dataset
+
+        settings = self._data_settings()
+        if settings.stream:
+            raise UsageError("this measure packs its data, and this run streams them: name a set that fits into the cache with --data")
+        info = self.pipeline.info
+        alpha = settings.alpha if self.data is None else info.has_alpha
+        source = resolve_source(settings.source, info.resolution, alpha=alpha)
+        if isinstance(source, Path) and is_packed(source):
+            alpha = PackedDataset.open(source).channels == 4
+        dataset = load_dataset(source, info.resolution, settings.model_copy(update={"alpha": alpha}))
+        if dataset.fingerprint != info.data_fingerprint:
+            log.warning("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
+        return dataset
+
+    def _data_settings(self) -> "DataConfig":
+        from gan_t2i.core.config import read_yaml
+        from gan_t2i.core.errors import UsageError
+        from gan_t2i.training.config import DataConfig, TrainConfig
+
+        if self.data is not None:
+            return DataConfig(source=self.data)
+        if self.run is None:
+            raise UsageError("a snapshot outside of a run folder does not say which data it was trained on: name them with --data")
+        return TrainConfig.parse(read_yaml(self.run.config)).data
+
+    def check_features(self, names: Sequence[str]) -> None:
+        """Raises `UsageError` for a network that is unknown or that the run's discriminator uses; warns where that cannot be known."""
+        from gan_t2i.core.config import read_yaml
+        from gan_t2i.evaluation.features import check_names
+
+        spec = read_yaml(self.run.config).get("discriminator") if self.run else None
+        params = spec.get("params") if isinstance(spec, dict) else None
+        backbone = params.get("backbone") if isinstance(params, dict) else None
+        check_names(names, backbone)
+        if self.run is None:
+            log.warning("a snapshot outside of a run folder does not say which network its discriminator uses: measure with others than that")
+        elif backbone and "efficientnet-lite2" in names:
+            log.warning(f"the discriminator uses {backbone}: if that was trained on ImageNet too, efficientnet-lite2 favours this model")
+
+    def open_spaces(self, names: Sequence[str]) -> "list[FeatureSpace]":
+        """The named feature networks on the model's device; the matcher is that of `evaluate retrieval`, trained on first use."""
+        from gan_t2i.evaluation.features import open_space
+
+        return [open_space(name, self.pipeline.device, lambda: self.retrieval_task().matcher) for name in names]
+
+    def retrieval_task(self) -> "RetrievalTask":
+        from gan_t2i.evaluation.retrieval import prepare_retrieval
+
+        return prepare_retrieval(self.dataset, self.pipeline.encoder, self.pipeline.device)
+
+
+class Measures(click.Group):
+    """A group that lists its subcommands in their order here, and names them where a run stands in place of one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"{args[0]} is not a measure; write gan-t2i evaluate shapes, retrieval, pictures or copies, and then the run")
+        return super().resolve_command(ctx, args)
+
+
+@click.group("evaluate", cls=Measures)
+def command() -> None:
+    """Measure a trained model.
+
+    For a snapshot in a run folder, figures and sheets go into the run's evaluation/ folder, unless --json and --sheet name other files, and the
+    figures to TensorBoard. Settings that differ from the defaults are part of the file names.
+    """
+
+
+def measure(function: Callable[..., "Result"]) -> Callable[..., None]:
+    """Turns a function that measures a `Subject` into the body of a subcommand, which prints and writes the `Result`."""
+
+    @click.argument("model", metavar="[RUN_OR_SNAPSHOT]", default="latest")
+    @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file.")
+    @model_options
+    @functools.wraps(function)
+    def body(
+        model: str,
+        text_encoder: str | None,
+        device: str,
+        json_file: Path | None,
+        sheet_file: Path | None = None,
+        data: str | None = None,
+        **settings: Any,
+    ) -> None:
+        from gan_t2i.evaluation.results import write, write_scalars
+        from gan_t2i.runs import resolve_snapshot, run_of
+
+        snapshot = resolve_snapshot(model)
+        subject = Subject(snapshot, run_of(snapshot), data, text_encoder, device)
+        result = function(subject, **given(**settings))
+        click.echo(result.table())
+        info = subject.pipeline.info
+        metadata = {"snapshot": str(snapshot), "nimg": info.nimg, "resolution": info.resolution}
+        if "dataset" in vars(subject):
+            metadata["data_fingerprint"] = subject.dataset.fingerprint
+        for path in write(result, subject.run, metadata, json_file, sheet_file):
+            log.info(f"written: {path}")
+        if subject.run is not None:
+            write_scalars(subject.run, result.scalars(), info.nimg)
+
+    return body
+
+
+_data = click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Captioned pictures, as for train; pack them first with `gan-t2i data pack` where reading them needs options.  "
+    "[default: what the run was trained on]",
 )
-@click.option("--seeds", type=click.IntRange(1), help="Pictures a prompt.  [default: shapes 4, retrieval 1, pictures 4, for their diversity]")
-@click.option("--limit", type=click.IntRange(2), help="Only so many prompts of each task, or captions of each side.")
+_sheet = click.option("--sheet", "sheet_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the sheet to this file.")
+
+
+@command.command()
+@click.option("--seeds", type=click.IntRange(1), help="Pictures per prompt.  [default: 4]")
+@click.option("--limit", type=click.IntRange(2), help="Only the first N prompts of each task.  [default: all 100]")
+@_sheet
+@measure
+def shapes(subject: Subject, **settings: Any) -> "Result":
+    """Grade pictures of simple shapes.
+
+    The prompts ask for combinations that the built-in data set never shows in training; a model of other pictures scores low. Chance is the
+    score with the captions shuffled. The sheet shows the worst failures.
+    """
+    from gan_t2i.evaluation.shapes.suite import run_suite
+
+    return run_suite(subject.generate, **settings)
+
+
+@command.command()
+@_data
+@click.option("--seeds", type=click.IntRange(1), help="Pictures per caption.  [default: 1]")
+@click.option("--limit", type=click.IntRange(2), help="At most N captions of each side.  [default: 200]")
+@measure
+def retrieval(subject: Subject, **settings: Any) -> "Result":
+    """Find each picture's caption among a hundred (R@1).
+
+    A matcher, trained on the real pairs alone and kept in the cache, ranks the captions. Its scores of real pictures are shown beside those
+    of generated ones, for training and held-out captions.
+    """
+    from gan_t2i.evaluation.retrieval import run_retrieval
+
+    return run_retrieval(subject.generate, subject.retrieval_task(), **settings)
+
+
+@command.command()
+@_data
 @click.option(
     "--features",
     metavar="NAME",
     multiple=True,
-    help="Of pictures: compared in random, matcher, efficientnet-lite2 or inception; may be repeated.  [default: random and matcher]",
+    help="Network to compare pictures in: random, matcher, efficientnet-lite2 or inception; repeatable.  [default: random and matcher]",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write scores and failures here.")
-@click.option("--sheet", "sheet_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the sheet of failures here.")
-@click.option("--data", help="Of retrieval and pictures: captioned pictures, as for train.  [default: what the run was trained on]")
-@picture_options
-@click.option("--text-encoder", metavar="FOLDER|NAME", help="Where the text encoder's weights are, if not where training found them.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-def command(
-    model: str,
-    suite: str,
-    seeds: int | None,
-    limit: int | None,
-    features: tuple[str, ...],
-    json_file: Path | None,
-    sheet_file: Path | None,
-    text_encoder: str | None,
-    device: str,
-    data: str | None,
-    **reading: str | None,
-) -> None:
-    """Let a model draw a benchmark's prompts, and grade the pictures.
+@click.option("--seeds", type=click.IntRange(2), help="Pictures per prompt for the diversity.  [default: 4]")
+@click.option("--limit", type=click.IntRange(2), help="At most N pictures of each side.  [default: 2000]")
+@measure
+def pictures(subject: Subject, features: Sequence[str], **settings: Any) -> "Result":
+    """Compare generated with real pictures, whatever the captions.
 
-    RUN_OR_SNAPSHOT is a run folder, a snapshot file, or latest: the newest run in runs/. The suite "shapes" asks for combinations that the
-    built-in data set never shows in training; a model of other pictures scores low. Chance is the score with the captions shuffled.
+    Reports KID, precision, recall, density, coverage and the diversity among seeds, in networks that the discriminator does not use, each
+    beside the score of real pictures.
+    """
+    from gan_t2i.evaluation.pictures import FEATURES, LIMIT, check_enough, run_pictures
 
-    The suite "retrieval" takes any captioned pictures: a matcher, trained on real pairs alone and kept in the cache, looks for a picture's
-    caption among a hundred (R@1). Its scores of real pictures stand beside those of generated ones, for training and held-out captions.
+    names = features or FEATURES
+    subject.check_features(names)
+    check_enough(subject.dataset, settings.get("limit", LIMIT))
+    return run_pictures(subject.generate, subject.dataset, subject.open_spaces(names), **settings)
 
-    The suite "pictures" asks whether drawn pictures are like the real ones, whatever the words: KID, precision, recall, density, coverage and
-    the diversity among seeds, in networks that the discriminator did not use, each beside the score of real pictures.
 
-    Of a snapshot in a run folder, scores and the worst failures go into the run's evaluation/ folder, unless told, and to TensorBoard; with
-    --limit or other --seeds, under names that say so.
+@command.command()
+@_data
+@click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="Your own prompts, one a line; - for standard input.")
+@click.option("--features", metavar="NAME", help="Network for the distances: random, efficientnet-lite2 or inception.  [default: random]")
+@click.option("--limit", type=click.IntRange(1), help="At most N prompts of each kind.  [default: 200]")
+@_sheet
+@measure
+def copies(subject: Subject, prompt_file: TextIO | None = None, features: str | None = None, **settings: Any) -> "Result":
+    """Find copies of training pictures.
+
+    Pictures are generated for --prompts, else for training, held-out and recombined captions. Their distances to the nearest training
+    picture are compared with those of real pictures that the model was not trained on. The sheet shows the closest pictures.
     """
     from gan_t2i.core.errors import UsageError
-    from gan_t2i.evaluation.results import write_scalars
-    from gan_t2i.runs import resolve_snapshot, run_of
-    from gan_t2i.sampling.pipeline import Text2Image
+    from gan_t2i.evaluation.copies import NETWORK, check_copies, run_copies
 
-    chosen = given(**reading)
-    if suite == "shapes" and (data is not None or chosen):
-        raise UsageError("--data and how it is read go with --suite retrieval and pictures; shapes has its own prompts")
-    if suite != "shapes" and sheet_file is not None:
-        raise UsageError("--sheet goes with --suite shapes")
-    if suite == "pictures" and seeds == 1:
-        raise UsageError("--suite pictures needs at least two seeds, for the diversity among them")
-    if suite != "pictures" and features:
-        raise UsageError("--features goes with --suite pictures")
-    snapshot = resolve_snapshot(model)
-    run = run_of(snapshot)
-    settings = data_settings(run, data, chosen) if suite != "shapes" else None
-    if suite == "pictures":
-        from gan_t2i.evaluation.pictures import FEATURES
-
-        features = check_features(features, run, FEATURES)
-    pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device)
-    head = {"snapshot": str(snapshot), "nimg": pipeline.info.nimg, "resolution": pipeline.info.resolution}
-    if settings is None:
-        scalars = _shapes(pipeline, head, run, seeds, limit, json_file, sheet_file)
-    elif suite == "retrieval":
-        scalars = _retrieval(pipeline, settings, head, run, seeds, limit, json_file)
-    else:
-        scalars = _pictures(pipeline, settings, head, run, seeds, limit, features, json_file)
-    if run is not None:
-        write_scalars(run, scalars, pipeline.info.nimg)
-
-
-def _generate(pipeline: "Text2Image") -> "Callable[[Sequence[str], Sequence[int]], list[Image.Image]]":
-    return lambda prompts, numbers: pipeline.generate(prompts, seeds=numbers)
-
-
-def _shapes(
-    pipeline: "Text2Image",
-    head: Mapping[str, object],
-    run: "RunFolder | None",
-    seeds: int | None,
-    limit: int | None,
-    json_file: Path | None,
-    sheet_file: Path | None,
-) -> dict[str, float]:
-    from gan_t2i.evaluation.shapes.suite import SEEDS, run_suite, write_result
-
-    result = run_suite(_generate(pipeline), limit=limit, seeds=seeds or SEEDS)
-    click.echo(result.table())
-    for path in write_result(result, head, run, pipeline.info.nimg, json_file, sheet_file):
-        log.info(f"written: {path}")
-    return result.scalars()
-
-
-def _retrieval(
-    pipeline: "Text2Image",
-    settings: "DataConfig",
-    head: Mapping[str, object],
-    run: "RunFolder | None",
-    seeds: int | None,
-    limit: int | None,
-    json_file: Path | None,
-) -> dict[str, float]:
-    from gan_t2i.evaluation.retrieval import LIMIT, SEEDS, prepare_judge, run_retrieval
-
-    dataset = load_data(pipeline, settings)
-    judge = prepare_judge(dataset, pipeline.encoder, pipeline.device)
-    result = run_retrieval(_generate(pipeline), judge, limit=limit or LIMIT, seeds=seeds or SEEDS)
-    return _show(result, {**head, "data_fingerprint": dataset.fingerprint}, run, pipeline.info.nimg, json_file)
-
-
-def _pictures(
-    pipeline: "Text2Image",
-    settings: "DataConfig",
-    head: Mapping[str, object],
-    run: "RunFolder | None",
-    seeds: int | None,
-    limit: int | None,
-    features: Sequence[str],
-    json_file: Path | None,
-) -> dict[str, float]:
-    from gan_t2i.evaluation.pictures import LIMIT, SEEDS, check_enough, run_pictures
-
-    dataset = load_data(pipeline, settings)
-    check_enough(dataset, limit or LIMIT)
-    spaces = open_spaces(features, pipeline, dataset)
-    result = run_pictures(_generate(pipeline), dataset, spaces, limit=limit or LIMIT, seeds=seeds or SEEDS)
-    return _show(result, {**head, "data_fingerprint": dataset.fingerprint}, run, pipeline.info.nimg, json_file)
-
-
-def _show(
-    result: "RetrievalResult | PicturesResult", head: Mapping[str, object], run: "RunFolder | None", nimg: int, json_file: Path | None
-) -> dict[str, float]:
-    """Print the table, and write the result after `head` where told, else into the run; returns what TensorBoard shows."""
-    from gan_t2i.evaluation.results import result_path, write_json
-
-    click.echo(result.table())
-    values = result.to_json()
-    path = json_file or (result_path(run, values["suite"], nimg, result.changed) if run else None)
-    if path is not None:
-        write_json(path, {**head, **values})
-        log.info(f"written: {path}")
-    return result.scalars()
+    prompts = read_prompts(prompt_file)
+    if prompt_file is not None and not prompts:
+        raise UsageError(f"--prompts {prompt_file.name} holds no prompt")
+    network = features or NETWORK
+    subject.check_features([network])
+    check_copies(subject.dataset, network)
+    [space] = subject.open_spaces([network])
+    return run_copies(subject.generate, subject.dataset, space, prompts=prompts, **settings)

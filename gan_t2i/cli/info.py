@@ -1,4 +1,4 @@
-"""``gan-t2i info``: what a run or a snapshot holds, or which models are registered."""
+"""``gan-t2i info``: describes a run or a snapshot, or lists the registered models."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ import click
 @click.argument("model", metavar="[RUN_OR_SNAPSHOT]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, as_json: bool) -> None:
-    """Show a snapshot's config, encoder, images shown and sizes; without an argument, the registered models."""
+    """Show a snapshot's generator, encoder, data and sizes; without an argument, list the registered models."""
     values = describe_registry() if model is None else describe_snapshot(model)
     if as_json:
         click.echo(json.dumps(values, ensure_ascii=False, indent=2))
@@ -21,16 +21,16 @@ def command(model: str | None, as_json: bool) -> None:
 
 
 def describe_registry() -> dict[str, Any]:
-    """kind -> registered names."""
+    """Kind -> names of its registered classes, joined by commas."""
     import gan_t2i.models
-    import gan_t2i.text  # noqa: F401 (both register their classes)
+    import gan_t2i.text  # noqa: F401 (both imports register their classes)
     from gan_t2i import registry
 
     return {kind: ", ".join(registry.names(kind)) for kind in ("generator", "discriminator", "text_encoder")}
 
 
 def describe_snapshot(model: str) -> dict[str, Any]:
-    """What the snapshot says of itself, with its sizes."""
+    """The snapshot's metadata and sizes, as lines for people: name -> value."""
     from gan_t2i.checkpoint import load_snapshot
     from gan_t2i.runs import resolve_snapshot
 

@@ -1,4 +1,4 @@
-"""The `gan-t2i` command: one module a subcommand, imported only when it is called, so that `--help` answers at once."""
+"""The `gan-t2i` command, with one module per subcommand, imported only when it is called, so that `--help` answers at once."""
 
 import contextlib
 import gc
@@ -12,16 +12,16 @@ from gan_t2i import __version__
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.log import PACKAGE
 
-# name -> the line that `gan-t2i --help` shows; each lives in the module of the same name, as `command`
+# name -> its line in `gan-t2i --help`; the subcommand is `command` in the module of the same name
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
-    "sample": "Draw pictures from prompts.",
-    "evaluate": "Measure how well a model obeys its prompts, and how real its pictures look.",
-    "audit": "Look whether a model copies its training pictures.",
-    "data": "Make, check and pack caption data sets.",
-    "bench": "Measure how fast configs train and draw here.",
-    "doctor": "Say what works here, and what to train data with.",
-    "info": "Show what a run or a snapshot holds, or which models are registered.",
+    "sample": "Generate pictures from prompts.",
+    "evaluate": "Measure a trained model: shapes, retrieval, pictures or copies.",
+    "audit": "The same as evaluate copies.",
+    "data": "Make, check and pack data sets of captioned pictures.",
+    "bench": "Measure how fast configs train and sample on this machine.",
+    "doctor": "Check this machine, and recommend a config for a data set.",
+    "info": "Describe a run or a snapshot, or list the registered models.",
 }
 
 
@@ -30,13 +30,13 @@ class Failure(click.ClickException):
 
 
 class UsageFailure(Failure):
-    """The same for what the caller got wrong."""
+    """One of the errors in how the command was called."""
 
     exit_code = UsageError.exit_code
 
 
 class Echo(logging.Handler):
-    """Shows each record as one line on stderr, beside the results on stdout."""
+    """Writes each record as one line to stderr; results go to stdout."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(record.getMessage(), err=True)
@@ -44,7 +44,7 @@ class Echo(logging.Handler):
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Within ``with``, the package's log goes to stderr."""
+    """Shows the package's log on stderr."""
     handler, level = Echo(), PACKAGE.level
     PACKAGE.addHandler(handler)
     PACKAGE.setLevel(logging.INFO)
@@ -56,7 +56,7 @@ def reported() -> Iterator[None]:
 
 
 class LazyGroup(click.Group):
-    """A group whose subcommands are imported when they are called, and which turns the project's errors into one sentence."""
+    """A group that imports a subcommand when it is called, and shows the project's errors as one sentence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
                 return super().invoke(ctx)
         except GanT2IError as error:
             raise (UsageFailure if isinstance(error, UsageError) else Failure)(str(error)) from error
-        except BrokenPipeError:  # the reader of our output has gone; click knows what to do
+        except BrokenPipeError:  # the reader of our output has gone; click handles that
             raise
         except OSError as error:  # a full disk, a folder that may not be written
             raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="gan-t2i")
 def command() -> None:
-    """Train a text-to-image GAN on your own captioned pictures, and draw from words."""
+    """Train a text-to-image GAN on your own captioned pictures, and generate pictures from prompts."""
 
 
 def main() -> None:
@@ -94,6 +94,6 @@ def main() -> None:
     try:
         command(prog_name="gan-t2i")
     finally:
-        # Python looks for cycles once more before it ends, among the millions of objects of torch: seconds in which a process that was asked
-        # to stop is killed.
+        # Skips the final garbage collection, which walks torch's millions of objects for seconds. A process that was asked to stop may be
+        # killed in that time.
         gc.freeze()

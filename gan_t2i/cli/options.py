@@ -1,32 +1,38 @@
-"""Options that several commands share: how pictures and captions are read."""
+"""Options that several commands share."""
 
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-# What is allowed and the defaults stand in `DataSettings`, which checks; importing it here would make every command wait for Pillow.
+# `DataSettings` holds the defaults and checks the values; importing it here would make every command wait for Pillow.
 _READING = (
-    click.option("--data-format", "format", metavar="NAME", help="Format of the data or of what a zip holds.  [default: found out]"),
+    click.option("--data-format", "format", metavar="NAME", help="Format of the data, or of the contents of a zip.  [default: detected]"),
     click.option("--caption-column", metavar="NAME", help="Column or key of the captions.  [default: text, caption, prompt or title]"),
     click.option("--caption-lines", metavar="first|all", help="Which lines of a text file are captions.  [default: all]"),
     click.option("--image-root", metavar="FOLDER", help="Folder of the pictures that a COCO, OpenCLIP or dataset.json file names."),
     click.option("--on-bad", type=click.Choice(["skip", "error"]), help="Count and leave out unusable items, or stop.  [default: skip]"),
 )
 _DECODING = (
-    click.option("--crop", metavar="center|fit|pad", help="Centre square, squeezed, or whole with borders.  [default: center]"),
-    click.option("--alpha", is_flag=True, default=None, help="Keep transparency, and learn to draw it."),
-    click.option("--background", metavar="COLOUR", help="Below transparent pictures and around padded ones.  [default: white]"),
+    click.option("--crop", metavar="center|fit|pad", help="Centre square, the whole squeezed, or the whole with borders.  [default: center]"),
+    click.option("--alpha", is_flag=True, default=None, help="Keep transparency, and learn to generate it."),
+    click.option("--background", metavar="COLOUR", help="Colour behind transparent pictures and around padded ones.  [default: white]"),
 )
 
 
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of `DataSettings` that decide on records and on pixels."""
+    """Adds the options that decide how pictures and captions are read, the fields of `DataSettings`."""
     for option in reversed(_READING + _DECODING):
         function = option(function)
     return function
 
 
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options for loading a trained model."""
+    function = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")(function)
+    return click.option("--text-encoder", metavar="FOLDER|NAME", help="The text encoder's weights, if not where training found them.")(function)
+
+
 def given(**options: object) -> dict[str, object]:
-    """The options that the command line names."""
+    """The options that the command line sets."""
     return {key: value for key, value in options.items() if value is not None}

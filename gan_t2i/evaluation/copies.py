@@ -1,17 +1,17 @@
-"""Does a model draw, or does it copy? Each drawn picture's nearest training picture, against the same of real pictures.
+"""Detects copies of training pictures by comparing each generated picture's distance to its nearest training picture with real ones' distances.
 
-A distance means little by itself: real pictures of one style lie near each other too. So held-out real pictures, and training pictures against
-all the others, say how near a new picture of this kind lies to the training pictures. The threshold is the 5th percentile of those distances:
-a model that copies stays below it far more often than they do. Held-out pictures that look the same as a training picture (`duplicates.py`)
-would lower the threshold, and so hide copies: they are counted, and left out of it.
+A distance means little by itself: real pictures of one style lie near each other too. The distances of held-out pictures to the training
+pictures, and of training pictures to the other ones, show how near a new picture of this kind lies. The threshold is the 5th percentile of
+those distances: the pictures of a model that copies lie below it far more often. Held-out pictures that look the same as a training picture
+(`duplicates.py`) would lower the threshold and hide copies: they are counted, and the threshold does not depend on them.
 
-Where the text of a training picture is asked for, its picture is what training wanted, so the figures that tell copying are those of the
-recombined captions: halves of two training captions that no picture has together. N training pictures, M looked at, D features.
+For a training caption, its own picture is what the model was trained to generate. The verdict therefore rests on recombined captions: halves of
+two training captions that no picture has together. N training pictures, M queries, D features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,23 +28,21 @@ from gan_t2i.evaluation.features import FeatureSpace, pixels
 from gan_t2i.evaluation.metrics import nearest
 from gan_t2i.evaluation.pictures import embed_real, to_uint8
 from gan_t2i.evaluation.recombined import recombine
+from gan_t2i.evaluation.results import Generate, Result
 
-Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
-"""Prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
-
-LIMIT = 200  # prompts of each kind, unless told
-NETWORK = "random"  # unless told
+LIMIT = 200  # default number of prompts of each kind
+NETWORK = "random"  # default network for the distances
 PERCENTILE = 0.05
-_BASE = 100  # held-out pictures that a percentile wants; below it the training pictures stand in for them
-_LEAST = 20  # training pictures
-_QUERIES = 1000  # training pictures that are held against the others
-_NEIGHBOURS = 3  # in the sheet
-_ROWS = 16
+_BASE = 100  # held-out pictures that the percentile needs; with fewer, the training pictures take their place
+_LEAST = 20  # training pictures, at least
+_QUERIES = 1000  # training pictures that are compared with the others
+_NEIGHBOURS = 3  # per picture in the sheet
+_ROWS = 16  # of the sheet
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of some pictures: distances [M, k] to the nearest training pictures in one space, and their places [M, k] in the data set."""
+    """Distances [M, k] of some pictures to their nearest training pictures in one space, and the items [M, k] of those in the data set."""
 
     distances: Tensor
     items: Tensor
@@ -52,7 +50,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Row:
-    """How near pictures of one kind come to the training pictures: the median, the share below the threshold, and how many there are."""
+    """Distances of one kind of pictures to the training pictures: the median, the share below the threshold, and the number of pictures."""
 
     space: str
     sha256: str
@@ -64,8 +62,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A prompt, its picture, and the nearest training pictures."""
+class Match:
+    """A prompt, its generated picture, and the nearest training pictures."""
 
     prompt: str
     kind: str
@@ -75,25 +73,31 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class AuditResult:
-    """What an audit found; `closest` are the drawn pictures nearest to training pictures, nearest first."""
+class CopiesResult(Result):
+    """Distances of all kinds of pictures; `closest` are the generated pictures nearest to a training picture, nearest first."""
 
+    suite: ClassVar = "copies"
+    defaults: ClassVar = {"prompts": "captions", "features": NETWORK, "limit": LIMIT}
+
+    prompts: str
+    """Origin of the prompts: the data set's captions, or "own" for the user's."""
     limit: int
     rows: tuple[Row, ...]
-    thresholds: dict[str, float]  # of each space
-    baseline: str  # what the limit was taken from
+    thresholds: dict[str, float]
+    """Space -> its threshold."""
+    baseline: str
+    """The pictures that the thresholds were taken from, in words."""
     verdict: str
-    closest: tuple[Drawn, ...]
+    closest: tuple[Match, ...]
     dataset: PackedDataset
 
     @property
-    def changed(self) -> dict[str, int | str]:
-        """The settings that are not the defaults, which the names of its files tell."""
-        network = self.rows[0].space
-        return ({"features": network} if network != NETWORK else {}) | ({"limit": self.limit} if self.limit != LIMIT else {})
+    def features(self) -> str:
+        """Name of the network that the verdict rests on."""
+        return self.rows[0].space
 
     def table(self) -> str:
-        """A line for each kind of pictures in each space, the threshold, and the verdict."""
+        """A line per kind of pictures in each space, the thresholds, and the verdict."""
         lines = [f"{'space':18}  {'hash':12}  {'d':>4}  {'pictures':17}  {'median':>8}  {'below':>11}  {'n':>5}"]
         for row in self.rows:
             lines.append(
@@ -103,7 +107,6 @@ class AuditResult:
         return "\n".join([*lines, f"threshold: {limits}; {self.baseline}", self.verdict])
 
     def scalars(self) -> dict[str, float]:
-        """What TensorBoard shows."""
         return {
             f"Metrics/audit/{row.space}/{row.kind.replace(' ', '_')}_{what}": getattr(row, what)
             for row in self.rows
@@ -111,17 +114,16 @@ class AuditResult:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: the figures, and the closest pictures with their nearest training pictures' captions."""
+        """The figures, and the closest pictures with the captions of their nearest training pictures."""
         closest = [
             {"prompt": one.prompt, "kind": one.kind, "distances": one.distances, "items": one.items, "captions": self._captions(one)}
             for one in self.closest
         ]
-        rows = [asdict(row) for row in self.rows]
-        head = {"limit": self.limit, "thresholds": self.thresholds, "baseline": self.baseline, "verdict": self.verdict}
-        return {"suite": "audit", **head, "rows": rows, "closest": closest}
+        values = {"limit": self.limit, "thresholds": self.thresholds, "baseline": self.baseline, "verdict": self.verdict}
+        return {"suite": self.suite, **values, "rows": [asdict(row) for row in self.rows], "closest": closest}
 
     def sheet(self) -> Image.Image:
-        """A row for each of the closest: the drawn picture, then its nearest training pictures, under distances and captions."""
+        """A row per closest picture: the generated one, then its nearest training pictures, under their captions and distances."""
         rows, captions = [], []
         for one in self.closest:
             real = self.dataset.gather(one.items).permute(0, 2, 3, 1).numpy()
@@ -130,19 +132,19 @@ class AuditResult:
             captions.append(f"{one.prompt} | {found}")
         return sheet(rows, captions)
 
-    def _captions(self, one: Drawn) -> list[str]:
+    def _captions(self, one: Match) -> list[str]:
         return [self.dataset.captions[self.dataset.caption_ids[item][0]] for item in one.items]
 
 
-def check_audit(dataset: PackedDataset, network: str) -> None:
-    """Raises `GanT2IError` where there are too few training pictures, or where the network tells them from others because it learned them."""
+def check_copies(dataset: PackedDataset, network: str) -> None:
+    """Raises `GanT2IError` where there are too few training pictures, or where the network was trained on them and so sets them apart."""
     if len(dataset.train) < _LEAST:
-        raise GanT2IError(f"an audit needs at least {_LEAST} training pictures, and there are {len(dataset.train)}")
+        raise GanT2IError(f"evaluate copies needs at least {_LEAST} training pictures, and there are {len(dataset.train)}")
     if network == "matcher":
-        raise GanT2IError("--features matcher has learned the training pictures, so new pictures lie farther from them in it: take another")
+        raise GanT2IError("--features matcher was trained on the training pictures, so new pictures lie farther from them in it: take another")
 
 
-def run_audit(
+def run_copies(
     generate: Generate,
     dataset: PackedDataset,
     space: FeatureSpace,
@@ -150,15 +152,15 @@ def run_audit(
     prompts: Sequence[str] | None = None,
     limit: int = LIMIT,
     progress: bool = True,
-) -> AuditResult:
-    """Draw `prompts`, or else up to `limit` training, held-out and recombined captions, and look for each picture's nearest training pictures.
+) -> CopiesResult:
+    """Generate `prompts`, or else up to `limit` training, held-out and recombined captions, and find each picture's nearest training pictures.
 
-    They are looked for in `space`, whose distances judge, and in pixels. Each prompt has a seed of its own.
+    Distances are measured in `space`, which decides the verdict, and in pixels. Each prompt has its own seed.
     """
-    asked = {"own prompts": list(prompts)[:limit]} if prompts else choose_prompts(dataset, limit)
-    pictures: dict[str, list[Image.Image]] = {kind: [] for kind in asked}
-    with tqdm(total=sum(map(len, asked.values())), desc="audit", unit="img", disable=None if progress else True) as bar:
-        for kind, texts in asked.items():
+    texts_of = {"own prompts": list(prompts)[:limit]} if prompts else choose_prompts(dataset, limit)
+    pictures: dict[str, list[Image.Image]] = {kind: [] for kind in texts_of}
+    with tqdm(total=sum(map(len, texts_of.values())), desc="copies", unit="img", disable=None if progress else True) as bar:
+        for kind, texts in texts_of.items():
             for seed, text in enumerate(texts):
                 pictures[kind] += generate([text], [seed])
                 bar.update()
@@ -174,41 +176,43 @@ def run_audit(
             near = neighbours.distances[:, 0]
             rows.append(Row(one.name, one.sha256, one.width, kind, near.median().item(), (near <= threshold).double().mean().item(), len(near)))
     verdict = _verdict(rows, space.name)
-    return AuditResult(limit, tuple(rows), thresholds, _baseline(clean), verdict, _closest(measured[0], asked, pictures), dataset)
+    closest = _closest(measured[0], texts_of, pictures)
+    source = "own" if prompts else "captions"
+    return CopiesResult(source, limit, tuple(rows), thresholds, _baseline(clean), verdict, closest, dataset)
 
 
-def _measure(space: FeatureSpace, dataset: PackedDataset, drawn: Mapping[str, Sequence[Image.Image]]) -> dict[str, Neighbours]:
-    """The nearest training pictures of real and of `drawn` pictures, by kind."""
+def _measure(space: FeatureSpace, dataset: PackedDataset, generated: Mapping[str, Sequence[Image.Image]]) -> dict[str, Neighbours]:
+    """Kind of pictures -> their nearest training pictures, for real and for `generated` ones."""
     bank = embed_real(space, dataset, dataset.train)
     centre = bank.mean(dim=0)
 
-    def look(features: Tensor) -> Tensor:
-        # as directions from the mean: plain features lie near to everything where they are small, whatever the picture shows
+    def normalized(features: Tensor) -> Tensor:
+        # Directions from the mean: small feature vectors lie near everything, whatever the picture shows.
         return features if space.standard else F.normalize(features - centre, dim=1)
 
-    bank = look(bank)
+    bank = normalized(bank)
     train = torch.from_numpy(dataset.train)
     result: dict[str, Neighbours] = {}
     if len(dataset.heldout):
-        distances, places = nearest(look(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
-        result["real held out"] = Neighbours(distances, train[places])
+        distances, index = nearest(normalized(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
+        result["real held out"] = Neighbours(distances, train[index])
     chosen = torch.randperm(len(bank), generator=seeded_rng("audit", "training"))[:_QUERIES]
-    distances, places = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
-    # a picture is its own nearest; of equal pictures any may stand first, and the distance is the same
-    result["real training"] = Neighbours(distances[:, 1:], train[places[:, 1:]])
-    for kind, pictures in drawn.items():
-        distances, places = nearest(look(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
-        result[f"drawn {kind}"] = Neighbours(distances, train[places])
+    distances, index = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
+    # A picture is its own nearest; among equal pictures any may come first, at the same distance.
+    result["real training"] = Neighbours(distances[:, 1:], train[index[:, 1:]])
+    for kind, pictures in generated.items():  # "drawn" is their name in JSON files and TensorBoard tags
+        distances, index = nearest(normalized(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
+        result[f"drawn {kind}"] = Neighbours(distances, train[index])
     return result
 
 
 def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
     """Up to `limit` first captions of each side, and as many recombined ones; a kind without any is left out."""
-    generator = seeded_rng("audit", "prompts")
+    rng = seeded_rng("audit", "prompts")
 
     def sample(items: Indices) -> list[str]:
         texts = list(dict.fromkeys(dataset.captions[dataset.caption_ids[item][0]] for item in items.tolist()))
-        return [texts[place] for place in torch.randperm(len(texts), generator=generator)[:limit].tolist()]
+        return [texts[index] for index in torch.randperm(len(texts), generator=rng)[:limit].tolist()]
 
     kinds = {"train": sample(dataset.train), "held out": sample(dataset.heldout)}
     kinds["recombined"] = recombine(kinds["train"], dataset.captions, limit)
@@ -216,9 +220,9 @@ def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
 
 
 def _not_duplicates(dataset: PackedDataset) -> Tensor:
-    """[held-out pictures] bool: whether no training picture looks the same."""
+    """[held-out pictures] bool, True where no training picture looks the same."""
 
-    def look(items: Indices) -> tuple[Tensor, Tensor]:
+    def describe(items: Indices) -> tuple[Tensor, Tensor]:
         pictures = [Image.fromarray(dataset.gather([item])[0].permute(1, 2, 0).numpy()) for item in items.tolist()]
         bits = [[(difference_hash(picture) >> bit) & 1 for bit in range(64)] for picture in pictures]
         colours = [coarse_colours(picture).tolist() for picture in pictures]
@@ -226,9 +230,9 @@ def _not_duplicates(dataset: PackedDataset) -> Tensor:
             -1, 3 * COLOUR_SIDE**2
         )
 
-    train_bits, train_colours = look(dataset.train)
+    train_bits, train_colours = describe(dataset.train)
     clean = [torch.zeros(0, dtype=torch.bool)]
-    for bits, colours in zip(*(part.split(256) for part in look(dataset.heldout)), strict=True):
+    for bits, colours in zip(*(part.split(256) for part in describe(dataset.heldout)), strict=True):
         same = torch.cdist(bits, train_bits, p=1) <= MAX_DISTANCE
         same &= torch.cdist(colours, train_colours, p=torch.inf) <= MAX_COLOUR_DIFFERENCE
         clean.append(~same.any(dim=1))
@@ -247,31 +251,29 @@ def _baseline(clean: Tensor) -> str:
 
 
 def _verdict(rows: Sequence[Row], space: str) -> str:
-    """One sentence, from the figures in `space`: pixels find a blurred picture near to many."""
+    """One sentence from the figures in `space`, not from those in pixels, where a blurred picture lies near many others."""
     own = {row.kind: row for row in rows if row.space == space}
     base = own.get("real held out", own["real training"])
     if base.count < _BASE:
         base = own["real training"]
-    drawn = [row for kind, row in own.items() if kind.startswith("drawn")]
-    # captions that training never showed tell most: there is no training picture to reproduce
-    telling = next(
-        (row for name in ("recombined", "own prompts", "held out", "train") for row in drawn if row.kind == f"drawn {name}"), drawn[0]
-    )
-    error = (max(base.below, PERCENTILE) * (1 - base.below) * (1 / telling.count + 1 / base.count)) ** 0.5
-    shares = f"{telling.below:.0%} of the pictures ({telling.kind}) lie below the threshold, of real ones {base.below:.0%}"
-    if telling.below >= 0.5:
+    # captions that no training picture has say most: there is no picture to reproduce
+    kinds = (f"drawn {name}" for name in ("recombined", "own prompts", "held out", "train"))
+    generated = next(own[kind] for kind in kinds if kind in own)
+    error = (max(base.below, PERCENTILE) * (1 - base.below) * (1 / generated.count + 1 / base.count)) ** 0.5
+    shares = f"{generated.below:.0%} of the pictures ({generated.kind}) lie below the threshold, of real ones {base.below:.0%}"
+    if generated.below >= 0.5:
         return f"verdict: copying: {shares}"
-    if telling.below > base.below + 2 * error:
+    if generated.below > base.below + 2 * error:
         return f"verdict: suspicious, look at the sheet: {shares}"
     return f"verdict: no sign of copying: {shares}"
 
 
-def _closest(found: dict[str, Neighbours], asked: dict[str, list[str]], pictures: dict[str, list[Image.Image]]) -> tuple[Drawn, ...]:
-    everything = [
-        Drawn(text, kind, picture, tuple(distances.tolist()), tuple(items.tolist()))
-        for kind in asked
+def _closest(found: dict[str, Neighbours], texts: dict[str, list[str]], pictures: dict[str, list[Image.Image]]) -> tuple[Match, ...]:
+    matches = [
+        Match(text, kind, picture, tuple(distances.tolist()), tuple(items.tolist()))
+        for kind in texts
         for text, picture, distances, items in zip(
-            asked[kind], pictures[kind], found[f"drawn {kind}"].distances, found[f"drawn {kind}"].items, strict=True
+            texts[kind], pictures[kind], found[f"drawn {kind}"].distances, found[f"drawn {kind}"].items, strict=True
         )
     ]
-    return tuple(sorted(everything, key=lambda one: one.distances[0])[:_ROWS])
+    return tuple(sorted(matches, key=lambda one: one.distances[0])[:_ROWS])

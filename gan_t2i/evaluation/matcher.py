@@ -1,7 +1,8 @@
-"""A judge of captions that has never seen a drawn picture: an image tower against the frozen sentence encoder, trained on real pairs.
+"""A matcher of pictures and captions: an image tower and the frozen sentence encoder, trained on real pairs alone.
 
-Contrastive with a learned temperature (InfoNCE both ways, as CLIP, Radford et al. 2021, arXiv 2103.00020). It knows no generator: this module
-imports none. N batch, R resolution, E width of the encoder, D width of the joint space, K captions a picture, padded with -1.
+Contrastive with a learned temperature (InfoNCE in both directions, as in CLIP, Radford et al. 2021, arXiv 2103.00020). It is independent of
+any generator: this module imports none. N batch, R resolution, E width of the encoder, D width of the joint space, K captions per picture,
+padded with -1.
 """
 
 import copy
@@ -19,29 +20,29 @@ from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.ops.layers import activate, linear
 
-_LOOKED_AT = 256  # pictures embedded at a time
+_CHUNK = 256  # pictures embedded at a time
 
 
 class MatcherConfig(StrictConfig):
-    """The matcher and its training; all of it is in the key of the stored weights."""
+    """Settings of the matcher and its training; all of them are part of the key of the cached weights."""
 
     version: Count = 1
-    """To be raised where the network or its training changes."""
+    """Raised when the network or its training changes."""
     side: Count = 64
-    """Larger pictures are averaged down to it, so that a matcher takes the same time at any resolution."""
+    """Largest side of the network's input; larger pictures are averaged down, so that a matcher takes the same time at any resolution."""
     channels: Count = 32
-    """Of the first layer; each further one halves the side and doubles them, up to four times."""
+    """Channels of the first layer. Each further layer halves the side and doubles them, to four times at most."""
     width: Count = 128
     """D."""
     batch: Count = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     max_kimg: float = 100.0
-    """Pictures shown at most, in thousands."""
+    """Most pictures that it is trained on, in thousands."""
     check_steps: Count = 40
-    """Steps between two looks at the validation pairs."""
+    """Steps between validations."""
     patience: Count = 5
-    """Looks without a better one before it stops."""
+    """Validations without improvement before training stops."""
     seed: int = 0
 
 
@@ -63,7 +64,7 @@ class Matcher(nn.Module):
             outputs = config.channels * 2 ** min(level, 2)
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.LeakyReLU(0.2)]
             inputs = outputs
-        # the places are kept, not averaged: captions may tell where things are
+        # positions are kept, not averaged: captions may say where things are
         self.image = nn.Sequential(*layers, nn.Flatten(), linear(inputs * 16, config.width))
         self.norm = nn.LayerNorm(text_width)
         self.text_hidden = linear(text_width, 2 * config.width)
@@ -86,45 +87,48 @@ class Matcher(nn.Module):
 
     @torch.no_grad()
     def similarity(self, images: Iterable[Tensor], pooled: Tensor) -> Tensor:
-        """Cosines [N, M] on the CPU of uint8 pictures, in parts [n, 3, R, R], with sentence vectors [M, E]."""
+        """Cosines [N, M] on the CPU of uint8 pictures, given in parts [n, 3, R, R], with sentence vectors [M, E]."""
         pictures = torch.cat([self.embed_images(part) for part in images])
         return (pictures @ self.embed_text(pooled).T).float().cpu()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Real pictures with their captions, as indices into a list of sentence vectors."""
+    """Real pictures with their captions as indices into a list of sentence vectors."""
 
     gather: Callable[[Tensor], Tensor]
-    """Numbers [N] of pictures -> uint8 [N, 3, R, R]."""
+    """Indices [N] of pictures -> uint8 [N, 3, R, R]."""
     captions: Tensor  # [P, K] int64, -1 where there are fewer; every picture has one
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def parts(self, count: int) -> Iterator[Tensor]:
-        """The first `count` pictures, some at a time."""
-        return map(self.gather, torch.arange(count).split(_LOOKED_AT))
+        """The first `count` pictures, in chunks."""
+        return map(self.gather, torch.arange(count).split(_CHUNK))
 
 
-def info_nce(similarity: Tensor, false: Tensor) -> Tensor:
-    """Cross-entropy both ways of scaled cosines [N, N] whose diagonal is right; `false` [N, N] bool marks others that are right too."""
-    logits = similarity.masked_fill(false, -math.inf)
+def info_nce(similarity: Tensor, also_true: Tensor) -> Tensor:
+    """Cross-entropy in both directions of scaled cosines [N, N] with the true pairs on the diagonal.
+
+    `also_true` [N, N] bool marks further true pairs, which are left out of the negatives.
+    """
+    logits = similarity.masked_fill(also_true, -math.inf)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def are_own(captions: Tensor, chosen: Tensor) -> Tensor:
-    """[N, M] bool: whether caption `chosen` [M] is one of the picture's own, `captions` [N, K]."""
+    """[N, M] bool, True where the caption `chosen` [M] is one of the picture's own `captions` [N, K]."""
     return (captions[:, None, :] == chosen[None, :, None]).any(dim=2)
 
 
 def train_matcher(
     config: MatcherConfig, train: Pairs, validation: Pairs, pooled: Tensor, *, resolution: int, device: torch.device, progress: bool = True
 ) -> Matcher:
-    """Train until the validation pairs, of captions that `train` does not have, are told apart no better; the best state is returned.
+    """Train until the loss on the validation pairs, whose captions `train` does not have, stops falling; return the best state.
 
-    `pooled` [captions, E]: the frozen encoder's vectors. The result depends on the arguments alone, and not on the global random state.
+    `pooled` [captions, E] are the frozen encoder's vectors. The result depends on the arguments alone, not on the global random state.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -132,37 +136,37 @@ def train_matcher(
     matcher = matcher.to(memory_format=torch.channels_last).to(device)
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batch = min(config.batch, len(train))
-    best, best_state, since = math.inf, copy.deepcopy(matcher.state_dict()), 0
+    best, best_state, waited = math.inf, copy.deepcopy(matcher.state_dict()), 0
     steps = max(1, round(config.max_kimg * 1000 / batch))
     order = torch.empty(0, dtype=torch.int64)
-    generator = seeded_rng("matcher", config.seed)
+    rng = seeded_rng("matcher", config.seed)
     with tqdm(total=steps * batch, desc="matcher", unit="img", unit_scale=True, disable=None if progress else True) as bar:
         for step in range(1, steps + 1):
             if len(order) < batch:
-                order = torch.randperm(len(train), generator=generator)
+                order = torch.randperm(len(train), generator=rng)
             chosen, order = order[:batch], order[batch:]
-            loss = _loss(matcher, train, chosen, pooled, generator)
+            loss = _loss(matcher, train, chosen, pooled, rng)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             bar.update(batch)
             if step % config.check_steps == 0 or step == steps:
-                found = validation_loss(matcher, validation, pooled)
-                since = 0 if found < best else since + 1
-                if found < best:
-                    best, best_state = found, copy.deepcopy(matcher.state_dict())
-                bar.set_postfix_str(f"validation {found:.3f}, best {best:.3f}", refresh=False)
-                if since >= config.patience:
+                current = validation_loss(matcher, validation, pooled)
+                waited = 0 if current < best else waited + 1
+                if current < best:
+                    best, best_state = current, copy.deepcopy(matcher.state_dict())
+                bar.set_postfix_str(f"validation {current:.3f}, best {best:.3f}", refresh=False)
+                if waited >= config.patience:
                     break
     matcher.load_state_dict(best_state)
     return matcher.eval().requires_grad_(False)
 
 
-def _loss(matcher: Matcher, pairs: Pairs, chosen: Tensor, pooled: Tensor, generator: torch.Generator) -> Tensor:
-    """InfoNCE of the pictures `chosen` [N], each with one of its captions at random."""
+def _loss(matcher: Matcher, pairs: Pairs, chosen: Tensor, pooled: Tensor, rng: torch.Generator) -> Tensor:
+    """InfoNCE of the pictures `chosen` [N], each with a random one of its captions."""
     own = pairs.captions[chosen]  # [N, K]
     count = (own >= 0).sum(dim=1)
-    pick = (torch.rand(len(own), generator=generator) * count).long()
+    pick = (torch.rand(len(own), generator=rng) * count).long()
     ids = own.gather(1, pick[:, None])[:, 0]
     cosines = matcher.embed_images(pairs.gather(chosen)) @ matcher.embed_text(pooled[ids]).T
     return info_nce(cosines * matcher.log_scale.exp().clamp(max=100), are_own(own, ids).fill_diagonal_(False).to(cosines.device))
@@ -170,11 +174,11 @@ def _loss(matcher: Matcher, pairs: Pairs, chosen: Tensor, pooled: Tensor, genera
 
 @torch.no_grad()
 def validation_loss(matcher: Matcher, pairs: Pairs, pooled: Tensor) -> float:
-    """InfoNCE over all `pairs` at once, each with its first caption, at the temperature that suits them best.
+    """InfoNCE over all `pairs` at once, each with its first caption, at the temperature that gives the lowest loss.
 
-    The temperature is fitted because the learned one grows too sure on the training pairs long before the order of captions gets worse.
+    The temperature is fitted because the learned one becomes overconfident on the training pairs long before the ranking gets worse.
     """
     ids = pairs.captions[:, 0]
     cosines = matcher.similarity(pairs.parts(len(pairs)), pooled[ids])
-    false = are_own(pairs.captions, ids).fill_diagonal_(False)
-    return min(info_nce(cosines * scale, false).item() for scale in (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0))
+    also_true = are_own(pairs.captions, ids).fill_diagonal_(False)
+    return min(info_nce(cosines * scale, also_true).item() for scale in (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0))

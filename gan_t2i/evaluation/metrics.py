@@ -1,7 +1,7 @@
-"""Two sets of pictures compared by their features: pure functions, one paper each.
+"""Figures that compare two sets of pictures by their features: pure functions, one paper each.
 
-Legend: N real, M drawn, D features, P prompts, S seeds. Tensors lie on the CPU. Distances are taken in float64: in float32 the fast way to
-compute them leaves equal pictures 0.01 apart.
+Legend: N real pictures, M generated ones, D features, P prompts, S seeds. Tensors are on the CPU. Distances are computed in float64: in
+float32 the fast way to compute them leaves equal pictures 0.01 apart.
 """
 
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from torch import Tensor
 
 NEIGHBOURS = 5  # k of density and coverage (Naeem et al., sec. 4.3); precision and recall take 3 (Kynkaanniemi et al., sec. 2)
 PR_NEIGHBOURS = 3
-FRECHET_SHARE = 2  # a covariance of D features wants more than so many times D samples
+FRECHET_SHARE = 2  # a covariance of D features needs more than this many times D samples
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over subsets, and the standard deviation among them."""
+    """A mean over subsets, and the standard deviation over them."""
 
     mean: float
     std: float
 
 
-def kid(real: Tensor, drawn: Tensor, generator: torch.Generator, *, subsets: int = 50, most: int = 1000) -> Spread:
-    """Kernel inception distance of `real` [N, D] and `drawn` [M, D]: unbiased, and so below 0 as often as above for equal distributions.
+def kid(real: Tensor, generated: Tensor, rng: torch.Generator, *, subsets: int = 50, most: int = 1000) -> Spread:
+    """Kernel inception distance of `real` [N, D] and `generated` [M, D]: unbiased, so below 0 as often as above for equal distributions.
 
     The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3 over random subsets of half the smaller set, `most` at most (Binkowski
     et al. 2018, arXiv 1801.01401, sec. 4). The subsets overlap: the deviation is theirs, not the standard error of the mean.
     """
-    size = min(most, min(len(real), len(drawn)) // 2)
-    assert size >= 2, (len(real), len(drawn))
-    values = torch.stack([mmd(_subset(real, size, generator), _subset(drawn, size, generator)) for _ in range(subsets)])
+    size = min(most, min(len(real), len(generated)) // 2)
+    assert size >= 2, (len(real), len(generated))
+    values = torch.stack([mmd(_subset(real, size, rng), _subset(generated, size, rng)) for _ in range(subsets)])
     return Spread(values.mean().item(), values.std().item())
 
 
@@ -47,12 +47,14 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
     return within(x) + within(y) - 2 * kernel(x, y).mean()
 
 
-def frechet(real: Tensor, drawn: Tensor) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the means and covariances of [N, D] and [M, D] (Heusel et al. 2017, arXiv 1706.08500,
-    eq. 6). With the features of Inception it is called FID. Biased upwards: see `enough_for_frechet`.
+def frechet(real: Tensor, generated: Tensor) -> float:
+    """Frechet distance of the Gaussians with the means and covariances of `real` [N, D] and `generated` [M, D].
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, arXiv 1706.08500, eq. 6), called FID with the features of Inception.
+    Biased upwards: see `enough_for_frechet`.
     """
-    means = [x.double().mean(dim=0) for x in (real, drawn)]
-    first, second = (torch.cov(x.double().T) for x in (real, drawn))
+    means = [x.double().mean(dim=0) for x in (real, generated)]
+    first, second = (torch.cov(x.double().T) for x in (real, generated))
     root = _root(first)
     # S1^(1/2) S2 S1^(1/2) is symmetric, and its eigenvalues are those of S1 S2
     cross = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
@@ -60,53 +62,53 @@ def frechet(real: Tensor, drawn: Tensor) -> float:
 
 
 def enough_for_frechet(count: int, width: int) -> bool:
-    """Whether `count` samples of each side are enough to compare covariances of `width` features."""
+    """True if `count` samples on each side are enough to compare covariances of `width` features."""
     return count > FRECHET_SHARE * width
 
 
-def precision_recall(real: Tensor, drawn: Tensor, k: int = PR_NEIGHBOURS) -> tuple[float, float]:
-    """Share of `drawn` [M, D] inside the manifold of `real` [N, D], and of `real` inside that of `drawn`.
+def precision_recall(real: Tensor, generated: Tensor, k: int = PR_NEIGHBOURS) -> tuple[float, float]:
+    """Share of `generated` [M, D] inside the manifold of `real` [N, D], and of `real` inside that of `generated`.
 
-    A manifold is the union of balls about its samples, each up to its k-th nearest other (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1).
+    A manifold is the union of balls around its samples, each up to the k-th nearest other (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1).
     """
-    between = distances(real, drawn)  # [N, M]
+    between = distances(real, generated)  # [N, M]
     precision = (between <= radii(real, k)[:, None]).any(dim=0).float().mean().item()
-    recall = (between <= radii(drawn, k)[None, :]).any(dim=1).float().mean().item()
+    recall = (between <= radii(generated, k)[None, :]).any(dim=1).float().mean().item()
     return precision, recall
 
 
-def density_coverage(real: Tensor, drawn: Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """How many real balls a drawn picture [M, D] lies in, over k; and the share of the real ones [N, D] in whose ball one lies.
+def density_coverage(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
+    """Mean number of real balls that a generated picture [M, D] lies in, over k; and the share of real pictures [N, D] with one in their ball.
 
-    Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 5. For equal distributions density is 1 (it may be more: where pictures crowd), and coverage
+    Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 5. For equal distributions density is 1 (it is higher where pictures crowd), and coverage
     about 1 - 1 / 2^k.
     """
-    inside = distances(real, drawn) <= radii(real, k)[:, None]  # [N, M]
+    inside = distances(real, generated) <= radii(real, k)[:, None]  # [N, M]
     return inside.float().sum(dim=0).mean().item() / k, inside.any(dim=1).float().mean().item()
 
 
 def radii(features: Tensor, k: int) -> Tensor:
-    """The distance [N] of each of `features` [N, D] to its k-th nearest other; to the farthest where there are fewer."""
+    """Distance [N] of each of `features` [N, D] to its k-th nearest other, or to the farthest if there are fewer."""
     others = distances(features, features).fill_diagonal_(torch.inf)
     return others.kthvalue(min(k, len(features) - 1), dim=1).values
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Distances and indices [M, k] of the `k` nearest of `bank` [N, D] to each of `queries` [M, D], nearest first."""
+    """Distances and indices [M, k] of the `k` members of `bank` [N, D] nearest to each of `queries` [M, D], nearest first."""
     parts = [distances(part, bank).topk(k, dim=1, largest=False) for part in queries.split(1024)]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
-def diversity(of_prompts: Tensor, real: Tensor) -> float:
+def diversity(by_prompt: Tensor, real: Tensor) -> float:
     """Mean distance between the pictures of one prompt [P, S, D], over that between real pictures [N, D] of different captions.
 
-    0: all seeds draw the same; 1: they differ as real pictures of different captions do.
+    0 means that all seeds give the same picture, 1 that they differ as much as real pictures of different captions.
     """
-    return _mean_distance(of_prompts) / _mean_distance(real[None])
+    return _mean_distance(by_prompt) / _mean_distance(real[None])
 
 
 def _mean_distance(groups: Tensor) -> float:
-    """Between the members of each group [G, S, D], S >= 2."""
+    """Mean distance between the members of each group [G, S, D], S >= 2."""
     size = groups.shape[1]
     return (distances(groups, groups).sum(dim=(1, 2)) / (size * (size - 1))).mean().item()
 
@@ -116,11 +118,11 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double())
 
 
-def _subset(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    return features[torch.randperm(len(features), generator=generator)[:size]]
+def _subset(features: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    return features[torch.randperm(len(features), generator=rng)[:size]]
 
 
 def _root(matrix: Tensor) -> Tensor:
-    """The symmetric root of a covariance."""
+    """Symmetric square root of a covariance."""
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T

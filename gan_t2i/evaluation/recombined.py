@@ -1,16 +1,16 @@
-"""Captions of known words that no picture has: what a model that only remembers cannot draw."""
+"""New captions made of known words, for which a model cannot reproduce a training picture."""
 
 from collections.abc import Sequence
 
 
 def recombine(texts: Sequence[str], known: Sequence[str], limit: int) -> list[str]:
-    """Up to `limit` captions of the first half of the words of one of `texts` and the second half of another's, none of which is `known`."""
+    """Up to `limit` captions, each the first half of the words of one of `texts` and the second half of another's, and none of them `known`."""
     taken = {text.casefold() for text in known}
     words = [text.split() for text in texts if len(text.split()) > 1]
     made: dict[str, None] = {}
     for shift in range(1, len(words)):
-        for place, first in enumerate(words):
-            second = words[(place + shift) % len(words)]
+        for index, first in enumerate(words):
+            second = words[(index + shift) % len(words)]
             text = " ".join([*first[: len(first) // 2], *second[len(second) // 2 :]])
             if text.casefold() not in taken:
                 made[text] = None

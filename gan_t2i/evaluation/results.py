@@ -1,18 +1,76 @@
-"""Where the benchmarks' results go: one JSON file for each, named so that a smaller run never takes the place of the whole one."""
+"""Results of the measures of a trained model, and the files that they are written to."""
 
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
 
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import atomic_file
+from gan_t2i.core.images import save_png
 from gan_t2i.runs import RunFolder
 
+Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
+"""A model to measure: prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
 
-def result_path(run: RunFolder, suite: str, nimg: int, changed: Mapping[str, int | str]) -> Path:
-    """The JSON file in the run's evaluation/ for the model after `nimg` pictures; `changed`: settings that are not the suite's defaults."""
-    parts = [suite, f"{nimg:09d}", *(f"{name}{value}" for name, value in changed.items())]
-    return run.path / "evaluation" / f"{'-'.join(parts)}.json"
+
+class Result(ABC):
+    """Figures of one measure, with the settings that they were taken with."""
+
+    suite: ClassVar[str]
+    """Name of the measure and of its files."""
+    defaults: ClassVar[Mapping[str, object]]
+    """Attributes that are settings -> their default values."""
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """Settings that differ from their defaults. File names list them, so that a smaller evaluation never overwrites the full one."""
+        return {name: getattr(self, name) for name, default in self.defaults.items() if getattr(self, name) != default}
+
+    @abstractmethod
+    def table(self) -> str:
+        """The figures as lines for people."""
+
+    @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """TensorBoard tag -> value."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """All figures as plain values."""
+
+    def sheet(self) -> Image.Image | None:
+        """Pictures to look at; None where there are none."""
+        return None
+
+
+def write(
+    result: Result,
+    run: RunFolder | None,
+    metadata: Mapping[str, Any],
+    json_file: Path | None = None,
+    sheet_file: Path | None = None,
+) -> list[Path]:
+    """Write a result and its sheet to the given files, else into the run's evaluation/, and return the paths.
+
+    `metadata` describes the model: it comes first in the JSON file, and its "nimg" is in the default file names. Without a run, only the given
+    files are written. Raises `UsageError` where a file cannot be written.
+    """
+    if run is not None:
+        parts = [result.suite, f"{metadata['nimg']:09d}", *(f"{name}{value}" for name, value in result.changed.items())]
+        path = run.path / "evaluation" / f"{'-'.join(parts)}.json"
+        json_file, sheet_file = json_file or path, sheet_file or path.with_suffix(".png")
+    written = []
+    if json_file is not None:
+        write_json(json_file, {**metadata, **result.to_json()})
+        written.append(json_file)
+    if sheet_file is not None and (picture := result.sheet()) is not None:
+        save_png(picture, sheet_file)
+        written.append(sheet_file)
+    return written
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
@@ -25,7 +83,7 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 
 def write_scalars(run: RunFolder, scalars: Mapping[str, float], nimg: int) -> None:
-    """Show the values in the run's TensorBoard at step `nimg`."""
+    """Add the values to the run's TensorBoard at step `nimg`."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(run.path)) as writer:

@@ -1,4 +1,4 @@
-"""From a snapshot and prompts to pictures. Imports nothing from training."""
+"""Generates pictures from prompts with a trained model. Imports nothing from training."""
 
 from gan_t2i.sampling.pipeline import Text2Image, generate_image
 

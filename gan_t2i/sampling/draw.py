@@ -1,4 +1,4 @@
-"""From prompts and seeds to pictures: what sampling and the evaluations during training share, so that both draw the same bits."""
+"""Generates pictures from prompts and seeds, for sampling and for the evaluations during training, so that both give the same bits."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ from gan_t2i.text.encoder import SentenceEncoder
 def draw(
     generator: Generator, encoder: SentenceEncoder, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float = 1.0
 ) -> list[Image.Image]:
-    """Every prompt with every seed by a generator in evaluation mode: RGB or RGBA pictures, prompt by prompt, each with its seeds in order.
+    """RGB or RGBA pictures of every prompt with every seed, prompt by prompt, each with its seeds in order.
 
-    A picture depends on its prompt, its seed and `truncation_psi` alone: each is drawn by itself, because kernels round otherwise in
-    another batch.
+    The generator must be in evaluation mode. A picture depends only on its prompt, its seed and `truncation_psi`: each is generated alone,
+    because kernels round differently in another batch.
     """
     device = next(generator.parameters()).device
     latents = [torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z")).to(device) for seed in seeds]

@@ -1,4 +1,4 @@
-"""Names of picture files, by prompt and seed."""
+"""Names for picture files."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from gan_t2i.core.files import slug
 
 
 def file_names(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Names of the pictures of every prompt with every seed, prompt by prompt; prompts that would share a name are numbered."""
+    """File names from prompt and seed, for every prompt with every seed, prompt by prompt; prompts that would share a name are numbered."""
     stems: list[str] = []
     for prompt in prompts:
         stem = slug(prompt)

@@ -1,8 +1,9 @@
-"""From words to pictures: a snapshot, its text encoder, and one forward pass."""
+"""Text to image with a trained model: a snapshot, its text encoder, and one forward pass per picture."""
 
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from PIL import Image
@@ -19,21 +20,25 @@ from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 log = logging.getLogger(__name__)
 
 UnknownWords = Callable[[str], Sequence[str]]
+"""A prompt -> its words that the model was never trained with."""
 
 
 class Text2Image:
-    """A trained model that draws prompts.
+    """A trained model that generates pictures from prompts.
+
+    >>> from gan_t2i import Text2Image
+    >>> model = Text2Image.load()  # or a run folder, a snapshot file, or "latest"
+    >>> red, blue = model.generate(["a red circle", "a blue circle"])
+    >>> red.save("red.png")
 
     Args:
-        generator: in evaluation mode, on the device to draw on.
+        generator: in evaluation mode, on the device to run on.
         encoder: the frozen text encoder that the generator was trained with.
-        info: what the snapshot says of itself.
-        unknown_words: which words of a prompt it has never been trained with, where that is known; they are drawn with a note.
+        info: the metadata of the snapshot.
+        unknown_words: finds the words of a prompt that the model was never trained with; `generate` warns of them.
     """
 
-    def __init__(
-        self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo, unknown_words: Callable[[str], Sequence[str]] | None = None
-    ) -> None:
+    def __init__(self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo, unknown_words: UnknownWords | None = None) -> None:
         self.generator = generator
         self.encoder = encoder
         self.info = info
@@ -41,17 +46,22 @@ class Text2Image:
 
     @property
     def device(self) -> torch.device:
-        """Where it draws."""
+        """Device that the generator runs on."""
         return next(self.generator.parameters()).device
 
     @classmethod
-    def load(cls, path: str | Path = "auto", *, text_encoder: str | None = None, device: str = "auto") -> "Text2Image":
-        """Load a snapshot, a run folder's newest one, ``latest``, the newest run's in ./runs, or ``pretrained``, the one that comes with
-        gan_t2i; ``auto`` is the latest, and where there is none the pretrained one.
+    def load(cls, path: str | Path = "pretrained", *, text_encoder: str | None = None, device: str = "auto") -> Self:
+        """Load a trained model.
 
-        `text_encoder` says where the encoder's weights are, a folder or a name on the hub; by default they are looked for where the
-        training found them. Which were taken is logged. Raises `GanT2IError` with one sentence where something
-        is missing or damaged, or where the encoder is not the one that the model was trained with.
+        Args:
+            path: a snapshot file; a run folder, whose newest snapshot is loaded; ``latest``, the newest run in ./runs; or ``pretrained``, the
+                small model of simple shapes that comes with gan_t2i.
+            text_encoder: a local folder or a name on the Hugging Face hub with the text encoder's weights; by default they are looked for
+                where training found them.
+            device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` takes the first of CUDA, MPS and the CPU that works here.
+
+        Raises `GanT2IError` where a file is missing or damaged, or where the encoder is not the one that the model was trained with. The
+        loggers below ``gan_t2i`` report what was loaded.
         """
         snapshot = resolve_snapshot(str(path))
         generator, info = load_snapshot(snapshot)
@@ -60,7 +70,7 @@ class Text2Image:
         size = f"{info.resolution} px{' with alpha' * info.has_alpha}"
         log.info(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
-        model = text_encoder or _folder_of_run(snapshot)
+        model = text_encoder or _encoder_folder(snapshot)
         params = {**built.params, "model": model} if model else built.params
         encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash)
         unknown_words: UnknownWords | None = None
@@ -68,15 +78,29 @@ class Text2Image:
             from gan_t2i.data.builtin import shapes_grammar
 
             unknown_words = shapes_grammar.unknown_words
-        return cls(generator.to(memory_format=torch.channels_last).to(pick_device(device)), encoder, info, unknown_words)
+        return cls(generator.to(memory_format=torch.channels_last), encoder, info, unknown_words).to(device)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the generator to `device`, one that `load` takes, and return the model. The text encoder stays on the CPU.
+
+        Raises `UsageError` where the device cannot be used here.
+        """
+        self.generator.to(pick_device(str(device)))
+        return self
 
     def generate(self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0) -> list[Image.Image]:
-        """Draw every prompt with every seed: RGB pictures, RGBA where the model draws transparent ones, prompt by prompt, each with its seeds
-        in order.
+        """Generate a picture of every prompt with every seed.
 
-        A picture depends on its prompt, its seed and `truncation_psi` alone: each is drawn by itself, because kernels round otherwise in
-        another batch. Below 1, `truncation_psi` trades variety for typicality. An over-long prompt is logged as a warning.
-        Raises `UsageError` for an empty prompt.
+        Args:
+            prompts: one or several descriptions.
+            seeds: one or several numbers; another seed gives another picture of the same prompt.
+            truncation_psi: below 1, pictures are more typical and vary less.
+
+        Returns:
+            RGB pictures, or RGBA ones of a model trained with transparency: prompt by prompt, each with its seeds in order.
+
+        A picture depends only on its prompt, its seed and `truncation_psi`, and not on the others in the call. Words beyond the encoder's
+        limit are cut off with a warning. Raises `UsageError` for an empty prompt.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
@@ -87,29 +111,31 @@ class Text2Image:
         for number, prompt in enumerate(prompts, 1):
             if not prompt.strip():
                 raise UsageError(f"prompt {number} is empty: say what to draw")
-            if prompt.encode(errors="ignore").decode() != prompt:  # lone surrogates: bytes of a shell that are no text
+            if prompt.encode(errors="ignore").decode() != prompt:  # lone surrogates: bytes from a shell that are not text
                 raise UsageError(f"prompt {number} is not UTF-8 text: {prompt!r}")
         if self.unknown_words is not None:
             for prompt in prompts:
                 if unknown := self.unknown_words(prompt):
-                    log.warning(
-                        f"prompt {prompt[:40]!r}: never seen in training: {', '.join(map(repr, unknown))}; this model knows simple shapes alone"
-                    )
+                    words = ", ".join(map(repr, unknown))
+                    log.warning(f"prompt {prompt[:40]!r}: never seen in training: {words}; this model knows only simple shapes")
         for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
             if length > self.encoder.max_tokens:
                 log.warning(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
 
 
-def _folder_of_run(snapshot: Path) -> str | None:
-    """The local folder that a run took its text encoder from: its config knows the whole path, which the snapshot does not tell."""
+def _encoder_folder(snapshot: Path) -> str | None:
+    """The local folder that the snapshot's run took its text encoder from; the run's config has the full path, the snapshot does not."""
     run = run_of(snapshot)
     model = read_yaml(run.config).get("text_encoder", {}).get("params", {}).get("model") if run else None
     return model if model and Path(model).is_dir() else None
 
 
-def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "auto", truncation_psi: float = 1.0) -> Image.Image:
-    """One picture of `prompt` by `model`: unless told the newest run in ./runs, and without one the pretrained model.
+def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "pretrained", truncation_psi: float = 1.0) -> Image.Image:
+    """Generate one picture of `prompt`; `model` is anything that `Text2Image.load` takes.
 
-    To draw many, load a `Text2Image` once.
+    >>> from gan_t2i import generate_image
+    >>> generate_image("a red heart above a blue star").save("heart.png")
+
+    The model is loaded at every call: for more than one picture, load a `Text2Image` once.
     """
     return Text2Image.load(model).generate(prompt, seeds=seed, truncation_psi=truncation_psi)[0]

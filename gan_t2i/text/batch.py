@@ -1,4 +1,4 @@
-"""What the frozen sentence encoder gives for a batch of captions. N batch, L tokens, E embedding width."""
+"""Output of the frozen sentence encoder for a batch of captions. N batch, L tokens, E embedding width."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Token embeddings with their mask, and the pooled sentence vector, of N captions."""
+    """Token embeddings with their mask and the pooled sentence vectors of N captions."""
 
     tokens: Tensor  # [N, L, E] float32, zero where the mask is False
     mask: Tensor  # [N, L] bool, True at a real token
@@ -26,7 +26,7 @@ class TextBatch:
         return self.tokens.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> "TextBatch":
-        """The captions that `index` selects, in its order."""
+        """The captions selected by `index`, in its order."""
         return TextBatch(self.tokens[index], self.mask[index], self.pooled[index])
 
     def to(self, device: torch.device | str) -> "TextBatch":

@@ -1,7 +1,7 @@
-"""all-MiniLM-L6-v2 and its like, read without sentence-transformers, whose import takes twice as long as all else that draws a picture.
+"""all-MiniLM-L6-v2 and similar models without sentence-transformers, whose import takes twice as long as the rest of sampling a picture.
 
-BERT (Devlin et al. 2019, arXiv 1810.04805, the encoder of Vaswani et al. 2017, arXiv 1706.03762) with the mean of the tokens, normalised, as
-sentence vector. Whatever is not exactly this is left to the library. N captions, L tokens, E width, H heads.
+BERT (Devlin et al. 2019, arXiv 1810.04805, the encoder of Vaswani et al. 2017, arXiv 1706.03762) with the normalised mean of the tokens as
+sentence vector. Any other model is left to the library. N captions, L tokens, E width, H heads.
 """
 
 import json
@@ -16,19 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MODULES = ["Transformer", "Pooling", "Normalize"]
-# What must stand in config.json, where it does not go without saying.
+# Required values in config.json; a missing key has the value by default.
 ARCHITECTURE = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
 
 class Bert(nn.Module):
-    """What `SentenceEncoder` uses of a SentenceTransformer.
+    """The part of a SentenceTransformer's interface that `SentenceEncoder` uses.
 
     Args:
-        folder: where it was read from.
-        weights: float32, by their names in the file.
+        folder: the folder that it was read from.
+        weights: float32 tensors by their names in the file.
         heads: H.
-        eps: of the normalisations.
-        max_seq_length: most tokens it takes.
+        layers: number of transformer layers.
+        eps: epsilon of the layer norms.
+        max_seq_length: longest input in tokens; longer captions are cut.
     """
 
     def __init__(self, folder: Path, weights: dict[str, Tensor], *, heads: int, layers: int, eps: float, max_seq_length: int) -> None:
@@ -44,7 +45,7 @@ class Bert(nn.Module):
 
     @classmethod
     def read(cls, folder: Path) -> "Bert | None":
-        """The model in a sentence-transformers folder, None where it is another or cannot be read: the library knows why."""
+        """The model in a sentence-transformers folder; None if it is of another kind or cannot be read, for which the library has an error."""
         try:
             modules = [(module["type"].split(".")[-1], module["path"]) for module in _json(folder / "modules.json")]
             config, sentence, pooling = (
@@ -86,7 +87,7 @@ class Bert(nn.Module):
             self._tokenizer.no_truncation()
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What `preprocess` says -> token_embeddings [N, L, E], sentence_embedding [N, E], and the attention_mask again."""
+        """Output of `preprocess` -> token_embeddings [N, L, E], sentence_embedding [N, E], and the attention_mask."""
         ids, mask = features["input_ids"], features["attention_mask"]
         x = self.weights["embeddings.word_embeddings.weight"][ids] + self.weights["embeddings.token_type_embeddings.weight"][0]
         x = self._norm(x + self.weights["embeddings.position_embeddings.weight"][: ids.shape[1]], "embeddings.LayerNorm")
@@ -119,5 +120,5 @@ def _json(path: Path) -> Any:
 
 
 def _padded(rows: list[list[int]]) -> Tensor:
-    """[N, L] with zeros behind the shorter rows."""
+    """[N, L] with zeros after the shorter rows."""
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

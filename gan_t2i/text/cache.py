@@ -1,8 +1,8 @@
-"""Embeddings of captions, computed once and read from disk afterwards, memory-mapped.
+"""Embeddings of captions, computed once and memory-mapped from disk afterwards.
 
 A cache folder belongs to one encoder (its id, weights, tokenizer, pooling and max_tokens) and holds immutable shards. A shard is a
-safetensors file named by the sha256 of its own bytes, so a torn or corrupt one is recognised, and two processes may write at once. It holds,
-for M captions with T tokens together, width E:
+safetensors file named by the sha256 of its own bytes, so a damaged one is recognised, and two processes may write at once. It holds, for M
+captions with T tokens in total, width E:
 
     tokens float16 [T, E], offsets int64 [M + 1], pooled float32 [M, E], lengths int64 [M] (uncut), captions uint8 (a JSON list)
 """
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 BATCH_SIZE = 128
-SHARD_CAPTIONS = 8192  # about 80 MB of short captions; a run that is stopped loses no more than one
+SHARD_CAPTIONS = 8192  # about 80 MB of short captions; a run that is stopped loses at most one shard
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Shard:
 class TextCache:
     """The embeddings of a list of captions; `gather` takes indices into that list.
 
-    captions: the list. width: E. max_tokens: the encoder's. cut: how many of the captions are longer than that.
+    captions: the list. width: E. max_tokens: the encoder's. cut: number of captions longer than that. longest: tokens of the longest caption.
     """
 
     def __init__(self, captions: Sequence[str], shards: Sequence[Shard], *, width: int, max_tokens: int) -> None:
-        places = {caption: (shard, row) for shard in shards for row, caption in enumerate(shard.captions)}
-        self._places = [places[caption] for caption in captions]
+        rows = {caption: (shard, row) for shard in shards for row, caption in enumerate(shard.captions)}
+        self._rows = [rows[caption] for caption in captions]
         self.captions, self.width, self.max_tokens = list(captions), width, max_tokens
-        lengths = [shard.lengths[row] for shard, row in self._places]
+        lengths = [shard.lengths[row] for shard, row in self._rows]
         self.cut = sum(length > max_tokens for length in lengths)
         self.longest = max(lengths, default=0)
 
@@ -66,11 +66,11 @@ class TextCache:
         folder: Path | None = None,
         progress: bool = True,
     ) -> "TextCache":
-        """Read what `encoder` has encoded before, encode the rest, and report what was cut.
+        """Read the embeddings that are cached, encode the rest, and warn of captions that were cut.
 
-        `folder`: one of the caller's own, for this encoder alone; without it, the encoder's in the user's cache, for whose name the encoder may
+        `folder` holds the cache of this encoder alone; the default is the encoder's folder in the user's cache, for whose name the encoder may
         have to be loaded once more, by its library.
-        Raises GanT2IError where the cache folder cannot be written or the encoder gives numbers that float16 cannot hold.
+        Raises GanT2IError where the folder cannot be written or the encoder gives numbers that float16 cannot hold.
         """
         folder = folder or files.cache_dir() / "text" / cache_key(encoder)
         try:
@@ -95,15 +95,15 @@ class TextCache:
         return len(self.captions)
 
     def gather(self, ids: Tensor | Sequence[int]) -> TextBatch:
-        """The captions `ids` [N] (indices into the list given to build), padded to the longest of them; float32, copied."""
-        places = [self._places[i] for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
-        spans = [(shard.offsets[row], shard.offsets[row + 1]) for shard, row in places]
+        """The captions `ids` [N] (indices into `captions`), padded to the longest of them; float32, copied."""
+        rows = [self._rows[i] for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+        spans = [(shard.offsets[row], shard.offsets[row + 1]) for shard, row in rows]
         longest = max((end - start for start, end in spans), default=0)
         # Row by row: filling it at once would wake the thread pool, which costs milliseconds on a busy machine.
-        tokens = torch.empty(len(places), longest, self.width)
-        mask = torch.zeros(len(places), longest, dtype=torch.bool)
-        pooled = torch.empty(len(places), self.width)
-        for i, ((shard, row), (start, end)) in enumerate(zip(places, spans, strict=True)):
+        tokens = torch.empty(len(rows), longest, self.width)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        pooled = torch.empty(len(rows), self.width)
+        for i, ((shard, row), (start, end)) in enumerate(zip(rows, spans, strict=True)):
             tokens[i, : end - start] = shard.tokens[start:end]
             tokens[i, end - start :] = 0
             mask[i, : end - start] = True
@@ -111,21 +111,21 @@ class TextCache:
         return TextBatch(tokens, mask, pooled)
 
     def pooled(self, ids: Sequence[int]) -> Tensor:
-        """The pooled vectors alone of the captions `ids`: [N, E] float32, copied."""
+        """Only the pooled vectors of the captions `ids`, [N, E] float32, copied."""
         result = torch.empty(len(ids), self.width)
-        for i, (shard, row) in enumerate(self._places[i] for i in ids):
+        for i, (shard, row) in enumerate(self._rows[i] for i in ids):
             result[i] = shard.pooled[row]
         return result
 
 
 def cache_key(encoder: SentenceEncoder) -> str:
-    """The name of the cache folder: whatever changes an embedding changes it."""
+    """Name of the cache folder; anything that changes an embedding changes it."""
     parts = [FORMAT, encoder.id, encoder.revision, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
     return f"{files.slug(encoder.id)}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 
 
 def _encode_new(encoder: SentenceEncoder, captions: Sequence[str], folder: Path, progress: bool) -> Iterator[Shard]:
-    """Encode `captions`, shortest first, writing a shard every SHARD_CAPTIONS of them."""
+    """Encode `captions`, shortest first, and write a shard for every SHARD_CAPTIONS of them."""
     lengths = encoder.count_tokens(captions)
     rows: list[tuple[int, Tensor, Tensor]] = []
     left = len(captions)
@@ -160,17 +160,17 @@ def _write(folder: Path, captions: list[str], lengths: list[int], rows: Sequence
 
 
 def _read_all(folder: Path) -> list[Shard]:
-    """The sound shards of `folder`; a damaged one is reported and removed, so that its captions are encoded again."""
+    """The intact shards of `folder`; a damaged one is reported and removed, so that its captions are encoded again."""
     shards = []
     for path in sorted(folder.glob("shard_*.safetensors")):
         try:
             with path.open("rb") as file:
-                sound = path.stem == f"shard_{hashlib.file_digest(file, 'sha256').hexdigest()}"
-            if sound:
+                intact = path.stem == f"shard_{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            if intact:
                 shards.append(_map(path))
                 continue
         except (OSError, SafetensorError):
-            pass  # another process removed it, or it cannot be read: both end as below
+            pass  # another process removed it, or it cannot be read
         log.info(f"the text cache's {path.name} is damaged; its captions are encoded again")
         path.unlink(missing_ok=True)
     return shards

@@ -17,6 +17,7 @@ from torch import Tensor
 from gan_t2i import registry
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.log import quiet
 from gan_t2i.text import weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.bert import Bert
@@ -30,12 +31,12 @@ KIND = "text_encoder"
 
 
 class SentenceEncoder:
-    """A frozen SentenceTransformer with what identifies it. The subclasses say where its weights come from.
+    """A frozen SentenceTransformer and its identity. The subclasses find its weights.
 
-    id, revision, weights_hash (sha256): what a snapshot records. source: one line on where the weights came from. width: E.
-    max_tokens: longer captions are cut there, special tokens included. params: the settings with the revision filled in.
-    model: the SentenceTransformer itself, or a `Bert` that equals it.
-    learns_from_captions: whether `interface_for` takes anything from the captions.
+    id, revision, weights_hash (sha256): the identity, recorded in snapshots. source: where the weights were found, as one line.
+    width: E. max_tokens: length at which captions are cut, special tokens included. params: the settings with the revision filled in.
+    model: the SentenceTransformer, or a `Bert` with the same output.
+    learns_from_captions: True if `interface_for` depends on the captions.
     """
 
     learns_from_captions = False
@@ -45,7 +46,7 @@ class SentenceEncoder:
     ) -> None:
         self.id, self.revision, self.weights_hash, self.source, self.params = id, revision, weights_hash, source, dict(params)
         self.max_tokens: int = params["max_tokens"]
-        # Taken before anything is encoded: calls change the tokenizer's padding and truncation.
+        # Computed before anything is encoded: calls change the tokenizer's padding and truncation.
         self._pipeline_hash = None if isinstance(model, Bert) else _pipeline_hash(model)
         limit = model.max_seq_length
         if limit is not None and self.max_tokens > limit:
@@ -56,7 +57,7 @@ class SentenceEncoder:
 
     @property
     def pipeline_hash(self) -> str:
-        """sha256 of tokenizer, pooling and normalisation, for the cache; asked for the first time, it may import the library."""
+        """sha256 of tokenizer, pooling and normalisation, for the cache; its first use may import the library."""
         if self._pipeline_hash is None:
             assert isinstance(self.model, Bert)
             self._pipeline_hash = _pipeline_hash(load(self.model.folder))
@@ -64,18 +65,18 @@ class SentenceEncoder:
 
     @classmethod
     def interface_for(cls, params: Mapping[str, Any], captions: Sequence[str]) -> dict[str, Any]:
-        """What the encoder must take from the training captions, as JSON-able keyword arguments."""
+        """The keyword arguments that the encoder takes from the training captions, as JSON values."""
         return {}
 
     def encode(self, captions: Sequence[str]) -> TextBatch:
-        """One padded forward: tokens [N, L, E], mask [N, L], pooled [N, E], float32 on the CPU, plain tensors usable in autograd."""
+        """One padded forward pass: tokens [N, L, E], mask [N, L], pooled [N, E], float32 on the CPU, plain tensors usable in autograd."""
         if not captions:
             return TextBatch(torch.zeros(0, 0, self.width), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0, self.width))
-        # no_grad and not inference_mode, which encode() of the library uses: inference tensors raise in autograd.
+        # no_grad and not inference_mode, which the library's encode() uses: inference tensors raise in autograd.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             output = self.model(self.model.preprocess(list(captions)))
             mask = output["attention_mask"].bool()  # [N, L]
-            # Decoder models pad on the left; here a caption always starts at position 0.
+            # Decoder models pad on the left; a TextBatch starts every caption at position 0.
             order = mask.int().argsort(dim=1, descending=True, stable=True)
             mask = mask.gather(1, order)
             tokens = output["token_embeddings"].take_along_dim(order[..., None], dim=1)  # [N, L, E]
@@ -84,7 +85,7 @@ class SentenceEncoder:
     def encode_chunks(
         self, captions: Sequence[str], *, batch_size: int = 128, lengths: Sequence[int] | None = None
     ) -> Iterator[tuple[list[int], TextBatch]]:
-        """All captions, sorted by length so that little is padding: yields (indices into captions, their TextBatch)."""
+        """Encode all captions, sorted by length to save padding; yields (indices into `captions`, their TextBatch)."""
         lengths = self.count_tokens(captions) if lengths is None else lengths
         order = sorted(range(len(captions)), key=lambda i: (lengths[i], i))
         for start in range(0, len(order), batch_size):
@@ -92,7 +93,7 @@ class SentenceEncoder:
             yield chunk, self.encode([captions[i] for i in chunk])
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """The number of tokens of each caption, uncut, special tokens included. More than max_tokens means that encode cuts it."""
+        """Number of tokens of each caption, uncut, special tokens included; `encode` cuts captions of more than max_tokens."""
         if not captions:
             return []
         if isinstance(self.model, Bert):
@@ -101,7 +102,7 @@ class SentenceEncoder:
         return [len(row) for row in ids]
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The tokens of each caption as numbers, those that `encode` gives vectors for, in their order."""
+        """Ids of the tokens of each caption, those that `encode` gives vectors for, in order."""
         rows: list[list[int]] = []
         for start in range(0, len(captions), 1024):
             features = self.model.preprocess(list(captions[start : start + 1024]))
@@ -109,7 +110,7 @@ class SentenceEncoder:
         return rows
 
     def _probe(self) -> int:
-        """E. Raises GanT2IError where the model gives no token embeddings, or pools them to another width."""
+        """The width E; raises GanT2IError where the model gives no token embeddings, or pools them to another width."""
         try:
             output = self.model(self.model.preprocess(["a"]))
             tokens, pooled = output["token_embeddings"], output["sentence_embedding"]
@@ -125,20 +126,20 @@ class SentenceEncoder:
 
 @registry.register(KIND, "sentence-transformer")
 class PretrainedEncoder(SentenceEncoder):
-    """A pretrained model: a local folder, the installed offline package, or a model of the hub."""
+    """A pretrained model from a local folder, the installed offline package, or the hub."""
 
     class Config(StrictConfig):
-        model: str = weights.DEFAULT_MODEL
+        model: str = weights.MINILM.id
         """A name on the hub (owner/name) or a local sentence-transformers folder."""
         revision: str | None = None
-        """The hub's commit, branch or tag; None is the pinned commit of the default model, and the newest one of others."""
+        """Commit, branch or tag on the hub; None is the pinned commit of the default model, and the newest of others."""
         max_tokens: int = Field(64, ge=3)
-        """Captions are cut there, special tokens included; at most what the model takes."""
+        """Length at which captions are cut, special tokens included; at most the model's own limit."""
 
     def __init__(self, config: Config) -> None:
         found = weights.resolve(config.model, config.revision)
         super().__init__(
-            Bert.read(found.folder) or load(found.folder),
+            Bert.read(found.path) or load(found.path),
             id=found.id,
             revision=found.revision,
             weights_hash=found.sha256,
@@ -148,8 +149,8 @@ class PretrainedEncoder(SentenceEncoder):
 
 
 def load(folder: Path) -> "SentenceTransformer":
-    """The model in a sentence-transformers folder: safetensors only, no code of its own, no network, the global RNG untouched."""
-    with weights.quiet(), torch.random.fork_rng(devices=[]):
+    """Load the model in a sentence-transformers folder: only safetensors, no code of the model's own, no network, no global random draw."""
+    with quiet(), torch.random.fork_rng(devices=[]):
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -162,14 +163,14 @@ def load(folder: Path) -> "SentenceTransformer":
 
 
 def interface_for(name: str, params: Mapping[str, Any], captions: Sequence[str]) -> dict[str, Any]:
-    """What the encoder `name` must take from the training captions (JSON-able): {} or, for tiny, its vocabulary."""
+    """The keyword arguments that the encoder `name` takes from the training captions, as JSON values: {}, or the vocabulary of ``tiny``."""
     registry.config_for(KIND, name, params)
     interface: dict[str, Any] = registry.lookup(KIND, name).interface_for(params, captions)
     return interface
 
 
 def build_encoder(name: str, params: Mapping[str, Any], interface: Mapping[str, Any], *, expected_hash: str | None = None) -> SentenceEncoder:
-    """Build the encoder `name` and report the choice. Raises GanT2IError where its weights are not those of `expected_hash`."""
+    """Build the encoder `name` and log its source. Raises GanT2IError where its weights do not have `expected_hash`."""
     try:
         encoder: SentenceEncoder = registry.build(KIND, name, params, **interface)
     except TypeError as error:  # a snapshot's damaged interface
@@ -179,17 +180,17 @@ def build_encoder(name: str, params: Mapping[str, Any], interface: Mapping[str, 
             f"the model was trained with text encoder weights of sha256 {expected_hash}, but {encoder.source} has {encoder.weights_hash}; "
             f"name a folder that holds the same weights (gan-t2i sample --text-encoder FOLDER)"
         )
-    log.info(f"text encoder: {encoder.source}, {encoder.width} numbers a token, at most {encoder.max_tokens} tokens")
+    log.info(f"text encoder: {encoder.source}, {encoder.width} numbers per token, at most {encoder.max_tokens} tokens")
     return encoder
 
 
 def _pipeline_hash(model: "SentenceTransformer") -> str:
-    """sha256 of what stands around the weights: the tokenizer, the pooling and the normalisation."""
+    """sha256 of everything but the weights: the tokenizer, the pooling and the normalisation."""
     parts: list[Any] = list(model)
     modules = [[type(module).__name__, module.get_config_dict()] for module in parts]
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     tokenizer = json.loads(backend.to_str()) if backend is not None else {"vocabulary": model.tokenizer.get_vocab()}
-    # Both are set anew by each call, so they are no part of the pipeline.
+    # Every call sets both anew, so they are not part of the pipeline.
     tokenizer.pop("truncation", None)
     tokenizer.pop("padding", None)
     return hashlib.sha256(json.dumps([modules, tokenizer], sort_keys=True, default=str).encode()).hexdigest()

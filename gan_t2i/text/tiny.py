@@ -1,6 +1,6 @@
 """A text encoder that needs no download: a small BERT with fixed random weights over the words of the training captions.
 
-It is a fixed random map of tokens and their places: it knows no meanings, but G's and D's own trained text heads can learn them from it.
+It is a fixed random map of tokens and their positions, without meanings, but G's and D's own text heads can learn meanings from it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from gan_t2i import registry
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.text import weights
+from gan_t2i.core.log import quiet
 from gan_t2i.text.encoder import KIND, SentenceEncoder
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class TinyEncoder(SentenceEncoder):
         layers: int = Field(2, ge=1)
         heads: int = Field(4, ge=1)
         vocabulary_size: int = Field(2000, ge=16)
-        """At most so many words and characters; rarer words are spelled by character."""
+        """Most words and characters; rarer words are spelled by character."""
         max_tokens: int = Field(48, ge=3)
         seed: int = Field(0, ge=0)
-        """Of the random weights."""
+        """Seed of the random weights."""
 
         @model_validator(mode="after")
         def _heads_divide_width(self) -> Self:
@@ -71,9 +71,9 @@ class TinyEncoder(SentenceEncoder):
 
 
 def count_vocabulary(captions: Sequence[str], size: int) -> list[str]:
-    """A WordPiece vocabulary of at most `size`: up to half of it characters, the rest the most frequent words.
+    """A WordPiece vocabulary of at most `size` entries: up to half of it characters, the rest the most frequent words.
 
-    Counted here, as the WordPiece trainer of the tokenizers library breaks ties by a hash that differs from run to run.
+    Counted here because the WordPiece trainer of the tokenizers library breaks ties by a hash that differs from run to run.
     """
     tokenizer = word_pieces({token: i for i, token in enumerate(SPECIAL)})
     normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
@@ -83,8 +83,8 @@ def count_vocabulary(captions: Sequence[str], size: int) -> list[str]:
             words[word] += times
     pieces: Counter[str] = Counter()
     for word, times in words.items():
-        for place, character in enumerate(word):
-            pieces[f"##{character}" if place else character] += times
+        for position, character in enumerate(word):
+            pieces[f"##{character}" if position else character] += times
     vocabulary = dict.fromkeys(SPECIAL)
     vocabulary.update(dict.fromkeys(_most_frequent(pieces)[: (size - len(SPECIAL)) // 2]))
     for entry in [*_most_frequent(words), *_most_frequent(pieces)]:
@@ -99,11 +99,11 @@ def _most_frequent(counts: Counter[str]) -> list[str]:
 
 
 def word_pieces(vocabulary: Mapping[str, int]) -> "Tokenizer":
-    """A tokenizer of words and their pieces, which begins with [CLS] and ends with [SEP]; `vocabulary` as `count_vocabulary` lists it."""
+    """A WordPiece tokenizer that adds [CLS] and [SEP]; `vocabulary` maps the entries of `count_vocabulary` to their ids."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordPiece(vocab=dict(vocabulary), unk_token="[UNK]", max_input_chars_per_word=100))
-    # Accents stay: stripping them would take the vowel signs of Indic scripts and Thai along. Each Chinese character is a word.
+    # Accents stay: stripping them would also remove the vowel signs of Indic scripts and Thai. Each Chinese character is a word.
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.BertNormalizer(strip_accents=False)])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -115,8 +115,8 @@ def word_pieces(vocabulary: Mapping[str, int]) -> "Tokenizer":
 
 
 def _random_bert(config: TinyEncoder.Config, vocabulary: list[str]) -> "SentenceTransformer":
-    """BERT, mean pooling and normalisation, through sentence-transformers' own modules; the global RNG stays as it is."""
-    with weights.quiet(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(prefix="gan_t2i_tiny_") as folder:
+    """BERT, mean pooling and normalisation from sentence-transformers' own modules, without a global random draw."""
+    with quiet(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(prefix="gan_t2i_tiny_") as folder:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Transformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -136,29 +136,29 @@ def _random_bert(config: TinyEncoder.Config, vocabulary: list[str]) -> "Sentence
         fast: Any = PreTrainedTokenizerFast  # it carries no types
         tokenizer = fast(tokenizer_object=backend, model_max_length=config.max_tokens, **names)
         # The library's Transformer is built from a folder, not from a module.
-        # (Its save_pretrained would leave the config out, in any process that torch.distributed does not call the first.)
+        # (Its save_pretrained would leave the config out in every process but torch.distributed's first.)
         settings.save_pretrained(Path(folder))
         safetensors.torch.save_file(BertModel(settings).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(Path(folder))
         transformer = Transformer(folder, max_seq_length=config.max_tokens, backend="torch")
-        _draw(transformer.auto_model, config.seed)
+        _fill(transformer.auto_model, config.seed)
         return SentenceTransformer(modules=[transformer, Pooling(config.width, pooling_mode="mean"), Normalize()], device="cpu")
 
 
-def _draw(bert: torch.nn.Module, seed: int) -> None:
-    """Fill `bert` with uniform numbers of unit variance at every layer, from `seed` alone.
+def _fill(bert: torch.nn.Module, seed: int) -> None:
+    """Fill `bert` with uniform random numbers that give unit variance at every layer.
 
-    Uniform and not normal: torch.rand is the same bits on every CPU, and the weights' hash must be too.
+    Uniform and not normal: torch.rand gives the same bits on every CPU, and the weights' hash must not change.
     """
-    generator = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(bert.named_parameters()):
             if parameter.ndim < 2:
                 parameter.fill_(1.0 if name.endswith("LayerNorm.weight") else 0.0)
                 continue
-            # Words stand above places, so that a token is first of all its word.
+            # Word embeddings are larger than position embeddings, so that a token is mainly its word.
             std = 1.0 if "word_embeddings" in name else 0.5 if "embeddings" in name else parameter.shape[1] ** -0.5
-            parameter.copy_((torch.rand(parameter.shape, generator=generator) - 0.5) * (12**0.5 * std))
+            parameter.copy_((torch.rand(parameter.shape, generator=rng) - 0.5) * (12**0.5 * std))
 
 
 def _hash(model: "SentenceTransformer", vocabulary: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""How long captions are for the text encoder, by its tokenizer alone: nothing is downloaded, and no network is loaded."""
+"""Lengths of captions in the text encoder's tokens, without a download and without loading a network."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gan_t2i.text import weights
 from gan_t2i.text.encoder import PretrainedEncoder
 
-_SPECIAL = 2  # tokens that every caption has: its beginning and its end
+_SPECIAL = 2  # tokens at the beginning and the end of every caption
 
 
 @dataclass(frozen=True)
@@ -15,22 +15,24 @@ class Window:
     """The default encoder's window."""
 
     max_tokens: int
-    """Captions are cut there, special tokens included."""
+    """Length at which captions are cut, special tokens included."""
     counted_by: str
-    """One line on what counts."""
+    """Method of counting, as one line for people."""
     count: Callable[[Sequence[str]], list[int]]
-    """Captions -> the number of tokens of each, uncut, special tokens included."""
+    """Captions -> number of tokens of each, uncut, special tokens included."""
 
 
 def default_window() -> Window:
-    """The window of the default encoder, counted by its tokenizer where its weights are on this machine, else by words and signs."""
+    """The window of the default encoder, counted by its tokenizer if that is on this machine, else in words and punctuation marks."""
     limit = PretrainedEncoder.Config.parse({}).max_tokens
     found = weights.find_local()
-    if found is None or not (found.folder / "tokenizer.json").is_file():
-        return Window(limit, "words and signs, as the encoder's tokenizer is not on this machine: real counts are a little higher", _words)
+    if found is None or not (found.path / "tokenizer.json").is_file():
+        return Window(
+            limit, "words and punctuation marks, as the encoder's tokenizer is not on this machine: real counts are a little higher", _words
+        )
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(found.folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(found.path / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
 

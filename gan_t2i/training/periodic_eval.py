@@ -6,7 +6,8 @@ from PIL import Image
 
 from gan_t2i.core.phases import phase
 from gan_t2i.core.stopping import Interrupted, StopRequest
-from gan_t2i.evaluation.shapes.suite import run_suite, write_result
+from gan_t2i.evaluation.results import write
+from gan_t2i.evaluation.shapes.suite import run_suite
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling.draw import draw
 from gan_t2i.training.report import Report
@@ -37,7 +38,7 @@ def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, sto
     except Interrupted:
         return
     snapshot = folder.snapshot(nimg)
-    head = {"snapshot": str(snapshot) if snapshot.is_file() else None, "nimg": nimg, "resolution": session.config.resolution}
-    write_result(result, head, folder, nimg)
+    metadata = {"snapshot": str(snapshot) if snapshot.is_file() else None, "nimg": nimg, "resolution": session.config.resolution}
+    write(result, folder, metadata)
     report.scalars(result.scalars(), nimg)
     report.pause(nimg)

@@ -90,8 +90,8 @@ def test_seeds(sample: Sample, text: str, seeds: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "3-1", "1,,2", "1-2-3", "1.5", "0-"])
-def test_what_is_no_seed(sample: Sample, tmp_path: Path, text: str) -> None:
+def test_what_is_not_a_seed(sample: Sample, tmp_path: Path, text: str) -> None:
     result = sample("-p", "red", "--seeds", text)
     assert result.exit_code == 2
-    assert f"{text!r} is no list of seeds; write 3, 0-3 or 1,5,7-9" in " ".join(result.stderr.split())
+    assert f"{text!r} is not a list of seeds; write 3, 0-3 or 1,5,7-9" in " ".join(result.stderr.split())
     assert not any(tmp_path.iterdir())

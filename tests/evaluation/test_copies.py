@@ -1,4 +1,4 @@
-"""The audit, over generators that copy and that do not."""
+"""Detection of copies, with generators that copy and generators that do not."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.packing import PackedDataset, load_dataset
-from gan_t2i.evaluation import copies as audit
-from gan_t2i.evaluation.copies import AuditResult, check_audit, choose_prompts, run_audit
-from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, hash_weights
+from gan_t2i.evaluation import copies as copies_module
+from gan_t2i.evaluation.copies import CopiesResult, check_copies, choose_prompts, run_copies
+from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, hash_state
 from gan_t2i.evaluation.recombined import recombine
 
 RealOf = Callable[[str], Image.Image]
@@ -21,14 +21,14 @@ RealOf = Callable[[str], Image.Image]
 @pytest.fixture(scope="module")
 def space() -> FeatureSpace:
     network = RandomFeatures()
-    return FeatureSpace("random", hash_weights(network), network.WIDTH, network)
+    return FeatureSpace("random", hash_state(network), network.WIDTH, network)
 
 
-def run(many: PackedDataset, space: FeatureSpace, picture: Callable[[str, int], Image.Image], **settings: object) -> AuditResult:
+def run(many: PackedDataset, space: FeatureSpace, picture: Callable[[str, int], Image.Image], **settings: object) -> CopiesResult:
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return [picture(prompt, seed) for prompt in prompts for seed in seeds]
 
-    return run_audit(generate, many, space, progress=False, **settings)  # type: ignore[arg-type]
+    return run_copies(generate, many, space, progress=False, **settings)  # type: ignore[arg-type]
 
 
 def new_picture(prompt: str, seed: int) -> Image.Image:
@@ -78,7 +78,7 @@ def test_held_out_twins_of_training_pictures_do_not_lower_the_threshold(
     many: PackedDataset, space: FeatureSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nearly half of the held-out pictures are training pictures again: a threshold of 0 would hide every near copy."""
-    monkeypatch.setattr(audit, "_BASE", 20)
+    monkeypatch.setattr(copies_module, "_BASE", 20)
     plain = run(many, space, new_picture)
     twins = _with_twins(many, tmp_path)
     result = run(twins, space, new_picture)
@@ -101,18 +101,18 @@ def _with_twins(many: PackedDataset, folder: Path) -> PackedDataset:
 
 
 def test_prompts_of_one_s_own_and_what_is_written(many: PackedDataset, space: FeatureSpace) -> None:
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def picture(prompt: str, seed: int) -> Image.Image:
-        asked.append((prompt, seed))
+        requests.append((prompt, seed))
         return new_picture(prompt, seed)
 
     result = run(many, space, picture, prompts=["a", "b", "c"], limit=2)
-    assert asked == [("a", 0), ("b", 1)]
+    assert requests == [("a", 0), ("b", 1)]
     assert "(drawn own prompts)" in result.verdict
     values = json.loads(json.dumps(result.to_json()))
     assert [len(one["captions"]) for one in values["closest"]] == [3, 3]
-    assert result.changed == {"limit": 2}
+    assert result.changed == {"prompts": "own", "limit": 2}
     assert result.sheet().width > 4 * 96
     assert {"Metrics/audit/random/drawn_own_prompts_median", "Metrics/audit/pixels/real_held_out_below"} <= result.scalars().keys()
     lines = result.table().splitlines()
@@ -131,7 +131,7 @@ def test_recombined_captions_are_new_and_made_of_known_words(many: PackedDataset
 
 
 def test_refusals(many: PackedDataset, pictures: Path) -> None:
-    with pytest.raises(GanT2IError, match="has learned the training pictures"):
-        check_audit(many, "matcher")
+    with pytest.raises(GanT2IError, match="was trained on the training pictures"):
+        check_copies(many, "matcher")
     with pytest.raises(GanT2IError, match="at least 20 training pictures, and there are 10"):
-        check_audit(load_dataset(pictures, 16, progress=False), "random")
+        check_copies(load_dataset(pictures, 16, progress=False), "random")

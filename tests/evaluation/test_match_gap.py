@@ -20,8 +20,8 @@ class Oracle(Discriminator):
         self.head = lambda features, text: self.weight * self.score(features[:, 0], text.sentence[:, 0])
 
     @staticmethod
-    def score(number, told):
-        return torch.where(number == told, 10.0, -(number - told).abs())
+    def score(number, caption):
+        return torch.where(number == caption, 10.0, -(number - caption).abs())
 
 
 def batch(numbers):
@@ -35,7 +35,7 @@ def test_the_gap_is_own_less_another_caption_of_the_batch():
     assert gap == pytest.approx(10 - (-(4 + 1 + 3) / 3))
 
 
-def test_a_discriminator_that_is_deaf_has_no_gap():
+def test_a_discriminator_that_ignores_the_text_has_no_gap():
     D = Oracle()
     D.head = lambda features, text: features[:, 0]
     assert match_gap(D, *batch([1.0, 2.0, 5.0])) == 0

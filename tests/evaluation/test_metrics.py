@@ -18,8 +18,8 @@ def normal(count: int, width: int, seed: int) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def kid(real: Tensor, drawn: Tensor) -> metrics.Spread:
-    return metrics.kid(real, drawn, torch.Generator().manual_seed(0))
+def kid(real: Tensor, generated: Tensor) -> metrics.Spread:
+    return metrics.kid(real, generated, torch.Generator().manual_seed(0))
 
 
 def test_mmd_is_the_mean_of_the_kernel_over_different_pairs() -> None:
@@ -60,13 +60,13 @@ def test_frechet_of_gaussians_and_of_the_same_set(real: Tensor) -> None:
 
 def test_precision_recall_density_and_coverage_by_hand() -> None:
     real = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
-    drawn = torch.tensor([[0.5], [0.6], [5.0]])
-    # with k = 1 every real radius is 1; those of the drawn ones are 0.1, 0.1 and 4.4
+    generated = torch.tensor([[0.5], [0.6], [5.0]])
+    # with k = 1 every real radius is 1; those of the generated ones are 0.1, 0.1 and 4.4
     assert metrics.radii(real, 1).tolist() == [1, 1, 1, 1]
-    precision, recall = metrics.precision_recall(real, drawn, k=1)
+    precision, recall = metrics.precision_recall(real, generated, k=1)
     assert precision == pytest.approx(2 / 3)
     assert recall == pytest.approx(1 / 4)  # 1 lies within 4.4 of 5, the others do not
-    density, coverage = metrics.density_coverage(real, drawn, k=1)
+    density, coverage = metrics.density_coverage(real, generated, k=1)
     assert density == pytest.approx(4 / 3)  # 0.5 and 0.6 in two balls each
     assert coverage == pytest.approx(2 / 4)
 

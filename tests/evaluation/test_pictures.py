@@ -19,7 +19,7 @@ RealOf = Callable[[str], Image.Image]
 @pytest.fixture(scope="module")
 def space() -> FeatureSpace:
     def none() -> None:
-        raise AssertionError("no matcher is asked for")
+        raise AssertionError("no matcher is needed")
 
     return open_space("random", torch.device("cpu"), none)  # type: ignore[arg-type]
 
@@ -40,11 +40,11 @@ def test_real_pictures_score_as_real_pictures_do(many: PackedDataset, space: Fea
     found = figures(result)
     assert list(found) == ["kid", "frechet", "precision", "recall", "density", "coverage", "diversity"]
     for name in ("kid", "precision", "recall", "density", "coverage"):
-        assert found[name].drawn == pytest.approx(found[name].real, abs=1e-9)
+        assert found[name].generated == pytest.approx(found[name].real, abs=1e-9)
     assert found["coverage"].real is not None
     assert found["coverage"].real > 0.85
     assert (found["kid"].count, found["kid"].width, found["kid"].sha256) == (107, 256, space.sha256)
-    assert found["diversity"].drawn == pytest.approx(0, abs=1e-9)  # every seed of a prompt is the same picture
+    assert found["diversity"].generated == pytest.approx(0, abs=1e-9)  # every seed of a prompt is the same picture
     assert (found["diversity"].count, found["diversity"].real) == (4 * 64, None)
 
 
@@ -62,17 +62,17 @@ def test_kid_orders_real_blurred_and_noise_and_a_collapse_shows(many: PackedData
             lambda prompt, seed: real_of("none"),
         )
     )
-    kids = [values["kid"].drawn or 0.0 for values in (real, blurred, noisy)]
+    kids = [values["kid"].generated or 0.0 for values in (real, blurred, noisy)]
     assert kids[0] + 5 * (real["kid"].std or 0) < kids[1] < kids[2]
-    assert (noisy["diversity"].drawn or 0) > 0.1
+    assert (noisy["diversity"].generated or 0) > 0.1
     for name in ("recall", "coverage"):
-        assert (collapsed[name].drawn or 0) < 0.2 < (real[name].drawn or 0)
+        assert (collapsed[name].generated or 0) < 0.2 < (real[name].generated or 0)
 
 
 def test_too_few_for_a_covariance_and_too_few_held_out_are_said(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> None:
     result = run(many, space, lambda prompt, seed: real_of(prompt), limit=120, seeds=2)
     frechet = figures(result)["frechet"]
-    assert (frechet.drawn, frechet.real, frechet.why) == (None, None, "needs n > 2 d = 512")
+    assert (frechet.generated, frechet.real, frechet.why) == (None, None, "needs n > 2 d = 512")
     assert "needs n > 2 d = 512" in result.table()
     assert result.notes == ("heldout: left out; 100 pictures are needed, and there are 42",)
     assert result.changed == {"features": "random", "limit": 120, "seeds": 2}
@@ -81,34 +81,35 @@ def test_too_few_for_a_covariance_and_too_few_held_out_are_said(many: PackedData
     assert "Metrics/pictures/random/train_frechet" not in result.scalars()
     values = json.loads(json.dumps(result.to_json()))
     assert [one["name"] for one in values["figures"]] == list(figures(result))
+    assert values["figures"][0]["drawn"] == figures(result)["kid"].generated  # the file format's own name
 
 
 def test_held_out_pictures_have_their_own_figures_where_there_are_enough(
     many: PackedDataset, space: FeatureSpace, real_of: RealOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures_suite, "LEAST", 18)
-    asked: list[tuple[str, int]] = []
+    requests: list[tuple[str, int]] = []
 
     def picture(prompt: str, seed: int) -> Image.Image:
-        asked.append((prompt, seed))
+        requests.append((prompt, seed))
         return real_of(prompt)
 
     result = run(many, space, picture, seeds=2)
     assert {(f.side, f.count) for f in result.figures if f.name == "kid"} == {("train", 107), ("heldout", 21)}
     of_heldout = {many.captions[many.caption_ids[item][0]] for item in many.heldout.tolist()}
-    assert of_heldout == {prompt for prompt, _ in asked[214:256]}
-    assert not of_heldout & {prompt for prompt, _ in asked[:214]}
+    assert of_heldout == {prompt for prompt, _ in requests[214:256]}
+    assert not of_heldout & {prompt for prompt, _ in requests[:214]}
     # every caption has a latent of its own, and those of diversity have the same ones
-    assert [seed for _, seed in asked[:214]] == list(range(214))
-    assert [seed for _, seed in asked[256:]] == [0, 1] * 64
+    assert [seed for _, seed in requests[:214]] == list(range(214))
+    assert [seed for _, seed in requests[256:]] == [0, 1] * 64
 
 
 def test_standardizing_keeps_the_order_of_distances() -> None:
-    real, drawn = torch.randn(50, 4) * 30 + 100, torch.randn(50, 4) * 30 + 90
-    x, y = standardize(real, drawn)
+    real, generated = torch.randn(50, 4) * 30 + 100, torch.randn(50, 4) * 30 + 90
+    x, y = standardize(real, generated)
     assert x.mean(dim=0).abs().max() < 1e-5
     assert x.square().mean() == pytest.approx(1, rel=1e-4)
-    ratio = torch.cdist(x, y) / torch.cdist(real, drawn)
+    ratio = torch.cdist(x, y) / torch.cdist(real, generated)
     assert ratio.std() / ratio.mean() < 1e-3
 
 

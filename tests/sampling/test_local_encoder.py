@@ -1,4 +1,4 @@
-"""A model trained with a text encoder in a local folder: found again, never told of in the snapshot, and never mistaken for another."""
+"""A model trained with a text encoder in a local folder: found again, never named in the snapshot, and never mistaken for another."""
 
 import shutil
 from collections.abc import Callable

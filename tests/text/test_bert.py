@@ -21,12 +21,12 @@ LONG = "two blue squares above a green star " * 40
 @pytest.fixture(scope="module")
 def folder() -> Path:
     try:
-        importlib.metadata.distribution(weights.OFFLINE_PACKAGE)
+        importlib.metadata.distribution(weights.MINILM.name)
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the offline weights are not installed")
     found = weights.find_local()
     assert found is not None
-    return found.folder
+    return found.path
 
 
 @pytest.mark.parametrize("group", [["a red circle"], ["", "Zebra猫 straße", LONG, "[SEP] a\tb"]], ids=["one", "several"])

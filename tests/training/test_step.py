@@ -16,7 +16,7 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.inputs import StepNoise
-from gan_t2i.models.features import PACKAGE_SHA256
+from gan_t2i.models.features import LITE0
 from gan_t2i.ops.augment import blur
 from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
@@ -338,5 +338,5 @@ def test_weights_that_are_missing_are_missed_before_the_data_are_touched(make_se
 
 def test_a_run_goes_on_only_with_the_same_pretrained_weights(make_session: MakeSession) -> None:
     session = make_session(discriminator={"name": "projected", "params": {"feature_resolution": 32}})
-    assert session.fingerprints["backbone of the discriminator"] == PACKAGE_SHA256
+    assert session.fingerprints["backbone of the discriminator"] == LITE0.sha256
     assert session.fingerprints.keys() - make_session().fingerprints.keys() == {"backbone of the discriminator"}

@@ -162,4 +162,4 @@ def test_at_its_end_it_says_what_is_left_out(
     folder, stopped_by = run_training(config, tmp_path, resume="never", description="x")
     assert stopped_by is None
     assert calls[-1] == "save_state"
-    assert f"gan-t2i evaluate {folder.path} makes up for that" in said[-1]
+    assert f"run gan-t2i evaluate shapes {folder.path}" in said[-1]

@@ -337,6 +337,6 @@ def test_the_command(source: Path, small_config: Callable[..., Any], tmp_path: P
     (run,) = outdir.iterdir()
     assert "Text/match_gap" in (run / "stats.jsonl").read_text()
     assert CliRunner().invoke(command, [*arguments, "--dry-run"]).exit_code == 0
-    refused = CliRunner().invoke(command, ["evaluate", str(run), "--suite", "retrieval"])
+    refused = CliRunner().invoke(command, ["evaluate", "retrieval", str(run)])
     assert refused.exit_code == 2
     assert "this run streams them" in refused.output

@@ -39,7 +39,7 @@ from gan_t2i.core.runtime import autocast
 from gan_t2i.doctor.dry_run import count_parameters, measure_pace
 from gan_t2i.evaluation.features import FeatureSpace, open_space
 from gan_t2i.evaluation.pictures import run_pictures
-from gan_t2i.evaluation.retrieval import Judge, prepare_judge, run_retrieval
+from gan_t2i.evaluation.retrieval import RetrievalTask, prepare_retrieval, run_retrieval
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 
@@ -75,8 +75,8 @@ def main() -> None:
     configs = [TrainConfig.parse(read_yaml(path) | {"device": "cpu"}) for path in arguments.configs]
     # what all share is made before any clock runs
     session = prepare(configs[0], measured=True)
-    judge = prepare_judge(session.dataset, session.encoder, session.device)
-    spaces = [open_space(name, session.device, lambda: judge.matcher) for name in arguments.features]
+    task = prepare_retrieval(session.dataset, session.encoder, session.device)
+    spaces = [open_space(name, session.device, lambda: task.matcher) for name in arguments.features]
     makers = {path.stem: partial(ours, config, arguments.minutes) for config, path in zip(configs, arguments.configs, strict=True)}
     makers |= {name: partial(other, session) for name, other in OTHERS.items()}
     if unknown := set(arguments.only or ()) - set(makers):
@@ -86,7 +86,7 @@ def main() -> None:
         contender = makers[name]()
         trained, seconds = train(contender, arguments.minutes * 60)
         row = {"name": name, "parameters": contender.parameters, "images": trained, "img/s": trained / seconds}
-        row |= judged(contender, session, judge, spaces, arguments.limit, arguments.out / f"{name}.png")
+        row |= judged(contender, session, task, spaces, arguments.limit, arguments.out / f"{name}.png")
         (arguments.out / f"{name}.json").write_text(json.dumps(row, indent=1))
         show(row)
 
@@ -101,7 +101,9 @@ def train(contender: Contender, seconds: float) -> tuple[int, float]:
         trained += contender.step(number)
 
 
-def judged(contender: Contender, session: Session, judge: Judge, spaces: list[FeatureSpace], limit: int, sheet_file: Path) -> dict[str, Any]:
+def judged(
+    contender: Contender, session: Session, task: RetrievalTask, spaces: list[FeatureSpace], limit: int, sheet_file: Path
+) -> dict[str, Any]:
     """The figures of both suites, seconds a picture, and a sheet in `sheet_file`."""
     start = time.perf_counter()
 
@@ -117,8 +119,8 @@ def judged(contender: Contender, session: Session, judge: Judge, spaces: list[Fe
     each = (time.perf_counter() - start) / SHEET
     sheet.save(sheet_file)
     pictures = run_pictures(generate, session.dataset, spaces, limit=limit, seeds=2)
-    retrieval = run_retrieval(generate, judge)
-    figures = {f"{f.network} {f.name}": (f.drawn, f.real) for f in pictures.figures if f.side == "train"}
+    retrieval = run_retrieval(generate, task)
+    figures = {f"{f.network} {f.name}": (f.generated, f.real) for f in pictures.figures if f.side == "train"}
     return {"seconds a picture": each, "figures": figures, "retrieval": {name: (s.r1, s.error) for name, s in retrieval.scores.items()}}
 
 

@@ -1,1 +1,1 @@
-"""The benchmark of shapes: fixed prompts, an exact grader, and the suite."""
+"""The shapes benchmark: fixed prompts, an exact grader, and the suite."""

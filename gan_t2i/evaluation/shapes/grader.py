@@ -1,13 +1,13 @@
-"""Whether a picture shows what a prompt of the benchmark asks for.
+"""Grades whether a picture shows the scene of its prompt.
 
-| task | passes where |
+| task | a picture passes with |
 |---|---|
-| single | there is one object, of the asked shape and size |
-| colours | there is something, all of it in the asked colour, on the asked background |
-| position | there is one object, of the asked shape and colour, at the asked one of the nine places |
-| two | there are two objects, each with its own shape and colour |
-| relations | the same, and the first stands to the second as asked |
-| counting | there are as many objects as asked, all of the asked shape and colour |
+| single | one object, of the prompt's shape and size |
+| colours | any objects, all in the prompt's colour, on its background |
+| position | one object, of the prompt's shape and colour, at its one of the nine places |
+| two | two objects, each with its own shape and colour |
+| relations | the same, and the first in the prompt's relation to the second |
+| counting | the prompt's number of objects, all of its shape and colour |
 """
 
 import itertools
@@ -18,68 +18,70 @@ import numpy as np
 import numpy.typing as npt
 
 from gan_t2i.data.builtin.shapes import Scene, Thing
-from gan_t2i.evaluation.shapes.parse import Item, View, look
+from gan_t2i.evaluation.shapes.parse import ObjectEstimate, SceneEstimate, parse_image
 from gan_t2i.evaluation.shapes.prompts import SuiteTask
 
-_APART = 0.1  # of the picture's side, at least, between the centres of two objects of which one is left of the other
+_APART = 0.1  # least distance between the centres of related objects, as a fraction of the picture's side
 
 
 @dataclass(frozen=True)
 class Grade:
-    """Whether a picture passed; in words, what it shows; and what of it is wrong: count, shape, colour, size, place, relation, background."""
+    """The verdict on one picture."""
 
     passed: bool
-    seen: str
-    wrong: tuple[str, ...] = ()
+    contents: str
+    """The parsed scene, in words."""
+    faults: tuple[str, ...] = ()
+    """Some of count, shape, colour, size, place, relation and background."""
 
 
 def grade(picture: npt.NDArray[np.uint8], scene: Scene, task: SuiteTask) -> Grade:
     """Grade a picture uint8 [R, R, 3] by the scene that its prompt describes."""
-    return grade_view(look(picture), scene, task)
+    return grade_estimate(parse_image(picture), scene, task)
 
 
-def grade_view(view: View, scene: Scene, task: SuiteTask) -> Grade:
-    """Grade what a picture shows by the scene that its prompt describes."""
-    wrong = _wrong_colours(view, scene) if task == "colours" else _wrong_objects(view, scene, task)
-    return Grade(not wrong, str(view), tuple(wrong))
+def grade_estimate(estimate: SceneEstimate, scene: Scene, task: SuiteTask) -> Grade:
+    """Grade a parsed picture by the scene that its prompt describes."""
+    faults = _colour_faults(estimate, scene) if task == "colours" else _object_faults(estimate, scene, task)
+    return Grade(not faults, str(estimate), tuple(faults))
 
 
-def _wrong_colours(view: View, scene: Scene) -> list[str]:
-    """How many objects, and of which shape, is asked by other tasks."""
-    wrong = [] if view.items else ["count"]
-    if any(item.colour != scene.objects[0].colour for item in view.items):
-        wrong.append("colour")
-    return wrong if view.background == scene.background else [*wrong, "background"]
+def _colour_faults(estimate: SceneEstimate, scene: Scene) -> list[str]:
+    """Faults in the colours alone; other tasks grade number and shapes."""
+    faults = [] if estimate.objects else ["count"]
+    if any(found.colour != scene.objects[0].colour for found in estimate.objects):
+        faults.append("colour")
+    return faults if estimate.background == scene.background else [*faults, "background"]
 
 
-def _wrong_objects(view: View, scene: Scene, task: SuiteTask) -> list[str]:
-    """Faults of the objects, each held against the one it is most like."""
-    if len(view.items) != scene.count:
+def _object_faults(estimate: SceneEstimate, scene: Scene, task: SuiteTask) -> list[str]:
+    """Faults of the objects, matched with the scene's in the order that has the fewest."""
+    if len(estimate.objects) != scene.count:
         return ["count"]
-    return min((_faults(items, scene, task) for items in itertools.permutations(view.items)), key=len)
+    return min((_faults_in_order(objects, scene, task) for objects in itertools.permutations(estimate.objects)), key=len)
 
 
-def _faults(items: Sequence[Item], scene: Scene, task: SuiteTask) -> list[str]:
-    """What is wrong where `items` stand for the scene's objects in order."""
-    wrong = [fault for item, thing in zip(items, scene.objects, strict=True) for fault in _differences(item, thing, task)]
-    if task == "relations" and not _related(items[0], items[1], scene.relation):
-        wrong.append("relation")
-    return sorted(set(wrong), key=wrong.index)
+def _faults_in_order(objects: Sequence[ObjectEstimate], scene: Scene, task: SuiteTask) -> list[str]:
+    """Faults where `objects` are the scene's objects, in its order."""
+    faults = [fault for found, thing in zip(objects, scene.objects, strict=True) for fault in _differences(found, thing, task)]
+    if task == "relations" and not _related(objects[0], objects[1], scene.relation):
+        faults.append("relation")
+    return sorted(set(faults), key=faults.index)
 
 
-def _differences(item: Item, thing: Thing, task: SuiteTask) -> list[str]:
-    wrong = [] if item.shape == thing.shape else ["shape"]
-    if task != "single" and item.colour != thing.colour:
-        wrong.append("colour")
-    if task == "single" and item.size != thing.size:
-        wrong.append("size")
-    if task == "position" and item.place != thing.position:
-        wrong.append("place")
-    return wrong
+def _differences(found: ObjectEstimate, thing: Thing, task: SuiteTask) -> list[str]:
+    faults = [] if found.shape == thing.shape else ["shape"]
+    if task != "single" and found.colour != thing.colour:
+        faults.append("colour")
+    if task == "single" and found.size != thing.size:
+        faults.append("size")
+    if task == "position" and found.place != thing.position:
+        faults.append("place")
+    return faults
 
 
-def _related(first: Item, second: Item, relation: str | None) -> bool:
-    """Whether `first` stands in `relation` to `second`: clearly apart that way, and farther than the other way."""
+def _related(first: ObjectEstimate, second: ObjectEstimate, relation: str | None) -> bool:
+    """True if `first` is in `relation` to `second`: clearly apart in that direction, and more than in the other."""
     right, down = second.x - first.x, second.y - first.y
     ways = {"to the left of": (right, down), "to the right of": (-right, down), "above": (down, right), "below": (-down, right)}
     assert relation is not None

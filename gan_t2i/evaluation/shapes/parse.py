@@ -1,7 +1,7 @@
-"""What a picture of shapes shows: its background and its objects, each with shape, colour, size and place, found by plain image analysis.
+"""Parses a picture of shapes into its background and its objects, each with shape, colour, size and place, by plain image analysis.
 
-Nothing here is learnt, and shapes are told by comparison with the data set's own drawings. Legend: R side of the picture in pixels,
-n side of a window, S number of shapes, B of blurs; lengths of an `Item` are fractions of the side, as in the data set.
+Nothing here is learnt: shapes are recognised by comparison with the data set's own drawings. Legend: R side of the picture in pixels, n side
+of a window, S number of shapes, B number of blurs; lengths of an `ObjectEstimate` are fractions of the side, as in the data set.
 """
 
 import functools
@@ -19,18 +19,19 @@ from gan_t2i.data.builtin.shapes import Scene, Thing, draw_scene, vocabulary
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_FAR_FROM_BACKGROUND = 60.0  # RGB distance beyond which a border has none of the named colours
+_FAR_FROM_BACKGROUND = 60.0  # RGB distance beyond which a border is not of a named colour
 _FOREGROUND = 36.0  # RGB distance; the palest colour on any background is 86 away, noise of sigma 4 rarely 20
 _SPECK = 0.005  # of the picture's area; the smallest object of the data covers 0.012
-_BLURS = (0.0, 0.5, 0.8)  # sigma in pixels: each shape is compared sharp and a little soft, or a soft small star looks like a square
-_ALIKE = 0.9  # likeness below which a component has none of the shapes
-_PURE = 0.75  # an object's measured colour may be this far diluted by the background, in thin shapes and blurred pictures
-_CLEAR = 0.1  # distance from one of the nine places beyond which a place is ambiguous (half way to the next is 0.125)
+_BLURS = (0.0, 0.5, 0.8)  # sigma in pixels: each shape is compared sharp and slightly blurred, as a blurred small star resembles a square
+_ALIKE = 0.9  # likeness below which a component is none of the shapes
+_PURE = 0.75  # least share of an object's own colour in its measured one, which the background dilutes in thin shapes and blurred pictures
+_TOUCHING = np.ones((3, 3))  # diagonals connect
+_CLEAR = 0.1  # distance from each of the nine places beyond which a position is ambiguous (half way to the next is 0.125)
 
 
 @dataclass(frozen=True)
-class Item:
-    """An object that was seen. `shape` is None for a blob, `size` a word of the vocabulary, `place` None where it is between two."""
+class ObjectEstimate:
+    """An object found in a picture. `shape` is None for a blob, `size` a word of the vocabulary, `place` None between two places."""
 
     shape: str | None
     colour: str
@@ -46,17 +47,17 @@ class Item:
 
 
 @dataclass(frozen=True)
-class View:
-    """What a picture shows; `background` is None where it has no named one."""
+class SceneEstimate:
+    """Background and objects found in a picture; `background` is None where its colour has no name."""
 
     background: str | None
-    items: tuple[Item, ...]
+    objects: tuple[ObjectEstimate, ...]
 
     def __str__(self) -> str:
-        return f"{', '.join(map(str, self.items)) or 'nothing'}, on {self.background or 'no plain background'}"
+        return f"{', '.join(map(str, self.objects)) or 'nothing'}, on {self.background or 'no plain background'}"
 
 
-def look(picture: npt.NDArray[np.uint8]) -> View:
+def parse_image(picture: npt.NDArray[np.uint8]) -> SceneEstimate:
     """Background and objects of a picture uint8 [R, R, 3], R at least 16; the objects in reading order."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[0] != picture.shape[1] or picture.shape[2] != 3:
         raise ValueError(f"picture must be uint8 [R, R, 3], not {picture.dtype} {list(picture.shape)}")
@@ -64,12 +65,12 @@ def look(picture: npt.NDArray[np.uint8]) -> View:
     difference = picture - background  # [R, R, 3]
     parts = _components(_foreground(difference))
     everything: Mask = np.logical_or.reduce([np.zeros(picture.shape[:2], bool), *parts])
-    items = [_identify(difference, part, everything & ~part, background) for part in parts]
-    return View(name, tuple(items))
+    objects = [_identify(difference, part, everything & ~part, background) for part in parts]
+    return SceneEstimate(name, tuple(objects))
 
 
 def _background(picture: npt.NDArray[np.uint8]) -> tuple[str | None, Floats]:
-    """The border's name by majority of its pixels, and its measured colour [3]."""
+    """Name of the border's colour by majority of its pixels, and the measured colour [3]."""
     named = vocabulary().backgrounds
     border = np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]]).astype(float)
     distances = np.linalg.norm(border[:, None] - np.array(list(named.values()), float), axis=2)  # [pixels, names]
@@ -83,82 +84,61 @@ def _background(picture: npt.NDArray[np.uint8]) -> tuple[str | None, Floats]:
 
 
 def _foreground(difference: Floats) -> Mask:
-    """Pixels [R, R] that an object covers by half or more: half as far from the background as the farthest pixel nearby. A fixed
-    threshold would join neighbours by their soft edges, which at 32 px are little more than a pixel apart."""
+    """Pixels [R, R] that an object covers by half or more: half as far from the background as the farthest pixel nearby.
+
+    A fixed threshold would join neighbours by their soft edges, which at 32 px are little more than a pixel apart.
+    """
+    from scipy import ndimage  # half a second, which training need not wait for
+
     distance = np.linalg.norm(difference, axis=2)
-    side = len(distance)
-    padded = np.pad(distance, 2)
-    rows = np.maximum.reduce([padded[shift : shift + side] for shift in range(5)])
-    nearby = np.maximum.reduce([rows[:, shift : shift + side] for shift in range(5)])
+    nearby = ndimage.maximum_filter(distance, 5, mode="constant")
     found: Mask = (distance > _FOREGROUND) & (distance > 0.5 * nearby)
     return found
 
 
 def _components(mask: Mask) -> list[Mask]:
-    """The connected parts of `mask` (diagonals connect) that are more than specks, by union-find over runs of pixels in rows."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]  # exclusive; row by row, like starts
-    runs = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
-    parent = list(range(len(runs)))
+    """The connected parts of `mask` that are larger than specks, in reading order."""
+    from scipy import ndimage
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = index = parent[parent[index]]
-        return index
-
-    above = 0  # the first run that may touch the current one
-    for index, (row, start, end) in enumerate(runs):
-        while runs[above][0] < row - 1 or (runs[above][0] == row - 1 and runs[above][2] < start):
-            above += 1
-        for other in range(above, index):
-            if runs[other][0] == row or runs[other][1] > end:
-                break
-            parent[root(index)] = root(other)
-    parts: dict[int, Mask] = {}
-    for index, (row, start, end) in enumerate(runs):
-        parts.setdefault(root(index), np.zeros_like(mask))[row, start:end] = True
-    return [part for part in parts.values() if part.sum() >= _SPECK * mask.size]
+    labels, count = ndimage.label(mask, _TOUCHING)
+    parts = [labels == number for number in range(1, count + 1)]
+    return [part for part in parts if part.sum() >= _SPECK * mask.size]
 
 
-def _identify(difference: Floats, part: Mask, others: Mask, background: Floats) -> Item:
-    """The object that the component `part` [R, R] shows, given the picture's difference from its background [R, R, 3]."""
+def _identify(difference: Floats, part: Mask, others: Mask, background: Floats) -> ObjectEstimate:
+    """The object in the component `part` [R, R], given the picture's difference from its background [R, R, 3]."""
+    from scipy import ndimage
+
     inside = difference[part]  # [pixels, 3]
     strength = np.linalg.norm(inside, axis=1)
     full = np.median(inside[strength >= np.quantile(strength, 0.7)], axis=0)  # the object's colour where nothing is mixed into it
-    near = _grown(part)
-    region = (near | (_grown(near) & ~_grown(others))) & ~others  # with its soft edge
+    near = ndimage.binary_dilation(part, _TOUCHING)
+    edge = ndimage.binary_dilation(near, _TOUCHING) & ~ndimage.binary_dilation(others, _TOUCHING)
+    region = (near | edge) & ~others  # the object with its soft edge
     coverage = difference @ full / (full @ full) * region  # [R, R]; beyond 0 and 1 by noise, which clipping would make a bias
     shape, x, y, r = _best_shape(coverage, part)
-    return Item(shape, _colour_name(full, background), _size_word(r), _place(x, y), x, y, r)
-
-
-def _grown(mask: Mask) -> Mask:
-    """The mask [R, R] and all pixels that touch it."""
-    padded, side = np.pad(mask, 1), len(mask)
-    grown: Mask = np.logical_or.reduce([padded[i : i + side, j : j + side] for i in range(3) for j in range(3)])
-    return grown
+    return ObjectEstimate(shape, _colour_name(full, background), _size_word(r), _place(x, y), x, y, r)
 
 
 def _best_shape(coverage: Floats, part: Mask) -> tuple[str | None, float, float, float]:
-    """The shape whose drawing is most like `coverage` [R, R], None if none is; its centre and half extent in fractions of the side.
+    """The shape whose drawing is most like `coverage` [R, R], None if none is alike; its centre and half extent in fractions of the side.
 
-    Centre and half extent start at the component's box and climb to the best fit, in steps of a fraction of a pixel.
+    The search starts at the component's box and climbs to the best fit, in steps of a fraction of a pixel.
     """
     side = len(coverage)
-    ticks = max(1, min(4, 128 // side))  # steps a pixel: a small picture needs finer ones
+    ticks = max(1, min(4, 128 // side))  # steps per pixel: a small picture needs finer ones
     ys, xs = np.nonzero(part)
     left, right, top, bottom = xs.min(), xs.max() + 1, ys.min(), ys.max() + 1
     best = (round((left + right) / 2 * ticks), round((top + bottom) / 2 * ticks), round(max(right - left, bottom - top) / 2 * ticks))
     padded, energy = np.pad(coverage, side).astype(np.float32), float((coverage**2).sum())
-    fits: dict[tuple[int, int, int], Floats] = {}  # place -> likeness of every drawing [B * S]
+    fits: dict[tuple[int, int, int], Floats] = {}  # (x, y, r) -> likeness of every drawing [B * S]
     for step in (2, 1):
         moved = True
         while moved:
-            for place in _around(best, step, side * ticks):
-                if place not in fits:
-                    fits[place] = _likeness(padded, energy, ticks, *place)
-            start, best = best, max(fits, key=lambda place: fits[place].max())
+            for where in _around(best, step, side * ticks):
+                if where not in fits:
+                    fits[where] = _likeness(padded, energy, ticks, *where)
+            start, best = best, max(fits, key=lambda where: fits[where].max())
             moved = best != start
     number = int(fits[best].argmax())
     shape = vocabulary().shapes[number % len(vocabulary().shapes)] if fits[best][number] >= _ALIKE else None
@@ -166,10 +146,10 @@ def _best_shape(coverage: Floats, part: Mask) -> tuple[str | None, float, float,
     return shape, x, y, r
 
 
-def _around(place: tuple[int, int, int], step: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """The 27 places (x, y, r) within one step whose shapes are no larger than the picture, all in ticks."""
+def _around(where: tuple[int, int, int], step: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """The 27 centres and half extents (x, y, r) within one step whose shapes fit into the picture, all in ticks."""
     for dx, dy, dr in itertools.product((0, -step, step), repeat=3):
-        x, y, r = place[0] + dx, place[1] + dy, place[2] + dr
+        x, y, r = where[0] + dx, where[1] + dy, where[2] + dr
         if 0 <= x <= most and 0 <= y <= most and 1 <= r <= most // 2:
             yield x, y, r
 
@@ -177,12 +157,12 @@ def _around(place: tuple[int, int, int], step: int, most: int) -> Iterator[tuple
 def _likeness(padded: npt.NDArray[np.float32], energy: float, ticks: int, x: int, y: int, r: int) -> Floats:
     """Cosine between every drawing [B * S] and the coverage, which has a margin as wide as itself and the sum of squares `energy`.
 
-    Unlike an IoU it does not mind that a small soft shape is nowhere fully covered.
+    Unlike an IoU, it is not lowered by a small soft shape that is nowhere fully covered.
     """
-    drawn, energies = _templates(ticks, x % ticks, y % ticks, r)
+    templates, energies = _templates(ticks, x % ticks, y % ticks, r)
     left, top = _corner(len(padded) // 3, ticks, x, y, r)
-    n = drawn.shape[-1]
-    common = (drawn * padded[top : top + n, left : left + n]).sum((1, 2))
+    n = templates.shape[-1]
+    common = (templates * padded[top : top + n, left : left + n]).sum((1, 2))
     cosine: Floats = common / np.sqrt(energies * energy)  # what lies outside the window is in the energy
     return cosine
 
@@ -199,21 +179,23 @@ def _corner(margin: int, ticks: int, x: int, y: int, r: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4096)
 def _templates(ticks: int, u: int, v: int, r: int) -> tuple[npt.NDArray[np.float32], Floats]:
-    """Every shape as the data set draws it, at every blur: coverage in [0, 1] as [B * S, n, n], and its sum of squares [B * S]. Centre
-    and half extent are in ticks, (u, v) from the upper left corner of the window's middle pixel."""
+    """Every shape as the data set draws it, at every blur: coverage in [0, 1] as [B * S, n, n], and its sum of squares [B * S].
+
+    Centre and half extent are in ticks, (u, v) from the upper left corner of the window's middle pixel.
+    """
     half = _half(ticks, r)
     n = 2 * half + 1
     x, y = ((half + part / ticks) / n for part in (u, v))
     scenes = [Scene("single", "black", (Thing(shape, "white", "", None, x, y, r / ticks / n),)) for shape in vocabulary().shapes]
     sharp = [draw_scene(scene, n).getchannel(0) for scene in scenes]
-    drawn = [np.asarray(picture.filter(ImageFilter.GaussianBlur(sigma))) for sigma in _BLURS for picture in sharp]
+    blurred = [np.asarray(picture.filter(ImageFilter.GaussianBlur(sigma))) for sigma in _BLURS for picture in sharp]
     black, white = vocabulary().backgrounds["black"][0], vocabulary().colours["white"][0]
-    coverage = ((np.stack(drawn).astype(np.float32) - black) / (white - black)).astype(np.float32)
+    coverage = ((np.stack(blurred).astype(np.float32) - black) / (white - black)).astype(np.float32)
     return coverage, (coverage**2).sum((1, 2)).astype(float)
 
 
 def _colour_name(measured: Floats, background: Floats) -> str:
-    """The named colour nearest to a measured difference from the background [3], by itself or diluted by the background."""
+    """The named colour nearest to a measured difference from the background [3], pure or diluted by the background."""
     colours = {name: np.array(rgb) - background for name, rgb in vocabulary().colours.items()}
 
     def distance(name: str) -> float:
@@ -233,7 +215,7 @@ def _size_word(r: float) -> str:
 
 
 def _place(x: float, y: float) -> str | None:
-    """Which of the nine places (x, y) is at, if clearly."""
+    """The one of the nine places that (x, y) is close to, None if it is close to none."""
     positions = vocabulary().positions
     away = {place: max(abs(x - u), abs(y - v)) for place, (u, v) in positions.items()}
     nearest = min(away, key=lambda place: away[place])

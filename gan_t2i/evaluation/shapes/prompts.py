@@ -1,11 +1,11 @@
 """The benchmark's prompts: for each of six tasks a fixed list of captions with the scenes that they describe, none of them in training.
 
-The lists stand in ``prompts.json``, so that every model answers the same ones. They were made by `make_prompts`; after a change of
-the grammar, write the file anew with
+The lists are in ``prompts.json``, so that every model gets the same ones. `make_prompts` made them; after a change of the grammar, rewrite
+the file with
 
     python -c "from gan_t2i.evaluation.shapes.prompts import *; PATH.write_text(to_text(make_prompts()), encoding='utf-8')"
 
-The tasks are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), on shapes.
+The tasks are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), with shapes.
 """
 
 import functools
@@ -24,7 +24,7 @@ SUITE_TASKS: tuple[SuiteTask, ...] = get_args(SuiteTask)
 PATH = Path(__file__).with_name("prompts.json")
 PER_TASK = 100
 
-# Which scenes a task shows. The held-out single objects have eight of the twelve colours; those with a place have all.
+# The kinds of scenes in a task. Held-out single objects have eight of the twelve colours; those with a place have all of them.
 _SCENES: dict[SuiteTask, tuple[Task, ...]] = {
     "single": ("single",),
     "colours": ("single", "position"),
@@ -33,12 +33,12 @@ _SCENES: dict[SuiteTask, tuple[Task, ...]] = {
     "relations": ("relation",),
     "counting": ("count",),
 }
-_CANDIDATES = 800  # scenes drawn for each kind, of which the lists take what balances them
+_CANDIDATES = 800  # scenes sampled per kind, from which the lists take a balanced choice
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, and the scene that it describes; the caption is never parsed."""
+    """A caption and the scene that it describes. The caption is never parsed."""
 
     caption: str
     scene: Scene
@@ -55,9 +55,9 @@ def load_prompts() -> Prompts:
 
 
 def make_prompts(seed: int = 0) -> Prompts:
-    """Draw the lists: held-out scenes in plain wording, no caption twice in a task, and what the task asks about as even as they allow.
+    """Sample the lists: held-out scenes in plain wording, without repeated captions in a task, balanced in what the task grades.
 
-    Any first part of a list is as even as the whole.
+    Any first part of a list is as balanced as the whole.
     """
     result: Prompts = {}
     for task in SUITE_TASKS:
@@ -66,14 +66,14 @@ def make_prompts(seed: int = 0) -> Prompts:
         distinct = {captions(scene)[0]: scene for scene in scenes}
         groups: defaultdict[tuple[str, ...], list[Prompt]] = defaultdict(list)
         for caption, scene in distinct.items():
-            groups[_asked(task, scene)].append(Prompt(caption, scene))
+            groups[_graded(task, scene)].append(Prompt(caption, scene))
         result[task] = _in_turn([groups[key] for key in sorted(groups)])[:PER_TASK]
         assert len(result[task]) == PER_TASK, task
     return result
 
 
-def _asked(task: SuiteTask, scene: Scene) -> tuple[str, ...]:
-    """What the task asks about, which its list holds equally often."""
+def _graded(task: SuiteTask, scene: Scene) -> tuple[str, ...]:
+    """The values that the task grades; its list has each equally often."""
     thing = scene.objects[0]
     if task == "single":
         return (thing.shape, thing.size)
@@ -87,13 +87,13 @@ def _asked(task: SuiteTask, scene: Scene) -> tuple[str, ...]:
 
 
 def _in_turn(groups: list[list[Prompt]]) -> list[Prompt]:
-    """One of each group, then a second one of each, and so on."""
+    """The first of each group, then the second of each, and so on."""
     longest = max(map(len, groups))
     return [group[index] for index in range(longest) for group in groups if index < len(group)]
 
 
 def to_text(prompts: Prompts) -> str:
-    """The file's text: JSON with one prompt a line."""
+    """The file's text: JSON with one prompt per line."""
     tasks = []
     for task, entries in prompts.items():
         lines = [json.dumps({"caption": entry.caption, "scene": entry.scene.to_json()}) for entry in entries]

@@ -1,28 +1,23 @@
-"""The benchmark of shapes: a model draws the fixed prompts, every picture is graded, and each task's share of passes stands beside chance."""
+"""The shapes benchmark: grades the pictures of the fixed prompts, and reports each task's share of passes beside chance."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gan_t2i.core.images import composite_on_grey, save_png, sheet
-from gan_t2i.evaluation.results import result_path, write_json
-from gan_t2i.evaluation.shapes.grader import Grade, grade_view
-from gan_t2i.evaluation.shapes.parse import View, look
+from gan_t2i.core.images import composite_on_grey, sheet
+from gan_t2i.evaluation.results import Generate, Result
+from gan_t2i.evaluation.shapes.grader import Grade, grade_estimate
+from gan_t2i.evaluation.shapes.parse import SceneEstimate, parse_image
 from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
-from gan_t2i.runs import RunFolder
 
-Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
-"""Prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
-
-SEEDS = 4  # pictures a prompt, unless told
-_CHUNK = 10  # prompts drawn at a time, for the progress bar
+SEEDS = 4  # default number of pictures per prompt
+_CHUNK = 10  # prompts generated at a time, for the progress bar
 _OTHERS = 10  # other prompts of the task that each picture is graded against for chance
 _WORST = 4  # prompts of a task among the failures
 _ROW = 512  # width in pixels of a failure in the sheet
@@ -30,7 +25,7 @@ _ROW = 512  # width in pixels of a failure in the sheet
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What became of one prompt: a picture and its grade for every seed."""
+    """One prompt with a picture and its grade for every seed."""
 
     task: SuiteTask
     prompt: Prompt
@@ -39,12 +34,13 @@ class PromptResult:
 
     @property
     def score(self) -> float:
+        """Share of the pictures that passed."""
         return fmean(grade.passed for grade in self.grades)
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The share of pictures that passed, the same with every picture held against other prompts of the task, and the number of pictures."""
+    """Share of pictures that passed, the share that passed for other prompts of the task, and the number of pictures."""
 
     score: float
     chance: float
@@ -52,39 +48,36 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class SuiteResult:
-    """Everything that a run of the benchmark found; `failures` are the worst prompts of each task, worst first."""
+class ShapesResult(Result):
+    """Scores of all tasks; `failures` are the worst prompts of each task, worst first."""
+
+    suite: ClassVar = "shapes"
+    defaults: ClassVar = {"limit": None, "seeds": SEEDS}
 
     seeds: int
     limit: int | None
     tasks: dict[SuiteTask, TaskResult]
     failures: tuple[PromptResult, ...]
 
-    @property
-    def changed(self) -> dict[str, int]:
-        """The settings that are not the defaults, which the names of its files tell."""
-        return {} | ({"limit": self.limit} if self.limit else {}) | ({"seeds": self.seeds} if self.seeds != SEEDS else {})
-
     def scalars(self) -> dict[str, float]:
-        """What TensorBoard shows."""
         return {f"Metrics/shapes/{task}": result.score for task, result in self.tasks.items()}
 
     def table(self) -> str:
-        """Task, score, chance and number of pictures, a line each."""
+        """A line per task: score, chance and number of pictures."""
         lines = [f"{'task':10}  {'score':>5}  {'chance':>6}  {'n':>4}"]
         for task, result in self.tasks.items():
             lines.append(f"{task:10}  {result.score:5.3f}  {result.chance:6.3f}  {result.count:4}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: scores, and the failures with what was asked, what was seen and what of it is wrong."""
+        """The scores, and each failed picture's prompt, parsed contents and faults."""
         return {
-            "suite": "shapes",
+            "suite": self.suite,
             "seeds": self.seeds,
             "limit": self.limit,
-            "tasks": {task: {"score": result.score, "chance": result.chance, "count": result.count} for task, result in self.tasks.items()},
+            "tasks": {task: asdict(result) for task, result in self.tasks.items()},
             "failures": [
-                {"task": failure.task, "asked": failure.prompt.caption, "seed": seed, "seen": grade.seen, "wrong": list(grade.wrong)}
+                {"task": failure.task, "asked": failure.prompt.caption, "seed": seed, "seen": grade.contents, "wrong": list(grade.faults)}
                 for failure in self.failures
                 for seed, grade in enumerate(failure.grades)
                 if not grade.passed
@@ -92,25 +85,25 @@ class SuiteResult:
         }
 
     def sheet(self) -> Image.Image | None:
-        """The failures as one picture, each row under what was asked and what was seen in its first failed picture; None without any."""
+        """The failures, each row under its prompt and the contents of its first failed picture; None without failures."""
         if not self.failures:
             return None
         captions = []
         for failure in self.failures:
             first = next(number for number, grade in enumerate(failure.grades) if not grade.passed)
-            captions.append(f"{failure.task}: {failure.prompt.caption}. Picture {first + 1}: {failure.grades[first].seen}")
+            captions.append(f"{failure.task}: {failure.prompt.caption}. Picture {first + 1}: {failure.grades[first].contents}")
         side = self.failures[0].pictures[0].width
-        # in whole multiples of a picture, wide enough that three lines of text hold what was asked and what was seen
+        # a whole multiple of a picture's side, wide enough for the caption in three lines
         cell = -(-_ROW // (self.seeds * side)) * side
         return sheet([failure.pictures for failure in self.failures], captions, cell=cell)
 
 
 def run_suite(
     generate: Generate, *, seeds: int = SEEDS, limit: int | None = None, progress: bool = True, prompts: Prompts | None = None
-) -> SuiteResult:
-    """Let `generate` draw every prompt with the seeds 0, 1, ... and grade the pictures.
+) -> ShapesResult:
+    """Generate every prompt with the seeds 0, 1, ... and grade the pictures.
 
-    `limit` takes only the first so many prompts of each task; `prompts` replaces the fixed lists. Chance needs two prompts a task.
+    `limit` takes only the first prompts of each task, at least two, which chance needs; `prompts` replaces the fixed lists.
     """
     if seeds < 1 or (limit is not None and limit < 2):
         raise ValueError(f"seeds = {seeds}, limit = {limit}: at least one seed and two prompts a task")
@@ -118,68 +111,42 @@ def run_suite(
     failures: list[PromptResult] = []
     whole = prompts or load_prompts()
     if limit is not None and limit >= max(map(len, whole.values())):
-        limit = None  # all the same, and named like it
+        limit = None  # the full benchmark, with its file name
     lists = {task: whole[task][:limit] for task in SUITE_TASKS}
     total = sum(map(len, lists.values())) * seeds
     with tqdm(total=total, desc="shapes", unit="img", disable=None if progress else True) as bar:
         for task, entries in lists.items():
             pictures: list[Image.Image] = []
             for start in range(0, len(entries), _CHUNK):
-                drawn = generate([entry.caption for entry in entries[start : start + _CHUNK]], range(seeds))
-                pictures += drawn
-                bar.update(len(drawn))
+                generated = generate([entry.caption for entry in entries[start : start + _CHUNK]], range(seeds))
+                pictures += generated
+                bar.update(len(generated))
             tasks[task], results = _grade_task(task, entries, pictures, seeds)
             failed = [result for result in results if result.score < 1]
-            failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.wrong) for grade in result.grades)))[:_WORST]
-    return SuiteResult(seeds, limit, tasks, tuple(failures))
-
-
-def write_result(
-    result: SuiteResult,
-    head: Mapping[str, object],
-    run: RunFolder | None,
-    nimg: int,
-    json_file: Path | None = None,
-    sheet_file: Path | None = None,
-) -> list[Path]:
-    """Write scores after `head` and the sheet of failures, where there are any, into the run's evaluation/ or where told; returns the files.
-
-    Without a run, only what is told. Raises `UsageError` where a file cannot be written.
-    """
-    if run is not None:
-        path = result_path(run, "shapes", nimg, result.changed)
-        json_file, sheet_file = json_file or path, sheet_file or path.with_suffix(".png")
-    written = []
-    if json_file is not None:
-        write_json(json_file, {**head, **result.to_json()})
-        written.append(json_file)
-    picture = result.sheet()
-    if sheet_file is not None and picture is not None:
-        save_png(picture, sheet_file)
-        written.append(sheet_file)
-    return written
+            failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.faults) for grade in result.grades)))[:_WORST]
+    return ShapesResult(seeds, limit, tasks, tuple(failures))
 
 
 def _grade_task(
     task: SuiteTask, entries: Sequence[Prompt], pictures: Sequence[Image.Image], seeds: int
 ) -> tuple[TaskResult, list[PromptResult]]:
-    """Grade the pictures of a task, `seeds` of them for each of its prompts."""
+    """Grade the pictures of a task, which has `seeds` of them per prompt."""
     assert len(pictures) == len(entries) * seeds, (len(pictures), len(entries), seeds)
-    views = [look(np.asarray(composite_on_grey(picture))) for picture in pictures]
+    estimates = [parse_image(np.asarray(composite_on_grey(picture))) for picture in pictures]
     results = []
     for number, entry in enumerate(entries):
         own = slice(number * seeds, (number + 1) * seeds)
-        grades = tuple(grade_view(view, entry.scene, task) for view in views[own])
+        grades = tuple(grade_estimate(estimate, entry.scene, task) for estimate in estimates[own])
         results.append(PromptResult(task, entry, tuple(pictures[own]), grades))
-    return TaskResult(fmean(result.score for result in results), _chance(task, entries, views, seeds), len(views)), results
+    return TaskResult(fmean(result.score for result in results), _chance(task, entries, estimates, seeds), len(estimates)), results
 
 
-def _chance(task: SuiteTask, entries: Sequence[Prompt], views: Sequence[View], seeds: int) -> float:
-    """The share of passes where the captions are shuffled: every picture against a few prompts of its task that are not its own."""
+def _chance(task: SuiteTask, entries: Sequence[Prompt], estimates: Sequence[SceneEstimate], seeds: int) -> float:
+    """Share of passes with shuffled captions: every picture is graded against a few other prompts of its task."""
     rng = random.Random(f"shapes chance {task}")
     passed = []
-    for index, view in enumerate(views):
+    for index, estimate in enumerate(estimates):
         own = index // seeds
         for other in rng.sample(range(len(entries) - 1), min(_OTHERS, len(entries) - 1)):
-            passed.append(grade_view(view, entries[other + (other >= own)].scene, task).passed)
+            passed.append(grade_estimate(estimate, entries[other + (other >= own)].scene, task).passed)
     return fmean(passed)

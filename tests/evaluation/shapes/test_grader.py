@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from gan_t2i.data.builtin.shapes import Scene, Thing, draw_scene, vocabulary
 from gan_t2i.evaluation.shapes.grader import grade
-from gan_t2i.evaluation.shapes.parse import look
+from gan_t2i.evaluation.shapes.parse import parse_image
 from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, load_prompts
 
 LEFT, RIGHT = (0.27, 0.5), (0.73, 0.5)
@@ -18,7 +18,7 @@ def thing(shape: str, colour: str, at: tuple[float, float] = (0.5, 0.5), r: floa
     return Thing(shape, colour, size, position, *at, r)
 
 
-def drawn(scene: Scene, size: int = 32) -> np.ndarray:
+def rendered(scene: Scene, size: int = 32) -> np.ndarray:
     return np.asarray(draw_scene(scene, size))
 
 
@@ -53,18 +53,18 @@ def test_other_sizes(size: int) -> None:
         (BESIDE, "relations"),
         (THREE, "counting"),
     ]:
-        assert grade(drawn(scene, size), scene, task).passed, task  # type: ignore[arg-type]
+        assert grade(rendered(scene, size), scene, task).passed, task  # type: ignore[arg-type]
 
 
-def test_what_is_seen_is_what_was_drawn() -> None:
+def test_the_estimate_is_the_scene_that_was_rendered() -> None:
     for prompts in load_prompts().values():
         for prompt in prompts[::5]:
-            view = look(drawn(prompt.scene, 64))
-            assert view.background == prompt.scene.background
-            for item in view.items:
-                nearest = min(prompt.scene.objects, key=lambda it: abs(it.x - item.x) + abs(it.y - item.y))
-                assert (item.shape, item.colour) == (nearest.shape, nearest.colour)
-                assert max(abs(item.x - nearest.x), abs(item.y - nearest.y), abs(item.r - nearest.r)) < 0.02
+            estimate = parse_image(rendered(prompt.scene, 64))
+            assert estimate.background == prompt.scene.background
+            for found in estimate.objects:
+                nearest = min(prompt.scene.objects, key=lambda it: abs(it.x - found.x) + abs(it.y - found.y))
+                assert (found.shape, found.colour) == (nearest.shape, nearest.colour)
+                assert max(abs(found.x - nearest.x), abs(found.y - nearest.y), abs(found.r - nearest.r)) < 0.02
 
 
 def changed(scene: Scene, **values: object) -> Scene:
@@ -104,20 +104,20 @@ WRONG = [
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize(("task", "asked", "shown", "fault", "seen"), WRONG, ids=[f"{row[0]}-{row[3]}-{i}" for i, row in enumerate(WRONG)])
-def test_a_wrong_picture_fails_for_the_right_reason(task: str, asked: Scene, shown: Scene, fault: str, seen: str, size: int) -> None:
-    assert grade(drawn(asked, size), asked, task).passed  # type: ignore[arg-type]
-    result = grade(drawn(shown, size), asked, task)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("task", "wanted", "shown", "fault", "contents"), WRONG, ids=[f"{row[0]}-{row[3]}-{i}" for i, row in enumerate(WRONG)])
+def test_a_wrong_picture_fails_for_the_right_reason(task: str, wanted: Scene, shown: Scene, fault: str, contents: str, size: int) -> None:
+    assert grade(rendered(wanted, size), wanted, task).passed  # type: ignore[arg-type]
+    result = grade(rendered(shown, size), wanted, task)  # type: ignore[arg-type]
     assert not result.passed
-    assert result.wrong == (fault,)
-    assert result.seen.startswith(seen)
+    assert result.faults == (fault,)
+    assert result.contents.startswith(contents)
 
 
-def test_colours_that_changed_places_fail() -> None:
+def test_swapped_colours_fail() -> None:
     swapped = changed(TWO, objects=(thing("circle", "purple", LEFT, 0.17), thing("ring", "green", RIGHT, 0.17)))
-    assert not grade(drawn(swapped), TWO, "two").passed
+    assert not grade(rendered(swapped), TWO, "two").passed
     mirrored = changed(TWO, objects=(thing("circle", "green", RIGHT, 0.17), thing("ring", "purple", LEFT, 0.17)))
-    assert grade(drawn(mirrored), TWO, "two").passed
+    assert grade(rendered(mirrored), TWO, "two").passed
 
 
 @pytest.mark.parametrize("relation", ["to the left of", "to the right of", "above", "below"])
@@ -126,24 +126,24 @@ def test_relations(relation: str) -> None:
     places["below"] = places["above"][::-1]
     a, b = (dataclasses.replace(it, x=x, y=y) for it, (x, y) in zip(PAIR, places[relation], strict=True))
     for other in vocabulary().relations:
-        assert grade(drawn(changed(TWO, objects=(a, b))), changed(BESIDE, relation=other), "relations").passed == (other == relation)
+        assert grade(rendered(changed(TWO, objects=(a, b))), changed(BESIDE, relation=other), "relations").passed == (other == relation)
 
 
-def test_a_border_of_no_named_colour_and_specks() -> None:
+def test_a_border_without_a_named_colour_and_specks() -> None:
     picture = draw_scene(SINGLE, 64)
     draw = ImageDraw.Draw(picture)
     for x, y in [(4, 5), (60, 3), (57, 58)]:
         draw.rectangle((x, y, x + 2, y + 2), fill=(0, 0, 0))
-    assert grade(np.asarray(picture), SINGLE, "single").passed  # specks are no objects
+    assert grade(np.asarray(picture), SINGLE, "single").passed  # specks are not objects
     loud = Image.new("RGB", (64, 64), (255, 0, 255))
-    assert look(np.asarray(loud)).background is None
-    assert grade(np.asarray(loud), SINGLE, "colours").wrong == ("count", "background")
+    assert parse_image(np.asarray(loud)).background is None
+    assert grade(np.asarray(loud), SINGLE, "colours").faults == ("count", "background")
 
 
-def test_what_is_no_shape_is_a_blob() -> None:
+def test_anything_else_is_a_blob() -> None:
     picture = Image.new("RGB", (64, 64), vocabulary().backgrounds["white"])
     ImageDraw.Draw(picture).rectangle((12, 24, 52, 40), fill=(220, 40, 40))
-    assert str(look(np.asarray(picture))) == "large red blob in the center, on white"
+    assert str(parse_image(np.asarray(picture))) == "large red blob in the center, on white"
 
 
 @pytest.mark.parametrize("size", [16, 33, 65])
@@ -161,6 +161,6 @@ def test_pictures_of_nothing_are_graded_too(size: int) -> None:
 @pytest.mark.parametrize(
     "picture", [np.zeros((32, 32, 3)), np.zeros((32, 16, 3), np.uint8), np.zeros((32, 32), np.uint8)], ids=["float", "oblong", "grey"]
 )
-def test_refuses_what_is_no_picture(picture: np.ndarray) -> None:
+def test_refuses_other_arrays(picture: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"must be uint8 \[R, R, 3\]"):
-        look(picture)
+        parse_image(picture)

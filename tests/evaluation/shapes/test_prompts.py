@@ -26,12 +26,12 @@ def test_a_hundred_captions_true_of_held_out_scenes(task: str) -> None:
 def test_no_composition_occurs_in_training() -> None:
     rng = random.Random("training")
     train = {composition(sample_scene(rng, split="train")) for _ in range(15000)}
-    asked = {composition(prompt.scene) for prompts in load_prompts().values() for prompt in prompts}
+    prompted = {composition(prompt.scene) for prompts in load_prompts().values() for prompt in prompts}
     assert len(train) > 5000
-    assert not asked & train
+    assert not prompted & train
 
 
-def test_what_is_asked_is_balanced() -> None:
+def test_graded_values_are_balanced() -> None:
     lists, words = load_prompts(), vocabulary()
     for part in (slice(None), slice(36)):
         places = Counter(prompt.scene.objects[0].position for prompt in lists["position"][part])

@@ -18,7 +18,7 @@ def perfect(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
     return [draw_scene(SCENES[prompt], 32) for prompt in prompts for _ in seeds]
 
 
-def deaf(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+def ignoring(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
     """Pictures as good as the real ones, of other prompts."""
     captions = list(SCENES)
     return [draw_scene(SCENES[captions[(captions.index(prompt) * 7 + seed * 53) % len(captions)]], 32) for prompt in prompts for seed in seeds]
@@ -36,14 +36,14 @@ def test_a_perfect_model_passes_and_chance_is_low() -> None:
     assert result.scalars().keys() == {f"Metrics/shapes/{task}" for task in SUITE_TASKS}
 
 
-def test_a_deaf_model_is_at_chance() -> None:
-    result = run_suite(deaf, seeds=2, limit=30, progress=False)
+def test_a_model_that_ignores_the_prompt_is_at_chance() -> None:
+    result = run_suite(ignoring, seeds=2, limit=30, progress=False)
     for task, found in result.tasks.items():
         assert abs(found.score - found.chance) < 0.1, task
         assert found.count == 60
 
 
-def test_failures_say_what_was_asked_and_seen() -> None:
+def test_failures_name_prompt_and_contents() -> None:
     def half(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Right for even seeds, empty for odd ones; for the first prompt always empty."""
         first = load_prompts()["single"][0].caption
@@ -64,8 +64,8 @@ def test_failures_say_what_was_asked_and_seen() -> None:
     picture = result.sheet()
     assert picture is not None
     assert picture.width > 2 * 400
-    drawn = np.asarray(picture.convert("L"))
-    assert (drawn[:30] < 128).any()  # the caption
+    pixels = np.asarray(picture.convert("L"))
+    assert (pixels[:30] < 128).any()  # the caption
 
 
 def test_prompts_of_ones_own_and_nothing_failed() -> None:
@@ -76,15 +76,15 @@ def test_prompts_of_ones_own_and_nothing_failed() -> None:
     assert result.sheet() is None
 
 
-def test_every_prompt_is_drawn_once_with_every_seed() -> None:
-    asked: list[tuple[str, int]] = []
+def test_every_prompt_is_requested_once_with_every_seed() -> None:
+    requests: list[tuple[str, int]] = []
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        asked.extend((prompt, seed) for prompt in prompts for seed in seeds)
+        requests.extend((prompt, seed) for prompt in prompts for seed in seeds)
         return perfect(prompts, seeds)
 
     run_suite(generate, seeds=3, limit=11, progress=False)
-    assert asked == [(prompt.caption, seed) for task in SUITE_TASKS for prompt in load_prompts()[task][:11] for seed in range(3)]
+    assert requests == [(prompt.caption, seed) for task in SUITE_TASKS for prompt in load_prompts()[task][:11] for seed in range(3)]
 
 
 @pytest.mark.parametrize("values", [{"seeds": 0}, {"limit": 1}])
