@@ -30,7 +30,7 @@ Start = Callable[..., tuple[RunFolder, int | None]]
 
 
 def train_in_a_small_space(arguments: list[str], cache: str, errors: Path, writes: int) -> None:
-    """The command line, in which the file of tensors after `writes` of them may only have 20,000 bytes."""
+    """The command line, in which the file of tensors after `writes` of them may only have 100,000 bytes."""
     torch.set_num_threads(1)
     os.environ["GAN_T2I_CACHE"] = cache
     sys.stderr = errors.open("w")
@@ -40,7 +40,7 @@ def train_in_a_small_space(arguments: list[str], cache: str, errors: Path, write
         nonlocal left
         left -= 1
         if left < 0:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
         save_file(*given, **named)
 
     checkpoint.save_file = full
