@@ -28,13 +28,11 @@ class DataConfig(DataSettings):
     """Train on tars where they lie, without packing them: for sets larger than the disk of the cache."""
     shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
     """Size of a stream's shuffle buffer, in images."""
-    balance: str | None = None
-    """Column of the metadata, such as style: pictures of each of its values are shown equally often; None shows every picture equally often."""
 
     @model_validator(mode="after")
     def _what_a_stream_cannot(self) -> "DataConfig":
-        if self.stream and (self.alpha or self.balance or len(self.templates) > 1):
-            raise ValueError("stream reads tars as they lie, without alpha, balance and templates: leave those out, or the stream")
+        if self.stream and (self.alpha or len(self.templates) > 1):
+            raise ValueError("stream reads tars as they lie, without alpha and templates: leave those out, or the stream")
         return self
 
 

@@ -181,8 +181,7 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
     if stream:
         sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives))
     else:
-        balance = config.data.balance
-        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled)
+        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, vectors=cache.pooled)
     networks = build_networks(config, network_interface(config, encoder), device)
     active = {name: term for name, term in terms.items() if term.active}
     session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active)

@@ -204,7 +204,6 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "alpha": True,
         "caption_column": "x",
         "templates": ("{}",),
-        "balance": None,
         "on_bad": "error",
         "redact": False,
         "holdout_fraction": 0.02,

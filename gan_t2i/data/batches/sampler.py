@@ -1,7 +1,6 @@
 """Which picture, with which of its captions, is shown as the n-th: a pure function of (seed, n), so that a run can go on anywhere."""
 
 import functools
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan_t2i.core.errors import UsageError
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.negatives import Nearest, OneChange
 from gan_t2i.data.packing import PackedDataset
@@ -26,21 +24,6 @@ class Batch:
     wrong: Tensor  # bool [N, K], False where a negative is one of the picture's own captions after all
 
 
-def classes_of(dataset: PackedDataset, column: str | None) -> dict[str, np.ndarray]:
-    """The training pictures by their value in a column of the metadata, as JSON, those without one together; without a column all as one class,
-    called "". Raises `UsageError` where no picture has the column."""
-    if column is None:
-        return {"": dataset.train}
-    extras = [dataset.extras[item] for item in dataset.train]
-    if not any(column in extra for extra in extras):
-        known = ", ".join(sorted({key for extra in extras for key in extra})) or "none, for the data have no columns but captions"
-        raise UsageError(f"data.balance = {column!r}: no training picture has that column; allowed: {known}")
-    classes: dict[str, list[int]] = {}
-    for item, extra in zip(dataset.train.tolist(), extras, strict=True):
-        classes.setdefault(json.dumps(extra.get(column), sort_keys=True), []).append(item)
-    return {name: np.asarray(items, dtype=np.int64) for name, items in classes.items()}
-
-
 class Sampler:
     """Endless shuffled passes over the training pictures of a data set, one random caption a picture.
 
@@ -49,7 +32,6 @@ class Sampler:
         seed: of the run.
         negatives: the kinds of captions to hold a picture against, "random", "one_change" or "nearest", one for each mention.
         one_change: where "one_change" draws from; made here where it is not given.
-        balance: column of the metadata whose values are shown equally often.
         vectors: caption ids -> the encoder's pooled vectors [n, E], for "nearest".
     """
 
@@ -60,7 +42,6 @@ class Sampler:
         negatives: Sequence[str] = ("random",),
         *,
         one_change: OneChange | None = None,
-        balance: str | None = None,
         vectors: Callable[[Sequence[int]], Tensor] | None = None,
     ) -> None:
         self.dataset = dataset
@@ -72,26 +53,16 @@ class Sampler:
             if vectors is None:
                 raise ValueError("nearest negatives need the vectors of the captions")
             self._nearest = Nearest(dataset, vectors, seed)
-        self._classes = classes_of(dataset, balance)
-        # the pass that a class is in and the next one; the round of classes that a batch begins in, and the next
-        self._order = functools.lru_cache(maxsize=2 * len(self._classes))(self._shuffle)
-        self._round = functools.lru_cache(maxsize=2)(self._shuffle_classes)
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)  # a batch may reach from one pass into the next
 
-    def _shuffle(self, name: str, epoch: int) -> np.ndarray:
-        items = self._classes[name]
-        key = ("epoch", epoch, name) if name else ("epoch", epoch)
-        return items[torch.randperm(len(items), generator=seeded_rng(self.seed, *key)).numpy()]
-
-    def _shuffle_classes(self, turn: int) -> list[str]:
-        names = list(self._classes)
-        return [names[place] for place in torch.randperm(len(names), generator=seeded_rng(self.seed, "classes", turn)).tolist()]
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        items = self.dataset.train
+        return items[torch.randperm(len(items), generator=seeded_rng(self.seed, "epoch", epoch)).numpy()]
 
     def item(self, position: int) -> int:
-        """Which picture is shown as the `position`-th: each turn has every class once, and each class goes through its pictures by itself."""
-        turn, place = divmod(position, len(self._classes))
-        name = self._round(turn)[place] if len(self._classes) > 1 else next(iter(self._classes))
-        epoch, number = divmod(turn, len(self._classes[name]))
-        return int(self._order(name, epoch)[number])
+        """Index in the data set of the picture shown as the `position`-th."""
+        epoch, place = divmod(position, len(self.dataset.train))
+        return int(self._order(epoch)[place])
 
     def batch(self, nimg: int, count: int, shown: slice = slice(None)) -> Batch:
         """The pictures nimg .. nimg + count, of which only those of the rows `shown` are read."""

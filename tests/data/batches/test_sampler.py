@@ -1,18 +1,16 @@
 """The n-th picture of a run comes with a caption of its own, and depends on (seed, n) alone."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageColor
+from PIL import ImageColor
 
-from gan_t2i.core.errors import UsageError
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.builtin.shapes import make_shapes
-from gan_t2i.data.packing import PackedDataset, pack
+from gan_t2i.data.packing import pack
 from gan_t2i.training.session import Session
 
 HELDOUT_COLOUR = "orange"
@@ -130,41 +128,10 @@ def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Calla
     assert all(value.isfinite() for value in session.run_step(0).values())
 
 
-@pytest.fixture
-def styles(tmp_path: Path) -> PackedDataset:
-    """Nine pictures in a style, three in another and one without any; two more are held out."""
-    rows = []
-    for index in range(15):
-        Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / f"{index}.png")
-        style = {"style": "flat" if index < 9 else "line"} if index != 12 else {}
-        rows.append({"file_name": f"{index}.png", "text": f"icon {index}", "split": "train" if index < 13 else "heldout", **style})
-    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return pack(tmp_path, tmp_path / "packed", 16, progress=False)
-
-
-def test_classes_are_shown_equally_often_and_their_pictures_too(styles: PackedDataset) -> None:
-    balanced = [Sampler(styles, 0, balance="style").item(position) for position in range(3 * 90)]
-    shown = Counter(balanced)
-    assert [shown[item] for item in range(15)] == [10] * 9 + [30] * 3 + [90] + [0] * 2
-    for start in range(0, 270, 3):  # each turn has every class once
-        assert [sum(item in group for item in balanced[start : start + 3]) for group in (range(9), range(9, 12), [12])] == [1, 1, 1]
-    assert len({tuple(item < 9 for item in balanced[start : start + 3]) for start in range(0, 270, 3)}) == 3  # in an order of its own
-    passes = [tuple(item for item in balanced if item < 9)[start : start + 9] for start in range(0, 90, 9)]
-    assert len(set(passes)) == 10  # shuffled anew
-    plain = Counter(Sampler(styles, 0).item(position) for position in range(13 * 10))
-    assert [plain[item] for item in range(13)] == [10] * 13
-
-
-def test_a_balanced_batch_is_a_function_of_seed_and_nimg_and_can_be_shared(styles: PackedDataset) -> None:
-    whole = Sampler(styles, 3, balance="style").batch(8, 16)
-    again = Sampler(styles, 3, balance="style")
+def test_a_batch_can_be_shared_by_rows(session: Session) -> None:
+    whole = Sampler(session.dataset, 3).batch(8, 16)
+    again = Sampler(session.dataset, 3)
     again.batch(8000, 16)
     halves = [again.batch(8, 16, rows) for rows in (slice(8, 16), slice(0, 8))]
     assert torch.equal(torch.cat([halves[1].images, halves[0].images]), whole.images)
     assert torch.equal(halves[0].captions, whole.captions)
-    assert not torch.equal(Sampler(styles, 4, balance="style").batch(8, 16).images, whole.images)
-
-
-def test_a_column_that_is_not_there_is_refused(styles: PackedDataset) -> None:
-    with pytest.raises(UsageError, match=r"data\.balance = 'kind': no training picture has that column; allowed: style"):
-        Sampler(styles, 0, balance="kind")
