@@ -143,16 +143,6 @@ def small_config(pictures: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.fixture
-def make_session(small_config: Callable[..., dict[str, Any]]) -> Callable[..., Session]:
-    """Prepares a session of the small config, with top-level keys replaced."""
-
-    def make(**changes: Any) -> Session:
-        return prepare(TrainConfig.parse(small_config(**changes)))
-
-    return make
-
-
 @pytest.fixture(scope="session")
 def trained(small_config: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The finished run of the small config, ten steps, in a folder called runs that holds nothing else."""

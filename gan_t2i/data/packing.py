@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -74,6 +74,11 @@ class PackedDataset:
 
     def __len__(self) -> int:
         return len(self.caption_ids)
+
+    @cached_property
+    def train_caption_ids(self) -> list[int]:
+        """Ids of the training pictures' captions, each once, sorted."""
+        return sorted({caption for item in self.train.tolist() for caption in self.caption_ids[item]})
 
     @classmethod
     def open(cls, folder: Path) -> Self:

@@ -3,9 +3,10 @@
 from typing import Annotated, Literal
 
 from PIL import ImageColor
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.errors import UsageError
 
 Format = Literal["auto", "imagefolder", "openclip", "stylegan", "coco", "cub", "tars", "parquet", "pairs"]
 
@@ -58,3 +59,26 @@ class DataSettings(StrictConfig):
         if not opaque:
             raise ValueError(f"{background!r} is not a colour such as white or #ffeecc")
         return background
+
+
+class DataConfig(DataSettings):
+    """Source of the pictures and captions, and how training reads them."""
+
+    source: str = "shapes"
+    """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
+    stream: bool = False
+    """Train on tars in place, without packing them: for sets larger than the cache's disk."""
+    shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
+    """Size of a stream's shuffle buffer, in pictures."""
+
+    def require_packed(self, user: str, advice: str = "leave one of them out") -> None:
+        """Raise `UsageError` if the data are streamed; `user` is the setting or the command that needs all of them packed."""
+        if self.stream:
+            raise UsageError(f"{user} needs the whole data set packed, and data.stream trains without packing it: {advice}")
+
+    @model_validator(mode="after")
+    def _made_when_packed(self) -> "DataConfig":
+        for name in ("alpha", "templates"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                self.require_packed(f"data.{name}")
+        return self

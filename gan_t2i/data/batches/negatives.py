@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,13 @@ CANDIDATES = 50_000
 MOST_OWN = 48
 CHUNK_ELEMENTS = 2**24  # similarities at a time: 64 MB
 LONG_SECONDS = 5.0
+
+
+class HardNegatives(Protocol):
+    """A source of negative captions for training pictures."""
+
+    def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
+        """Return the id of a caption that is wrong for the picture `item`, which is shown with `caption`; None where there is none."""
 
 
 class OneChange:
@@ -70,8 +78,8 @@ class OneChange:
             if texts:
                 self._written[item] = [ids[text] for text in texts]
 
-    def draw(self, item: int, rng: random.Random) -> int | None:
-        """The id of such a caption for the picture `item`; None where the data set has none."""
+    def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
+        """Return the id of such a caption for the picture `item`, whatever its `caption`; None where the data set has none."""
         written = self._written.get(item, [])
         keys: list[Hashable] = [*changes(self._scenes[item]), *written]
         rng.shuffle(keys)
@@ -96,7 +104,7 @@ class Nearest:
 
     def __init__(self, dataset: PackedDataset, vectors: Callable[[Sequence[int]], Tensor], seed: int) -> None:
         owned = [dataset.caption_ids[item] for item in dataset.train.tolist()]
-        trained = sorted({caption for ids in owned for caption in ids})
+        trained = dataset.train_caption_ids
         self._owned = dataset.caption_ids
         self._texts = {caption: plain(dataset.captions[caption]) for caption in trained}
         # of captions that say the same a single one is a candidate, so that a picture's own take as many places as it has texts
@@ -108,10 +116,10 @@ class Nearest:
         self._rows = {caption: row for row, caption in enumerate(trained)}
         self._table = nearest_table(trained, candidates, vectors, width)
 
-    def draw(self, item: int, shown: int, rng: random.Random) -> int | None:
-        """One of the `NEAREST` captions next to the caption `shown`, none of which the picture `item` has; None where all are its own."""
-        own = {self._texts[caption] for caption in self._owned[item]}
-        near = [caption for caption in self._table[self._rows[shown]].tolist() if self._texts[caption] not in own][:NEAREST]
+    def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
+        """One of the `NEAREST` captions next to `caption`, none of which the picture `item` has; None where all are its own."""
+        own = {self._texts[other] for other in self._owned[item]}
+        near = [other for other in self._table[self._rows[caption]].tolist() if self._texts[other] not in own][:NEAREST]
         return rng.choice(near) if near else None
 
 

@@ -106,22 +106,13 @@ def _place(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
     raise UsageError(f"data {source} does not exist")
 
 
-def tars_of(source: Any, settings: DataSettings) -> Source:
-    """The tars of `source`, not yet read; raises `UsageError` where it holds anything else, or where they are in a zip."""
-    if not is_hub(source):
-        reader, found = _find(Path(source), settings, BadItems(settings.on_bad))
-        if reader.name == "tars" and isinstance(found.tree, FolderTree):
-            return found
-    raise UsageError(f"data.stream takes tars: a folder of them, or a pattern such as {{0000..0009}}.tar; {hub.name_of(source)} is none")
-
-
 def _read_path(source: Path, settings: DataSettings, bad: BadItems) -> Reading:
-    reader, found = _find(source, settings, bad)
+    reader, found = find_reader(source, settings, bad)
     return reader.read(found)
 
 
-def _find(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, Source]:
-    """The format of `source`, and what its reader works on."""
+def find_reader(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, Source]:
+    """Return the reader of `source`, and the files that it would read; raises `UsageError` where there is none."""
     folder, named, archive = _place(source)
     if settings.image_root is not None and not Path(settings.image_root).is_dir():
         raise UsageError(f"image_root {settings.image_root} is no folder")

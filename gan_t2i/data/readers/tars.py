@@ -58,7 +58,7 @@ def read_tars(source: Source) -> Reading:
 
 def caption_key(source: Source) -> str | None:
     """Where all shards have their captions, as the first shard with a sample tells: a key of the .json, or None for the texts."""
-    # which of them has a sample that is usable is not looked for: a stream is not read as a whole
+    # this reads no tar beyond the first with a sample, usable or not: all of them may be large
     silent = replace(source, bad=BadItems())
     samples = next((samples for name in source.entries if (samples := _samples(silent, name))), [])
     return _caption_key(source, samples)

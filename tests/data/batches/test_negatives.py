@@ -55,7 +55,7 @@ def test_one_respect_differs_and_no_caption_is_true(dataset: PackedDataset) -> N
     rng = random.Random(0)
     seen: Counter[tuple[str, int]] = Counter()
     for item in dataset.train.tolist():
-        drawn = negatives.draw(item, rng)
+        drawn = negatives.draw(item, 0, rng)
         if drawn is None or drawn >= len(dataset.captions):
             seen["none" if drawn is None else "written", 0] += 1
             continue
@@ -80,7 +80,7 @@ def test_every_respect_is_changed(dataset: PackedDataset) -> None:
     rng = random.Random(1)
     changed: Counter[str] = Counter()
     for _ in range(200):
-        drawn = negatives.draw(item, rng)
+        drawn = negatives.draw(item, 0, rng)
         assert drawn is not None
         other = scene_of(dataset, owner[drawn])
         changed["background"] += own.background != other.background
@@ -95,7 +95,7 @@ def test_held_out_pictures_lend_no_caption(dataset: PackedDataset) -> None:
     trained = {caption for item in dataset.train.tolist() for caption in dataset.caption_ids[item]}
     rng = random.Random(2)
     written = set(range(len(dataset.captions), len(dataset.captions) + len(negatives.captions)))
-    assert {negatives.draw(item, rng) for item in dataset.train.tolist()} <= trained | written | {None}
+    assert {negatives.draw(item, 0, rng) for item in dataset.train.tolist()} <= trained | written | {None}
 
 
 def test_written_captions_exchange_colours_or_relations_and_hold_nothing_out(dataset: PackedDataset) -> None:
@@ -116,14 +116,16 @@ def test_written_captions_exchange_colours_or_relations_and_hold_nothing_out(dat
     assert min(kinds["relation"], kinds["colours"]) > 500
     pair = next(item for item in dataset.train.tolist() if scene_of(dataset, item).relation)
     rng = random.Random(3)
-    drawn = [negatives.draw(pair, rng) for _ in range(100)]
+    drawn = [negatives.draw(pair, 0, rng) for _ in range(100)]
     assert sum(caption is not None and caption >= len(dataset.captions) for caption in drawn) > 20
 
 
 def test_the_same_draws_give_the_same_negatives(dataset: PackedDataset) -> None:
     negatives = [OneChange(dataset), OneChange(dataset)]
     items = dataset.train[:200].tolist()
-    first, again = ([each.draw(item, rng) for item in items] for each, rng in zip(negatives, (random.Random(5), random.Random(5)), strict=True))
+    first, again = (
+        [each.draw(item, 0, rng) for item in items] for each, rng in zip(negatives, (random.Random(5), random.Random(5)), strict=True)
+    )
     assert first == again
 
 
@@ -134,7 +136,10 @@ class Captioned:
         texts = sorted({text for of_picture in captions for text in of_picture})
         ids = [tuple(texts.index(text) for text in of_picture) for of_picture in captions]
         pictures = np.arange(len(captions))
-        self.dataset: Any = SimpleNamespace(captions=texts, caption_ids=ids, train=pictures[heldout:], heldout=pictures[:heldout])
+        trained = sorted({caption for of_picture in ids[heldout:] for caption in of_picture})
+        self.dataset: Any = SimpleNamespace(
+            captions=texts, caption_ids=ids, train=pictures[heldout:], heldout=pictures[:heldout], train_caption_ids=trained
+        )
         draws = torch.Generator().manual_seed(0)
         self.vectors = torch.randn(len(texts), 4, generator=draws)
         for of_picture in ids:

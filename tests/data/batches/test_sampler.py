@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
+from gan_t2i.data.batches.negatives import OneChange
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.builtin.shapes import make_shapes
 from gan_t2i.data.packing import pack
@@ -55,8 +56,8 @@ def test_a_caption_is_no_mismatch_where_it_is_one_of_the_pictures_own(session: S
     batch = session.sampler.batch(0, 1000)
     assert batch.negatives[:, 0].tolist() == batch.captions.roll(1).tolist()
     expected = [[batch.captions[place - 1].item() not in captions[item]] for place, item in enumerate(items_of(session, batch.images))]
-    assert batch.wrong.tolist() == expected
-    assert not batch.wrong.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
+    assert batch.negative_mask.tolist() == expected
+    assert not batch.negative_mask.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
 
 
 def test_every_epoch_shows_every_training_picture_once(session: Session) -> None:
@@ -89,31 +90,32 @@ def test_a_batch_is_a_function_of_seed_and_nimg(session: Session) -> None:
     expected = {nimg: first.batch(nimg, 4) for nimg in places}
     for nimg in reversed(places):
         for part, value in vars(again.batch(nimg, 4)).items():
-            assert torch.equal(value, getattr(expected[nimg], part))
+            assert value is None or torch.equal(value, getattr(expected[nimg], part))
     assert not all(torch.equal(other.batch(nimg, 4).captions, expected[nimg].captions) for nimg in places)
     assert not torch.equal(first.batch(0, 40).captions, first.batch(40, 40).captions)
 
 
 def test_negatives_of_several_kinds_stand_beside_each_other(tmp_path: Path) -> None:
     dataset = pack(make_shapes(tmp_path / "set", count=300, size=16, progress=False), tmp_path / "packed", 16, progress=False)
-    both = Sampler(dataset, 0, ("random", "one_change"))
+    changed = OneChange(dataset)
+    both = Sampler(dataset, 0, (None, changed))
     batch = both.batch(0, 64)
-    assert batch.negatives.shape == batch.wrong.shape == (64, 2)
+    assert batch.negatives.shape == batch.negative_mask.shape == (64, 2)
     assert torch.equal(batch.negatives[:, :1], Sampler(dataset, 0).batch(0, 64).negatives)
-    hard = Sampler(dataset, 0, ("one_change",)).batch(0, 64)
+    hard = Sampler(dataset, 0, (changed,)).batch(0, 64)
     assert torch.equal(batch.negatives[:, 1:], hard.negatives)
-    assert hard.wrong.all()
+    assert hard.negative_mask.all()
     assert not torch.equal(hard.negatives, both.batch(64, 64).negatives[:, 1:])
     trained = {caption for item in dataset.train for caption in dataset.caption_ids[item]}
     assert set(batch.negatives[:, 0].tolist()) <= trained
 
 
 def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Callable[..., Session]) -> None:
-    session = make_session(loss={"negatives": ["random", "nearest"]})
+    session = make_session(terms={"mismatch": {"negatives": ["random", "nearest"]}})
     captions = session.dataset.caption_ids
     batch = session.sampler.batch(0, 400)
     assert batch.negatives.shape == (400, 2)
-    assert batch.wrong[:, 1].all()
+    assert batch.negative_mask[:, 1].all()
     trained = {caption for item in session.dataset.train for caption in captions[item]}
     for item, shown, negative in zip(items_of(session, batch.images), batch.captions.tolist(), batch.negatives[:, 1].tolist(), strict=True):
         others = sorted(trained - set(captions[item]))
@@ -122,7 +124,7 @@ def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Calla
         nearest = [others[place] for place in similarity.argsort(descending=True)[:16].tolist()]
         assert negative in nearest
     assert torch.equal(batch.negatives[:, :1], Sampler(session.dataset, 0).batch(0, 400).negatives)
-    again = make_session(loss={"negatives": ["random", "nearest"]}).sampler
+    again = make_session(terms={"mismatch": {"negatives": ["random", "nearest"]}}).sampler
     assert torch.equal(again.batch(0, 400).negatives, batch.negatives)
     assert not torch.equal(again.batch(400, 400).negatives, batch.negatives)
     assert all(value.isfinite() for value in session.run_step(0).values())
