@@ -58,9 +58,11 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
 @click.option("--redact", is_flag=True, default=None, help="Take e-mail and web addresses, phone numbers and handles out of the captions.")
-@click.option("--template", "templates", multiple=True, help='Further form of every caption, as "an icon of {}"; repeatable.')
+@click.option("--caption-form", "forms", multiple=True, help='Further form of every caption, as "an icon of {}"; repeatable.')
+@click.option("--caption-dropout", type=float, metavar="SHARE", help="Add copies of training captions without this share of their words.")
+@click.option("--caption-shuffle", is_flag=True, default=None, help="Add copies of training captions with their tags in another order.")
 @picture_options
-def pack(source: str, out: Path, resolution: int, redact: bool | None, templates: tuple[str, ...], **chosen: Any) -> None:
+def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chosen: Any) -> None:
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
@@ -71,8 +73,7 @@ def pack(source: str, out: Path, resolution: int, redact: bool | None, templates
     from gan_t2i.data.settings import DataSettings
 
     packing.check_resolution(resolution)  # before a built-in set is made
-    forms = ["{}", *templates] if templates else None
-    settings = DataSettings.parse(given(redact=redact, templates=forms, **chosen))
+    settings = DataSettings.parse(given(caption_forms=["{}", *forms] if forms else None, **chosen))
     dataset = packing.pack(resolve_source(source, resolution, alpha=settings.alpha), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)

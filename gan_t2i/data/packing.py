@@ -18,7 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,12 +31,13 @@ from tqdm import tqdm
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.data import partial as stopped
+from gan_t2i.data.captions import augment, describe_augmentation
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading, printable
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import apply_forms, split_by_caption
+from gan_t2i.data.splits import split_by_caption
 
 if TYPE_CHECKING:
     import torch
@@ -183,9 +184,6 @@ def pack(
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
             if settings.alpha and _is_opaque(images, resolution):
                 reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
-            if len(settings.templates) > 1:
-                records = [replace(record, captions=apply_forms(settings.templates, record.captions)) for record in records]
-                reading.notes.append(f"every caption in {len(settings.templates)} forms: {', '.join(settings.templates)}")
             meta = describe(records, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
@@ -401,7 +399,7 @@ def describe(
     """What meta.json holds; `digest` has seen the pictures."""
     split = split_by_caption(records, settings.holdout_fraction)
     table: dict[str, int] = {}
-    ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in split.captions]
+    ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in augment(split, settings)]
     train = [index for index, side in enumerate(split.heldout) if not side]
     heldout = [index for index, side in enumerate(split.heldout) if side]
     report = DataReport(
@@ -409,7 +407,7 @@ def describe(
         captions=sum(map(len, ids)),
         heldout=len(heldout),
         dropped_captions=split.dropped,
-        notes=tuple(reading.notes),
+        notes=(*reading.notes, *describe_augmentation(settings)),
         **DataReport.count_bad([*reading.bad, *bad]),
     )
     digest.update(json.dumps([resolution, list(table), ids, train, heldout]).encode())

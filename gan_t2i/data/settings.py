@@ -28,8 +28,12 @@ class DataSettings(StrictConfig):
     """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
     alpha: bool = False
     """Keep transparency as a fourth channel and learn to draw it; borders are transparent then, and nothing is put over the background."""
-    templates: tuple[str, ...] = ("{}",)
-    """Forms in which every caption is told, one drawn each time its picture is shown; {} stands for the caption, and is the first form."""
+    caption_forms: tuple[str, ...] = ("{}",)
+    """Forms of every caption, such as "an icon of {}", one of which is shown at a time; {} stands for the caption, and is the first form."""
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the words that are left out in further copies of the training captions; 0 makes none."""
+    caption_shuffle: bool = False
+    """Shuffle comma-separated tags in further copies of the training captions."""
     on_bad: Literal["skip", "error"] = "skip"
     """Whether unusable items are counted and left out, or stop the run."""
     redact: bool = False
@@ -42,12 +46,12 @@ class DataSettings(StrictConfig):
         """Of a picture: 4 with its transparency, else 3."""
         return 4 if self.alpha else 3
 
-    @field_validator("templates")
+    @field_validator("caption_forms")
     @classmethod
-    def _has_places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        if templates[:1] != ("{}",) or any(template.count("{}") != 1 for template in templates):
-            raise ValueError(f'{list(templates)} must begin with the plain "{{}}", and each of them must have one {{}} for the caption')
-        return templates
+    def _hold_a_caption(cls, forms: tuple[str, ...]) -> tuple[str, ...]:
+        if forms[:1] != ("{}",) or any(form.count("{}") != 1 for form in forms):
+            raise ValueError(f'{list(forms)} must begin with the plain "{{}}", and each form must have one {{}} for the caption')
+        return forms
 
     @field_validator("background")
     @classmethod
@@ -78,7 +82,7 @@ class DataConfig(DataSettings):
 
     @model_validator(mode="after")
     def _made_when_packed(self) -> "DataConfig":
-        for name in ("alpha", "templates"):
+        for name in ("alpha", "caption_forms", "caption_dropout", "caption_shuffle"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 self.require_packed(f"data.{name}")
         return self

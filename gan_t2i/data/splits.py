@@ -9,12 +9,6 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import HELDOUT, TRAIN, Record
 
 
-def apply_forms(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
-    """Every caption in every form, none twice; the captions themselves, which are the first form, come first in their order."""
-    forms = (template.replace("{}", caption) for template in templates for caption in captions)
-    return tuple(dict.fromkeys(" ".join(form.split()) for form in forms))
-
-
 class Split(NamedTuple):
     """Each record's remaining captions, each record's side, and the number of captions that were dropped."""
 

@@ -129,6 +129,21 @@ def test_pack_redacts(tmp_path: Path) -> None:
     assert PackedDataset.open(tmp_path / "packed").captions == ["a square by"]
 
 
+def test_pack_augments_captions(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("black, square, dull")
+    options = ("--caption-form", "a picture of {}", "--caption-dropout", "0.5", "--caption-shuffle")
+    result = run("pack", tmp_path, tmp_path / "packed", "--resolution", 16, *options)
+    assert "every caption in 2 forms: {}, a picture of {}" in result.output
+    assert "up to 3 more of every training caption, with 50% of the words dropped and the tags shuffled" in result.output
+    captions = PackedDataset.open(tmp_path / "packed").captions
+    assert captions[0] == "black, square, dull"
+    assert "a picture of black, square, dull" in captions
+    refused = run("pack", tmp_path, tmp_path / "other", "--caption-dropout", "1")
+    assert refused.exit_code == 2
+    assert "config key caption_dropout = 1.0: input should be less than 1" in refused.output
+
+
 def test_inspect_refuses_what_is_not_there(tmp_path: Path) -> None:
     result = run("inspect", tmp_path / "missing")
     assert result.exit_code == 2
@@ -203,7 +218,9 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "background": "black",
         "alpha": True,
         "caption_column": "x",
-        "templates": ("{}",),
+        "caption_forms": ("{}",),
+        "caption_dropout": 0.0,
+        "caption_shuffle": False,
         "on_bad": "error",
         "redact": False,
         "holdout_fraction": 0.02,

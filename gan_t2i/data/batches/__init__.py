@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gan_t2i.core.errors import UsageError
 from gan_t2i.data.batches.negatives import Nearest, OneChange
 from gan_t2i.data.batches.sampler import BatchSampler, Sampler
 from gan_t2i.data.batches.stream import StreamSampler, open_stream
@@ -38,7 +39,8 @@ def open_batches(settings: DataConfig, resolution: int, negatives: Sequence[str]
         resolution: side of the pictures in pixels.
         negatives: kinds of negative captions, one column each: "random", "one_change" or "nearest".
 
-    Errors as for `load_dataset` and `open_stream`, and `GanT2IError` where "one_change" finds no scenes.
+    Errors as for `load_dataset` and `open_stream`; also `UsageError` for negatives that the settings rule out, and `GanT2IError` where
+    "one_change" finds no scenes.
     """
     source = resolve_source(settings.source, resolution, alpha=settings.alpha)
     if settings.stream:
@@ -49,6 +51,8 @@ def open_batches(settings: DataConfig, resolution: int, negatives: Sequence[str]
             return StreamSampler(stream, seed, settings.shuffle_buffer, len(negatives))
 
         return TrainingData(dataset, dataset.captions, stream.captions, stream_sampler)
+    if "one_change" in negatives and settings.caption_dropout:
+        raise UsageError("one_change negatives need data.caption_dropout = 0: a caption that has lost the changed word is not wrong")
     dataset = load_dataset(source, resolution, settings)
     one_change = OneChange(dataset) if "one_change" in negatives else None
     captions = [*dataset.captions, *(one_change.captions if one_change else [])]
