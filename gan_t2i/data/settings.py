@@ -1,4 +1,4 @@
-"""How pictures and captions are read: the one place that holds these settings' defaults, for the command line, training and Python."""
+"""Settings of the data, with their only defaults: the command line, training and Python all use these."""
 
 from typing import Annotated, Literal
 
@@ -12,22 +12,22 @@ Format = Literal["auto", "imagefolder", "openclip", "stylegan", "coco", "cub", "
 
 
 class DataSettings(StrictConfig):
-    """Which pictures and captions of a source, and in which form."""
+    """How the pictures and captions of a source are read and packed."""
 
     format: Format = "auto"
-    """Of the source, or of what a zip holds; auto looks."""
+    """Format of the source, or of the files in a zip; auto detects it."""
     caption_column: str | None = None
-    """Column or key of the captions in tables and metadata; None takes text, caption, prompt or title."""
+    """Column or key of the captions in tables and metadata; None tries text, caption, prompt and title."""
     caption_lines: Literal["first", "all"] = "all"
-    """Of a text file: every line is a caption of the picture, or the first one alone."""
+    """Lines of a text file that are captions of its picture."""
     image_root: str | None = None
-    """Folder that the names in a COCO, OpenCLIP or dataset.json file stand for; None takes the file's own."""
+    """Folder of the pictures that a COCO, OpenCLIP or dataset.json file names; None takes the file's own."""
     crop: Literal["center", "fit", "pad"] = "center"
-    """The centre square, the whole picture squeezed into the square, or the whole picture with borders in the background's colour."""
+    """The centre square, the whole picture squeezed into a square, or the whole picture with borders in the background colour."""
     background: str = "white"
-    """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
+    """Colour behind transparent pictures and of borders: a name such as white, or #ffeecc."""
     alpha: bool = False
-    """Keep transparency as a fourth channel and learn to draw it; borders are transparent then, and nothing is put over the background."""
+    """Keep transparency as a fourth channel and learn to generate it; the background is not used, and borders are transparent."""
     caption_forms: tuple[str, ...] = ("{}",)
     """Forms of every caption, such as "an icon of {}", one of which is shown at a time; {} stands for the caption, and is the first form."""
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -35,15 +35,15 @@ class DataSettings(StrictConfig):
     caption_shuffle: bool = False
     """Shuffle comma-separated tags in further copies of the training captions."""
     on_bad: Literal["skip", "error"] = "skip"
-    """Whether unusable items are counted and left out, or stop the run."""
+    """Count unusable items and leave them out, or stop at the first."""
     redact: bool = False
-    """Take e-mail and web addresses, phone numbers and handles out of the captions."""
+    """Remove e-mail and web addresses, phone numbers and handles from the captions."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the captions kept from training, where the data set does not say itself."""
+    """Share of the captions held out from training, where the data set has no split of its own."""
 
     @property
     def channels(self) -> int:
-        """Of a picture: 4 with its transparency, else 3."""
+        """Number of channels of a packed picture: 4 with transparency, else 3."""
         return 4 if self.alpha else 3
 
     @field_validator("caption_forms")
@@ -57,10 +57,10 @@ class DataSettings(StrictConfig):
     @classmethod
     def _is_colour(cls, background: str) -> str:
         try:
-            opaque = len(ImageColor.getrgb(background)) == 3
+            is_opaque = len(ImageColor.getrgb(background)) == 3
         except ValueError:
-            opaque = False
-        if not opaque:
+            is_opaque = False
+        if not is_opaque:
             raise ValueError(f"{background!r} is not a colour such as white or #ffeecc")
         return background
 

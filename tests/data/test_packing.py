@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.data import packing
-from gan_t2i.data import partial as stopped
+from gan_t2i.data import packing, partial
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.records import Record
@@ -139,7 +138,7 @@ def test_a_destination_in_use_is_left_alone(tmp_path, source):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Makes the decoding of the n-th picture from now on raise KeyboardInterrupt; returns the list of pictures that were asked for."""
+    """Make the decoding of the n-th picture from now on raise KeyboardInterrupt; returns the list of pictures that are loaded."""
 
     def arrange(n):
         calls = []
@@ -151,44 +150,44 @@ def stop_at(monkeypatch):
             return load_image(record, *arguments)
 
         monkeypatch.setattr(packing, "load_image", load)
-        monkeypatch.setattr(packing, "AT_ONCE", 1)
+        monkeypatch.setattr(packing, "CHUNK", 1)
         return calls
 
     return arrange
 
 
-def test_stopped_and_run_again_it_goes_on_and_gives_the_same(tmp_path, source, stop_at):
+def test_an_interrupted_pack_resumes_and_gives_the_same(tmp_path, source, stop_at):
     (source / "1.png").write_bytes(b"no picture")
     whole = pack(source, tmp_path / "whole", 16, progress=False)
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
-    asked = stop_at(0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.partial", "data", "whole"]
+    loaded = stop_at(0)
     again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert asked == ["3.png", "4.png", "5.png"]
+    assert loaded == ["3.png", "4.png", "5.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed", "whole"]
     for name in (packing.IMAGES, packing.META):
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_few_results_wait_and_none_is_made_for_nobody(monkeypatch):
-    """Of a thousand records, one result is taken; then nobody wants any more."""
+def test_few_results_wait_and_work_ends_with_the_reader(monkeypatch):
+    """The reader of a thousand records takes one result and closes."""
     records = [Record(Path(f"/{number}.png"), ("a",), "a") for number in range(1000)]
-    asked, begun = [], threading.Event()
+    worked, begun = [], threading.Event()
 
     def work(record):
-        asked.append(record.image.stem)
-        if len(asked) > packing.AT_ONCE * packing.PARTS_WAITING:
+        worked.append(record.image.stem)
+        if len(worked) > packing.CHUNK * packing.CHUNKS_WAITING:
             begun.wait(10)
         return int(record.image.stem)
 
-    results = packing.in_threads(records, work, 1)
+    results = packing.map_in_threads(records, work, 1)
     assert next(results) == 0
     begun.set()
     results.close()
-    assert len(asked) <= packing.AT_ONCE * (packing.PARTS_WAITING + 1)
-    assert list(packing.in_threads(records, lambda record: int(record.image.stem), 3)) == list(range(1000))
+    assert len(worked) <= packing.CHUNK * (packing.CHUNKS_WAITING + 1)
+    assert list(packing.map_in_threads(records, lambda record: int(record.image.stem), 3)) == list(range(1000))
 
 
 NO_SPACE = """
@@ -215,10 +214,10 @@ TERMINATED = """
 import os, signal, sys
 from pathlib import Path
 from gan_t2i.data import packing
-load_image, asked = packing.load_image, []
+load_image, loaded = packing.load_image, []
 def load(*given):
-    asked.append(given)
-    if len(asked) == 70:
+    loaded.append(given)
+    if len(loaded) == 70:
         os.kill(os.getpid(), signal.SIGTERM)
     return load_image(*given)
 packing.load_image = load
@@ -226,52 +225,52 @@ packing.pack(sys.argv[1], Path(sys.argv[2]), 16, progress=False, workers=1)
 """
 
 
-def test_sigterm_leaves_what_is_done_like_ctrl_c(tmp_path, monkeypatch):
-    """Some are done when the 70th is asked for: a thread decodes a few at a time, and only so many wait."""
+def test_sigterm_saves_progress_like_ctrl_c(tmp_path, monkeypatch):
+    """Some pictures are done when the 70th is loaded: a thread decodes a chunk at a time, and few chunks wait."""
     source = make_data(tmp_path / "data", 80)
     whole = pack(source, tmp_path / "whole", 16, progress=False)
     result = subprocess.run([sys.executable, "-c", TERMINATED, str(source), str(tmp_path / "packed")], stderr=subprocess.PIPE, check=False)
     assert result.returncode == -signal.SIGTERM, result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
-    asked = []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.partial", "data", "whole"]
+    loaded = []
     load = packing.load_image
-    monkeypatch.setattr(packing, "load_image", lambda image, *rest: asked.append(image) or load(image, *rest))
+    monkeypatch.setattr(packing, "load_image", lambda image, *rest: loaded.append(image) or load(image, *rest))
     packed = pack(source, tmp_path / "packed", 16, progress=False)
     assert packed.fingerprint == whole.fingerprint
-    assert 80 - 70 <= len(asked) < 80
-    assert not (tmp_path / ".packed.stopped").exists()
+    assert 80 - 70 <= len(loaded) < 80
+    assert not (tmp_path / ".packed.partial").exists()
 
 
 def _spoil_state(folder: Path) -> None:
-    (folder / stopped.STATE).write_text('{"key": 3}', encoding="utf-8")
+    (folder / partial.STATE).write_text('{"key": 3}', encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda source, left: (source / "0.txt").write_text("another caption", encoding="utf-8"),
-        lambda source, left: (left / packing.IMAGES).write_bytes(b"short"),
-        lambda source, left: (left / stopped.STATE).unlink(),
-        lambda source, left: _spoil_state(left),
+        lambda source, saved: (source / "0.txt").write_text("another caption", encoding="utf-8"),
+        lambda source, saved: (saved / packing.IMAGES).write_bytes(b"short"),
+        lambda source, saved: (saved / partial.STATE).unlink(),
+        lambda source, saved: _spoil_state(saved),
     ],
 )
-def test_what_was_left_of_other_data_or_is_damaged_is_not_gone_on_with(tmp_path, source, stop_at, change):
+def test_progress_of_other_data_or_damaged_is_not_resumed(tmp_path, source, stop_at, change):
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    change(source, tmp_path / ".packed.stopped")
-    asked = stop_at(0)
+    change(source, tmp_path / ".packed.partial")
+    loaded = stop_at(0)
     again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert len(asked) == 6
+    assert len(loaded) == 6
     assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
-    assert not (tmp_path / ".packed.stopped").exists()
+    assert not (tmp_path / ".packed.partial").exists()
 
 
-def test_half_a_picture_at_the_end_of_what_was_left_is_cut_off(tmp_path, source, stop_at):
+def test_half_a_picture_at_the_end_of_the_saved_file_is_cut_off(tmp_path, source, stop_at):
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    with open(tmp_path / ".packed.stopped" / packing.IMAGES, "ab") as file:
+    with open(tmp_path / ".packed.partial" / packing.IMAGES, "ab") as file:
         file.write(b"half")
     stop_at(0)
     again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)

@@ -69,5 +69,5 @@ def test_a_redacted_pack_is_that_of_the_redacted_captions(tmp_path: Path) -> Non
 
 def test_redacting_stops_at_a_caption_that_vanishes_where_that_is_wanted(tmp_path: Path) -> None:
     data = make(tmp_path / "data", "x@example.org", "a cat")
-    with pytest.raises(GanT2IError, match=r"metadata.jsonl:1: nothing is left"):
+    with pytest.raises(GanT2IError, match=r"metadata.jsonl:1: the caption is empty without personal data"):
         read(data, DataSettings(redact=True, on_bad="error"))

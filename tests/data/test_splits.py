@@ -8,7 +8,7 @@ import pytest
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import Record
-from gan_t2i.data.splits import position_of, split_by_caption
+from gan_t2i.data.splits import caption_hash, split_by_caption
 
 
 def record(*captions: str, split: str | None = None) -> Record:
@@ -27,7 +27,7 @@ def test_captions_are_held_out_with_all_their_pictures_and_stay_so_when_data_gro
 
 
 def test_the_hash_of_a_caption_is_the_same_everywhere():
-    assert position_of("a red circle") == 0.5497942062118344
+    assert caption_hash("a red circle") == 0.5497942062118344
 
 
 @pytest.mark.parametrize("fraction", [1e-12, 1 - 1e-12])

@@ -35,7 +35,7 @@ from gan_t2i.data.packing import (
     cores,
     decode_all,
     describe,
-    place_of,
+    location_of,
     source_key,
     write_images,
 )
@@ -45,7 +45,7 @@ from gan_t2i.data.readers.tars import caption_key, read_shard
 from gan_t2i.data.readers.tree import FolderTree
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import position_of
+from gan_t2i.data.splits import caption_hash
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +150,8 @@ def _read_tar(source: Source, name: str, key: str | None, by_name: bool) -> tupl
 def _with_split(record: Record, fraction: float) -> Record:
     if record.split is not None:
         return record
-    heldout = position_of(record.captions[0]) < fraction
-    captions = tuple(caption for caption in record.captions if (position_of(caption) < fraction) == heldout)
+    heldout = caption_hash(record.captions[0]) < fraction
+    captions = tuple(caption for caption in record.captions if (caption_hash(caption) < fraction) == heldout)
     return replace(record, captions=captions, split=HELDOUT if heldout else TRAIN)
 
 
@@ -207,7 +207,7 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     sample = [*scan.sample[TRAIN], *scan.sample[HELDOUT]]
     (folder / IMAGES).touch()
     decoded = decode_all(sample, resolution, settings, cores())
-    usable = write_images(folder / IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), show_progress=False)
+    usable = write_images(folder / IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
@@ -295,7 +295,7 @@ class StreamSampler:
         try:
             return load_image(record.image, self.stream.sample.resolution, self.stream.settings)
         except BadImageError as error:
-            return BadItem(error.kind, place_of(record), str(error))
+            return BadItem(error.kind, location_of(record), str(error))
 
     def _replace(self, position: int, bad: BadItem, negative: str | None) -> tuple[Record, Pixels]:
         """Return the next picture in the window that can be decoded, and does not have the caption `negative`."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gan_t2i.data.decode import BadImageError, open_image, to_rgb
 from gan_t2i.data.duplicates import COLOUR_SIDE, coarse_colours, difference_hash, groups_of, near_groups
 from gan_t2i.data.inspect.captions import FIRST
-from gan_t2i.data.packing import cores, in_threads, place_of
+from gan_t2i.data.packing import cores, location_of, map_in_threads
 from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
@@ -79,13 +79,13 @@ def describe_pictures(
     """
     looks: list[Look] = []
     usable: list[Record] = []
-    results = in_threads(records, lambda record: look_at(record.image, settings.background), workers or cores())
+    results = map_in_threads(records, lambda record: look_at(record.image, settings.background), workers or cores())
     bar = tqdm(records, "looking", unit="img", disable=not progress)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in packing: Pillow's warnings name no picture
         for record, result in zip(bar, results, strict=True):
             if isinstance(result, BadImageError):
-                bad.add(result.kind, place_of(record), str(result))
+                bad.add(result.kind, location_of(record), str(result))
             else:
                 looks.append(result)
                 usable.append(record)
@@ -139,9 +139,9 @@ def _spread(values: npt.NDArray[np.int64]) -> dict[str, int]:
 
 
 def _groups(groups: list[list[int]], records: Sequence[Record]) -> Groups:
-    shown = [[place_of(records[index]) for index in group[:FIRST]] for group in groups[:FIRST]]
+    shown = [[location_of(records[index]) for index in group[:FIRST]] for group in groups[:FIRST]]
     return Groups(len(groups), sum(len(group) - 1 for group in groups), shown)
 
 
 def _named(indices: list[int], records: Sequence[Record]) -> Named:
-    return Named(len(indices), [place_of(records[index]) for index in indices[:FIRST]])
+    return Named(len(indices), [location_of(records[index]) for index in indices[:FIRST]])
