@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gan_t2i.data.batches import negatives as negatives_module
-from gan_t2i.data.batches.negatives import Nearest, OneChange, exchanged, truth
+from gan_t2i.data.batches.negatives import Nearest, OneChange, meaning, swapped
 from gan_t2i.data.builtin.shapes import Scene, captions, make_shapes, split_of
 from gan_t2i.data.packing import PackedDataset, pack
 
@@ -29,7 +29,7 @@ def scene_of(dataset: PackedDataset, item: int) -> Scene:
 
 
 def facts(scene: Scene) -> list[Counter[str]]:
-    """Ways to list what is said, for two objects in either order."""
+    """Return the lists of a scene's facts, with two objects in either order."""
     first = scene.objects[0]
     if scene.task not in ("two", "relation"):
         return [Counter({f"{name}={value}": 1 for name, value in (("bg", scene.background), ("n", scene.count), *vars(first).items())})]
@@ -61,7 +61,7 @@ def test_one_respect_differs_and_no_caption_is_true(dataset: PackedDataset) -> N
             continue
         own, other = scene_of(dataset, item), scene_of(dataset, owner[drawn])
         assert own.task == other.task
-        assert truth(own) != truth(other)
+        assert meaning(own) != meaning(other)
         apart = distance(own, other)
         # the same words bound otherwise differ in two
         assert apart == 1 or (own.task in ("two", "relation") and apart == 2), (own, other)
@@ -98,15 +98,15 @@ def test_held_out_pictures_lend_no_caption(dataset: PackedDataset) -> None:
     assert {negatives.draw(item, 0, rng) for item in dataset.train.tolist()} <= trained | written | {None}
 
 
-def test_written_captions_exchange_colours_or_relations_and_hold_nothing_out(dataset: PackedDataset) -> None:
+def test_written_captions_swap_colours_or_relations_and_none_is_held_out(dataset: PackedDataset) -> None:
     negatives = OneChange(dataset)
     assert not set(negatives.captions) & set(dataset.captions)
     kinds: Counter[str] = Counter()
     allowed = set(dataset.captions)
     for item in dataset.train.tolist():
         own = scene_of(dataset, item)
-        for other in exchanged(own):
-            assert truth(other) != truth(own)
+        for other in swapped(own):
+            assert meaning(other) != meaning(own)
             assert split_of(other) == "train"
             assert not set(captions(other)) & set(captions(own))
             assert distance(own, other) <= 2
@@ -120,7 +120,7 @@ def test_written_captions_exchange_colours_or_relations_and_hold_nothing_out(dat
     assert sum(caption is not None and caption >= len(dataset.captions) for caption in drawn) > 20
 
 
-def test_the_same_draws_give_the_same_negatives(dataset: PackedDataset) -> None:
+def test_the_same_random_numbers_give_the_same_negatives(dataset: PackedDataset) -> None:
     negatives = [OneChange(dataset), OneChange(dataset)]
     items = dataset.train[:200].tolist()
     first, again = (
@@ -175,12 +175,12 @@ def test_the_sixteen_nearest_of_other_training_pictures_are_drawn(captioned: Cap
 
 def test_the_table_is_the_same_in_chunks(captioned: Captioned, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = captioned.nearest()
-    asked: list[int] = []
+    sizes: list[int] = []
     monkeypatch.setattr(negatives_module, "CHUNK_ELEMENTS", 1000)
     take = captioned.take
-    monkeypatch.setattr(captioned, "take", lambda ids: asked.append(len(ids)) or take(ids))
+    monkeypatch.setattr(captioned, "take", lambda ids: sizes.append(len(ids)) or take(ids))
     chunked = captioned.nearest()
-    assert max(asked[1:]) * asked[0] <= 1000  # the candidates come first
+    assert max(sizes[1:]) * sizes[0] <= 1000  # the candidates come first
     for item, shown in ((10, 0), (20, 3), (39, 4)):
         caption = captioned.dataset.caption_ids[item][shown]
         assert captioned.drawn(chunked, item, caption) == captioned.drawn(whole, item, caption)
