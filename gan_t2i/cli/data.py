@@ -74,7 +74,7 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
 
     packing.check_resolution(resolution)  # before a built-in set is made
     settings = DataSettings.parse(given(caption_forms=["{}", *forms] if forms else None, **chosen))
-    dataset = packing.pack(resolve_source(source, resolution, alpha=settings.alpha), out, resolution, settings)
+    dataset = packing.pack(resolve_source(source, resolution, settings), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
     click.echo(f"fingerprint {dataset.fingerprint}")

@@ -58,11 +58,12 @@ class Subject:
         settings = self._data_settings()
         settings.require_packed("this measure", "name a set that fits into the cache with --data")
         info = self.pipeline.info
-        alpha = settings.alpha if self.data is None else info.has_alpha
-        source = resolve_source(settings.source, info.resolution, alpha=alpha)
+        if self.data is not None:
+            settings = settings.model_copy(update={"alpha": info.has_alpha})
+        source = resolve_source(settings.source, info.resolution, settings)
         if isinstance(source, Path) and is_packed(source):
-            alpha = PackedDataset.open(source).channels == 4
-        dataset = load_dataset(source, info.resolution, settings.model_copy(update={"alpha": alpha}))
+            settings = settings.model_copy(update={"alpha": PackedDataset.open(source).channels == 4})
+        dataset = load_dataset(source, info.resolution, settings)
         if dataset.fingerprint != info.data_fingerprint:
             log.warning("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
         return dataset

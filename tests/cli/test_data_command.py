@@ -88,7 +88,7 @@ def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
 def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.data import builtin
 
-    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, alpha: shapes if data == "shapes" else Path(data))
+    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, settings: shapes if data == "shapes" else Path(data))
     assert run("pack", "shapes", tmp_path / "packed", "--resolution", 16).exit_code == 0
 
 

@@ -42,7 +42,7 @@ def open_batches(settings: DataConfig, resolution: int, negatives: Sequence[str]
     Errors as for `load_dataset` and `open_stream`; also `UsageError` for negatives that the settings rule out, and `GanT2IError` where
     "one_change" finds no scenes.
     """
-    source = resolve_source(settings.source, resolution, alpha=settings.alpha)
+    source = resolve_source(settings.source, resolution, settings)
     if settings.stream:
         stream = open_stream(source, resolution, settings)
         dataset = stream.sample
