@@ -185,11 +185,11 @@ def test_pack_and_inspect_take_any_format_and_its_options(tmp_path: Path) -> Non
     ("options", "message"),
     [
         (("--data-format", "word"), "config key format = 'word': input should be 'auto', 'imagefolder', "),
-        (("--data-format", "cub"), "is no cub: it has no train/filenames.pickle"),
+        (("--data-format", "cub"), "is not in the format cub: it has no train/filenames.pickle"),
         (("--caption-lines", "last"), "config key caption_lines = 'last': input should be 'first' or 'all'"),
         (("--crop", "middle"), "config key crop = 'middle': input should be 'center', 'fit' or 'pad'"),
         (("--background", "plaid"), "config key background: 'plaid' is not a colour such as white or #ffeecc"),
-        (("--image-root", "nowhere"), "image_root nowhere is no folder"),
+        (("--image-root", "nowhere"), "image_root nowhere is not a folder"),
     ],
 )
 def test_pack_refuses_wrong_options(shapes: Path, tmp_path: Path, options: tuple[str, str], message: str) -> None:

@@ -128,7 +128,7 @@ def test_a_parquet_file_without_pictures_or_damaged(tmp_path):
     with pytest.raises(GanT2IError, match=r"a.parquet has no column of pictures; its columns are: url, text"):
         read(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(GanT2IError, match=r"a.parquet is no readable parquet file"):
+    with pytest.raises(GanT2IError, match=r"a.parquet is not a readable parquet file"):
         read(path)
 
 
@@ -157,7 +157,7 @@ def test_the_image_root_may_be_another_folder(folder, tmp_path):
     with pytest.raises(GanT2IError, match="no usable pair"):
         read(tmp_path / "list.tsv")
     assert captions(read(tmp_path / "list.tsv", DataSettings(image_root=str(folder)))) == [("apple",)]
-    with pytest.raises(UsageError, match="image_root nowhere is no folder"):
+    with pytest.raises(UsageError, match="image_root nowhere is not a folder"):
         read(tmp_path / "list.tsv", DataSettings(image_root="nowhere"))
 
 
@@ -203,7 +203,7 @@ def test_coco_images_with_one_id_are_not_used(folder, tmp_path):
 
 def test_a_coco_file_with_a_key_twice_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "images": []}', encoding="utf-8")
-    with pytest.raises(GanT2IError, match=r"^a\.json: the key 'images' stands twice in one object"):
+    with pytest.raises(GanT2IError, match=r"^a\.json: the key 'images' occurs twice in an object"):
         read(tmp_path / "a.json")
 
 
@@ -263,7 +263,7 @@ def test_a_named_format_is_taken_or_refused(folder):
     (folder / "a.txt").write_text("from text", encoding="utf-8")
     assert captions(read(folder)) == [("from metadata",)]
     assert captions(read(folder, DataSettings(format="pairs"))) == [("from text",)]
-    with pytest.raises(UsageError, match=r"is no coco: it has no captions_\*.json"):
+    with pytest.raises(UsageError, match=r"is not in the format coco: it has no captions_\*.json"):
         read(folder, DataSettings(format="coco"))
     with pytest.raises(UsageError, match="config key format = 'word': input should be 'auto', 'imagefolder', 'openclip'"):
         DataSettings.parse({"format": "word"})

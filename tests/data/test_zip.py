@@ -100,7 +100,7 @@ def test_a_member_that_understates_its_size_is_cut_off(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 100, b"PK\x05\x06" + b"\xff" * 18])
 def test_what_is_no_zip_is_refused_with_one_sentence(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(GanT2IError, match=r"a.zip is no readable zip: "):
+    with pytest.raises(GanT2IError, match=r"a.zip is not a readable zip: "):
         read(tmp_path / "a.zip")
 
 
