@@ -145,12 +145,12 @@ def test_no_picture_at_all(tmp_path: Path) -> None:
 
 def test_a_pictures_size_does_not_stay_in_memory(tmp_path: Path) -> None:
     photograph(0, (1200, 900)).save(tmp_path / "a.jpg")
-    seen = picture_stats.look_at(tmp_path / "a.jpg", "white")
-    assert seen.size == (1200, 900)
-    assert seen.colours.nbytes + len(seen.digest) == 64
+    facts = picture_stats.facts_of(tmp_path / "a.jpg", "white")
+    assert facts.size == (1200, 900)
+    assert facts.colours.nbytes + len(facts.digest) == 64
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(BadImageError):
-        picture_stats.look_at(tmp_path / "b.png", "white")
+        picture_stats.facts_of(tmp_path / "b.png", "white")
 
 
 def test_words() -> None:
