@@ -1,4 +1,4 @@
-"""``gan-t2i data``: what it prints, what it writes, and how it refuses."""
+"""``gan-t2i data``: output, files and refusals."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def shapes(tmp_path: Path) -> Path:
     return tmp_path / "shapes"
 
 
-def test_make_shapes_says_what_it_made(tmp_path: Path) -> None:
+def test_make_shapes_prints_a_summary(tmp_path: Path) -> None:
     out = tmp_path / "shapes"
     result = run("make", "shapes", out, "--count", 50, "--size", 16, "--seed", 3)
     assert result.exit_code == 0, result.output
@@ -92,7 +92,7 @@ def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.Mo
     assert run("pack", "shapes", tmp_path / "packed", "--resolution", 16).exit_code == 0
 
 
-def test_inspect_tells_of_bad_items(tmp_path: Path) -> None:
+def test_inspect_reports_bad_items(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     rows = [{"file_name": "a.png", "label": "a black square"}, *({"file_name": f"{index}.png", "label": "gone"} for index in range(7))]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -108,7 +108,7 @@ def test_inspect_tells_of_bad_items(tmp_path: Path) -> None:
     assert "missing image: 7" in run("inspect", tmp_path, "--caption-column", "label").output
 
 
-def test_inspect_writes_files_beside_what_it_prints(shapes: Path, tmp_path: Path) -> None:
+def test_inspect_writes_files_and_prints(shapes: Path, tmp_path: Path) -> None:
     result = run("inspect", shapes, "--json", tmp_path / "report.json", "--html", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
     assert "words that flips would falsify: " in result.stdout
@@ -144,7 +144,7 @@ def test_pack_augments_captions(tmp_path: Path) -> None:
     assert "config key caption_dropout = 1.0: input should be less than 1" in refused.output
 
 
-def test_inspect_refuses_what_is_not_there(tmp_path: Path) -> None:
+def test_inspect_refuses_a_missing_source(tmp_path: Path) -> None:
     result = run("inspect", tmp_path / "missing")
     assert result.exit_code == 2
     assert "does not exist" in result.output
@@ -199,7 +199,7 @@ def test_pack_refuses_wrong_options(shapes: Path, tmp_path: Path, options: tuple
     assert not (tmp_path / "packed").exists()
 
 
-def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.doctor import dry_run as estimate
 
     seen: list[TrainConfig] = []

@@ -1,4 +1,4 @@
-"""Further captions follow from the plain one, stand behind it, and never leak what is held out."""
+"""Caption augmentation follows from the plain caption, comes after it, and leaks nothing held out."""
 
 import json
 import random

@@ -19,7 +19,7 @@ from gan_t2i.data.settings import DataSettings
 
 
 def make_data(folder: Path, count: int = 6, size: int = 16) -> Path:
-    """`count` one-coloured pictures with a caption each."""
+    """Write `count` pictures of a single colour with a caption each."""
     folder.mkdir(exist_ok=True)
     for index in range(count):
         Image.new("RGB", (size, size), (index * 10, 0, 255 - index)).save(folder / f"{index}.png")
@@ -71,7 +71,7 @@ def test_a_packed_folder_holds_pictures_captions_splits_extras_and_counts(tmp_pa
         dataset.images[0] = 0
 
 
-def test_gather_copies_pictures_in_the_asked_order(tmp_path, source):
+def test_gather_copies_pictures_in_the_given_order(tmp_path, source):
     dataset = pack(source, tmp_path / "packed", 16, progress=False)
     for indices in ([3, 0, 3], np.array([3, 0, 3]), torch.tensor([3, 0, 3])):
         batch = dataset.gather(indices)
@@ -199,7 +199,7 @@ main()
 """
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path):
     source = make_data(tmp_path / "data", 80)
     result = subprocess.run(
         [sys.executable, "-c", NO_SPACE, str(source), str(tmp_path / "packed")], capture_output=True, text=True, check=False
@@ -277,13 +277,13 @@ def test_half_a_picture_at_the_end_of_the_saved_file_is_cut_off(tmp_path, source
     assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
 
 
-def test_the_cache_knows_the_settings_that_change_pictures_or_captions(source, cache):
+def test_settings_that_change_pictures_or_captions_have_their_own_cache(source, cache):
     changes = [{}, {"crop": "pad"}, {"background": "black"}, {"caption_lines": "first"}, {"format": "pairs"}]
     folders = [load_dataset(source, 16, DataSettings(**change), progress=False).folder for change in changes]
     assert len(set(folders)) == len(changes)
 
 
-def test_a_zip_is_packed_again_after_a_change_of_it_alone(source, tmp_path, cache):
+def test_a_zip_is_packed_again_only_after_it_changes(source, tmp_path, cache):
     import shutil
 
     archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", source))
@@ -352,18 +352,18 @@ def test_data_are_packed_once_and_again_after_a_change(source, cache, said):
 
 
 def test_the_loser_of_a_race_uses_the_winners_folder(source, monkeypatch):
-    told = []
+    folders = []
     original = packing.write_images
 
     def slow(path, *args):
         # While this process decodes, another one finishes.
         monkeypatch.setattr(packing, "write_images", original)
-        told.append(load_dataset(source, 16, progress=False).folder)
+        folders.append(load_dataset(source, 16, progress=False).folder)
         return original(path, *args)
 
     monkeypatch.setattr(packing, "write_images", slow)
     dataset = load_dataset(source, 16, progress=False)
-    assert [dataset.folder] == told
+    assert [dataset.folder] == folders
     assert [path.name for path in dataset.folder.parent.iterdir()] == [dataset.folder.name]
     assert len(dataset) == 6
 

@@ -115,7 +115,7 @@ def open_stream(source: Any, resolution: int, settings: DataSettings | None = No
             with atomic_folder(folder) as temporary:
                 _scan(tars, resolution, temporary, progress)
         except OSError:
-            # Another process may have been faster: its folder stands, and renaming ours over it fails.
+            # another process may have been faster: its folder is there, and renaming ours over it fails
             if not (folder / INDEX).is_file():
                 raise
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def _find_tars(source: Any, settings: DataSettings) -> Source:
 
 
 def _split_by_name(names: Sequence[str]) -> bool:
-    """True if the names of the tars tell both sides; a single side is not a split."""
+    """True if the names of the tars give both sides; a single side is not a split."""
     return len({split_of_name(name) for name in names}) > 1
 
 

@@ -36,7 +36,7 @@ class _PlainUnpickler(pickle.Unpickler):
     """Unpickler of lists and strings. It refuses every class, and with it all code, before looking it up."""
 
     def find_class(self, module: str, name: str) -> Never:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and a list of names needs no class")
+        raise pickle.UnpicklingError(f"it needs the class {module}.{name}, and a list of names needs none")
 
     def persistent_load(self, pid: Any) -> Never:
         raise pickle.UnpicklingError("it refers to objects outside")

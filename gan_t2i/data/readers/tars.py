@@ -228,13 +228,13 @@ def expand_braces(pattern: str, limit: int = 100_000) -> list[str]:
     if dots and low.isdecimal() and high.isdecimal():
         width = len(low) if low.startswith("0") else 0
         if abs(int(high) - int(low)) >= limit:
-            raise UsageError(f"data {pattern} stands for more than {limit} files")
+            raise UsageError(f"data {pattern} expands to more than {limit} files")
         choices = [f"{number:0{width}}" for number in range(int(low), int(high) + 1)]
         if not choices:
-            raise UsageError(f"data {pattern} stands for no file: {low} is above {high}")
+            raise UsageError(f"data {pattern} expands to no file: {low} is above {high}")
     else:
         choices = pattern[start + 1 : end].split(",")
     rests = expand_braces(pattern[end + 1 :], limit)
     if len(choices) * len(rests) > limit:
-        raise UsageError(f"data {pattern} stands for more than {limit} files")
+        raise UsageError(f"data {pattern} expands to more than {limit} files")
     return [pattern[:start] + choice + rest for choice in choices for rest in rests]

@@ -23,14 +23,14 @@ def session(make_session: Callable[..., Session]) -> Session:
 
 
 def items_of(session: Session, images: torch.Tensor) -> list[int]:
-    """Which pictures of the data set these are, by their pixels."""
+    """Find the indices of these pictures in the data set, by their pixels."""
     every = session.dataset.gather(range(len(session.dataset)))
     matches = (every[None] == images[:, None]).flatten(2).all(dim=2)  # [N, pictures]
     assert (matches.sum(dim=1) == 1).all()
     return matches.int().argmax(dim=1).tolist()
 
 
-def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
+def test_a_picture_comes_with_its_own_caption(session: Session) -> None:
     batch = session.sampler.batch(0, 100)
     for image, item, caption_id in zip(batch.images, items_of(session, batch.images), batch.captions.tolist(), strict=True):
         assert caption_id in session.dataset.caption_ids[item]
@@ -39,23 +39,23 @@ def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
         assert image[:, 8, 8].tolist() == list(ImageColor.getrgb(colour))  # what it looks like, not what the index says
 
 
-def test_the_step_is_given_the_embeddings_of_these_captions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
-    monkeypatch.setattr(session, "step", lambda batch, encode, nimg: seen.update(images=batch.images, text=encode(batch.captions)) or {})
+def test_the_step_gets_the_embeddings_of_these_captions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    monkeypatch.setattr(session, "step", lambda batch, encode, nimg: given.update(images=batch.images, text=encode(batch.captions)) or {})
     session.run_step(8)
     batch = session.sampler.batch(8, 4)
-    assert torch.equal(seen["images"], batch.images)
+    assert torch.equal(given["images"], batch.images)
     for row, caption_id in enumerate(batch.captions.tolist()):
         encoded = session.encoder.encode([session.dataset.captions[caption_id]])
-        torch.testing.assert_close(seen["text"].pooled[row], encoded.pooled[0], rtol=1e-3, atol=1e-3)  # the cache holds float16
-        torch.testing.assert_close(seen["text"].tokens[row][seen["text"].mask[row]], encoded.tokens[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(given["text"].pooled[row], encoded.pooled[0], rtol=1e-3, atol=1e-3)  # the cache holds float16
+        torch.testing.assert_close(given["text"].tokens[row][given["text"].mask[row]], encoded.tokens[0], rtol=1e-2, atol=1e-2)
 
 
-def test_a_caption_is_no_mismatch_where_it_is_one_of_the_pictures_own(session: Session) -> None:
+def test_the_mask_excludes_the_pictures_own_captions(session: Session) -> None:
     captions = session.dataset.caption_ids
     batch = session.sampler.batch(0, 1000)
     assert batch.negatives[:, 0].tolist() == batch.captions.roll(1).tolist()
-    expected = [[batch.captions[place - 1].item() not in captions[item]] for place, item in enumerate(items_of(session, batch.images))]
+    expected = [[batch.captions[row - 1].item() not in captions[item]] for row, item in enumerate(items_of(session, batch.images))]
     assert batch.negative_mask.tolist() == expected
     assert not batch.negative_mask.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
 
@@ -78,7 +78,7 @@ def test_no_held_out_picture_or_caption_is_shown(session: Session) -> None:
     assert not any(HELDOUT_COLOUR in session.dataset.captions[caption_id] for caption_id in batch.captions.tolist())
 
 
-def test_all_captions_of_a_picture_are_drawn(session: Session) -> None:
+def test_all_captions_of_a_picture_are_shown(session: Session) -> None:
     counts = Counter(session.sampler.batch(0, 400).captions.tolist())
     assert set(counts) == {caption_id for item in session.dataset.train for caption_id in session.dataset.caption_ids[item]}
     assert min(counts.values()) > 5  # of 20 on average
@@ -86,16 +86,16 @@ def test_all_captions_of_a_picture_are_drawn(session: Session) -> None:
 
 def test_a_batch_is_a_function_of_seed_and_nimg(session: Session) -> None:
     first, again, other = (Sampler(session.dataset, seed) for seed in (3, 3, 4))
-    places = [0, 4, 8, 12, 40, 400, 4000]
-    expected = {nimg: first.batch(nimg, 4) for nimg in places}
-    for nimg in reversed(places):
+    positions = [0, 4, 8, 12, 40, 400, 4000]
+    expected = {nimg: first.batch(nimg, 4) for nimg in positions}
+    for nimg in reversed(positions):
         for part, value in vars(again.batch(nimg, 4)).items():
             assert value is None or torch.equal(value, getattr(expected[nimg], part))
-    assert not all(torch.equal(other.batch(nimg, 4).captions, expected[nimg].captions) for nimg in places)
+    assert not all(torch.equal(other.batch(nimg, 4).captions, expected[nimg].captions) for nimg in positions)
     assert not torch.equal(first.batch(0, 40).captions, first.batch(40, 40).captions)
 
 
-def test_negatives_of_several_kinds_stand_beside_each_other(tmp_path: Path) -> None:
+def test_negatives_of_several_kinds_fill_one_column_each(tmp_path: Path) -> None:
     dataset = pack(make_shapes(tmp_path / "set", count=300, size=16, progress=False), tmp_path / "packed", 16, progress=False)
     changed = OneChange(dataset)
     both = Sampler(dataset, 0, (None, changed))
@@ -110,7 +110,7 @@ def test_negatives_of_several_kinds_stand_beside_each_other(tmp_path: Path) -> N
     assert set(batch.negatives[:, 0].tolist()) <= trained
 
 
-def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Callable[..., Session]) -> None:
+def test_nearest_negatives_follow_the_encoders_vectors(make_session: Callable[..., Session]) -> None:
     session = make_session(terms={"mismatch": {"negatives": ["random", "nearest"]}})
     captions = session.dataset.caption_ids
     batch = session.sampler.batch(0, 400)
@@ -121,7 +121,7 @@ def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Calla
         others = sorted(trained - set(captions[item]))
         assert len(others) == 18
         similarity = torch.cosine_similarity(session.cache.gather(others).pooled, session.cache.gather([shown]).pooled)
-        nearest = [others[place] for place in similarity.argsort(descending=True)[:16].tolist()]
+        nearest = [others[index] for index in similarity.argsort(descending=True)[:16].tolist()]
         assert negative in nearest
     assert torch.equal(batch.negatives[:, :1], Sampler(session.dataset, 0).batch(0, 400).negatives)
     again = make_session(terms={"mismatch": {"negatives": ["random", "nearest"]}}).sampler
@@ -130,7 +130,7 @@ def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Calla
     assert all(value.isfinite() for value in session.run_step(0).values())
 
 
-def test_a_batch_can_be_shared_by_rows(session: Session) -> None:
+def test_rows_of_a_batch_equal_those_of_the_whole(session: Session) -> None:
     whole = Sampler(session.dataset, 3).batch(8, 16)
     again = Sampler(session.dataset, 3)
     again.batch(8000, 16)

@@ -199,7 +199,7 @@ def test_refuses_wrong_options(tmp_path: Path, font: Path, options: dict[str, An
     assert not list(tmp_path.iterdir())
 
 
-def test_refuses_what_is_no_colour_font(tmp_path: Path) -> None:
+def test_refuses_a_file_that_is_not_a_colour_font(tmp_path: Path) -> None:
     text = tmp_path / "text.ttf"
     text.write_text("not a font")
     with pytest.raises(GanT2IError, match="is not a font"):
@@ -255,7 +255,7 @@ def test_builtin_shapes_survive_a_race(tmp_path: Path, monkeypatch: pytest.Monke
     assert folder.parent == tmp_path / "datasets"
 
 
-def test_a_failure_is_not_hidden_as_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_not_taken_for_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.data.builtin import shapes
 
     def full(out: Path, *, size: int) -> Path:
