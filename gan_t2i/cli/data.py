@@ -25,8 +25,8 @@ def make() -> None:
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--count", type=click.IntRange(min=1), default=15000, show_default=True, help="Pictures, the held-out ones included.")
 @click.option("--size", type=click.IntRange(16, 1024), default=64, show_default=True, help="Side of the pictures in pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same pictures.")
-@click.option("--heldout", type=click.IntRange(min=0), help="Pictures of combinations that training never shows.  [default: 1 in 25]")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same pictures.")
+@click.option("--heldout", type=click.IntRange(min=0), help="Pictures of combinations that are not in training.  [default: 1 in 25]")
 def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None) -> None:
     """Draw coloured shapes with captions into the new folder OUT."""
     from gan_t2i.data.builtin import shapes
@@ -41,15 +41,15 @@ def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None
 @click.option("--size", type=click.IntRange(16, 1024), default=128, show_default=True, help="Side of the pictures in pixels.")
 @click.option("--background", default="white", show_default=True, help="A colour such as white or #ffeecc, or transparent.")
 @click.option("--language", "languages", multiple=True, default=["en"], show_default=True, help="Code such as en or zh, or all; repeatable.")
-@click.option("--flags", is_flag=True, help="Flags of countries and regions too.")
-@click.option("--skin-tones", is_flag=True, help="Every skin tone too.")
+@click.option("--flags", is_flag=True, help="Include flags of countries and regions.")
+@click.option("--skin-tones", is_flag=True, help="Include every skin tone.")
 def make_emoji(out: Path, font: Path | None, size: int, background: str, languages: tuple[str, ...], flags: bool, skin_tones: bool) -> None:
-    """Draw the emoji of a colour font, with their names, into the new folder OUT."""
+    """Render the emoji of a colour font, with their names as captions, into the new folder OUT."""
     from gan_t2i.data.builtin import emoji_font
 
     emoji_font.make_emoji(out, font=font, size=size, background=background, languages=languages, flags=flags, skin_tones=skin_tones)
     if not emoji_font.joins_sequences():
-        click.echo("this Pillow has no raqm layout, so emoji made of several code points were left out")
+        click.echo("this Pillow has no raqm layout, so emoji of several code points were left out")
     _show_made(out, f"{size} x {size} pixels")
 
 
@@ -57,23 +57,24 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--resolution", type=int, default=64, show_default=True, help="Side in pixels, a power of two; train at the same.")
-@click.option("--redact", is_flag=True, default=None, help="Take e-mail and web addresses, phone numbers and handles out of the captions.")
-@click.option("--template", "templates", multiple=True, help='Further form of every caption, as "an icon of {}"; repeatable.')
+@click.option("--redact", is_flag=True, default=None, help="Remove e-mail and web addresses, phone numbers and handles from captions.")
+@click.option("--caption-form", "forms", multiple=True, help='Further form of every caption, as "an icon of {}"; repeatable.')
+@click.option("--caption-dropout", type=float, metavar="SHARE", help="Add copies of training captions without this share of their words.")
+@click.option("--caption-shuffle", is_flag=True, default=None, help="Add copies of training captions with their tags in another order.")
 @picture_options
-def pack(source: str, out: Path, resolution: int, redact: bool | None, templates: tuple[str, ...], **chosen: Any) -> None:
+def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chosen: Any) -> None:
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
-    or COCO file, hf:owner/name, or shapes or emoji. Ctrl-C stops; the same command goes on.
+    or COCO file, hf:owner/name, or shapes or emoji. Ctrl-C stops; the same command resumes.
     """
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source
     from gan_t2i.data.settings import DataSettings
 
     packing.check_resolution(resolution)  # before a built-in set is made
-    forms = ["{}", *templates] if templates else None
-    settings = DataSettings.parse(given(redact=redact, templates=forms, **chosen))
-    dataset = packing.pack(resolve_source(source, resolution, alpha=settings.alpha), out, resolution, settings)
+    settings = DataSettings.parse(given(caption_forms=["{}", *forms] if forms else None, **chosen))
+    dataset = packing.pack(resolve_source(source, resolution, settings), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
     click.echo(f"fingerprint {dataset.fingerprint}")
@@ -87,13 +88,13 @@ def pack(source: str, out: Path, resolution: int, redact: bool | None, templates
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="Write everything here; - prints it."
 )
 @click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with examples here.")
-@click.option("--limit", type=click.IntRange(1), help="Look at only so many pictures, spread over the data.  [default: all]")
+@click.option("--limit", type=click.IntRange(1), help="Number of pictures to inspect, evenly spaced over the data.  [default: all]")
 @picture_options
 def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: int | None, **chosen: str | None) -> None:
-    """Look at all pictures and captions of SOURCE before training on them.
+    """Inspect the pictures and captions of SOURCE before training on them.
 
-    SOURCE is whatever can be packed, or a packed folder. Shown are counts, sizes, captions, duplicates, empty and tiny pictures, what
-    cannot be used and why, personal data, and the config to train with.
+    SOURCE is anything that can be packed, or a packed folder. The report has counts, sizes, captions, duplicates, empty and tiny pictures,
+    unusable items with the reasons, personal data, and a recommended config.
     """
     from gan_t2i.core.runtime import pick_device
     from gan_t2i.data.inspect.page import page
@@ -110,7 +111,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     else:
         click.echo(inspection)
         _show_captions([record.captions[0] for record in inspection.examples])
-        click.echo(f"it would be trained with configs/{preset}.yaml, as `gan-t2i doctor --data {source} --write FILE` writes it")
+        click.echo(f"recommended config: configs/{preset}.yaml, as `gan-t2i doctor --data {source} --write FILE` writes it")
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:
@@ -135,24 +136,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _show_made(out: Path, size: str) -> None:
-    """What a maker wrote into `out`: how many, for what, three captions, and the command that comes next."""
+    """Summary of a generated data set: counts, three captions, and the next command."""
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     heldout = sum(line.get("split") == "heldout" for line in lines)
     if any("split" in line for line in lines):
         sides = f"{len(lines) - heldout:,} for training, {heldout:,} held out"
     else:
-        sides = "training keeps a share of the captions held out"
+        sides = "training holds out a share of the captions"
     click.echo(f"made {len(lines):,} pictures of {size} in {out}: {sides}")
     _show_captions([line["text"][0] for line in lines])
     click.echo(f"next: gan-t2i train --data {out}")
 
 
 def _show_captions(captions: list[str]) -> None:
-    for caption in _spread(captions):
+    for caption in _evenly_spaced(captions):
         click.echo(f'  "{caption}"')
 
 
-def _spread(captions: list[str]) -> list[str]:
-    """A few captions from the beginning, the middle and the end."""
+def _evenly_spaced(captions: list[str]) -> list[str]:
+    """Return a few captions from the beginning, the middle and the end."""
     shown = min(EXAMPLES, len(captions))
     return [captions[index * (len(captions) - 1) // max(1, shown - 1)] for index in range(shown)]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from gan_t2i.data.packing import PackedDataset
+    from gan_t2i.data.settings import DataConfig
     from gan_t2i.evaluation.features import FeatureSpace
     from gan_t2i.evaluation.results import Result
     from gan_t2i.evaluation.retrieval import RetrievalTask
     from gan_t2i.runs import RunFolder
     from gan_t2i.sampling.pipeline import Text2Image
-    from gan_t2i.training.config import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +52,18 @@ class Subject:
 
         Raises `UsageError` where they are unknown or streamed, and warns where the model was trained on others.
         """
-        from gan_t2i.core.errors import UsageError
         from gan_t2i.data.builtin import resolve_source
         from gan_t2i.data.packing import PackedDataset, is_packed, load_dataset
 
         settings = self._data_settings()
-        if settings.stream:
-            raise UsageError("this measure packs its data, and this run streams them: name a set that fits into the cache with --data")
+        settings.require_packed("this measure", "name a set that fits into the cache with --data")
         info = self.pipeline.info
-        alpha = settings.alpha if self.data is None else info.has_alpha
-        source = resolve_source(settings.source, info.resolution, alpha=alpha)
+        if self.data is not None:
+            settings = settings.model_copy(update={"alpha": info.has_alpha})
+        source = resolve_source(settings.source, info.resolution, settings)
         if isinstance(source, Path) and is_packed(source):
-            alpha = PackedDataset.open(source).channels == 4
-        dataset = load_dataset(source, info.resolution, settings.model_copy(update={"alpha": alpha}))
+            settings = settings.model_copy(update={"alpha": PackedDataset.open(source).channels == 4})
+        dataset = load_dataset(source, info.resolution, settings)
         if dataset.fingerprint != info.data_fingerprint:
             log.warning("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
         return dataset
@@ -72,7 +71,8 @@ class Subject:
     def _data_settings(self) -> "DataConfig":
         from gan_t2i.core.config import read_yaml
         from gan_t2i.core.errors import UsageError
-        from gan_t2i.training.config import DataConfig, TrainConfig
+        from gan_t2i.data.settings import DataConfig
+        from gan_t2i.training.config import TrainConfig
 
         if self.data is not None:
             return DataConfig(source=self.data)

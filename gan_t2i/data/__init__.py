@@ -1,1 +1,1 @@
-"""Captioned pictures: readers of what users have, packing at the training resolution, and the built-in data sets."""
+"""Captioned pictures: readers of common formats, packing at the training resolution, batches, built-in sets and inspection."""

@@ -1,8 +1,7 @@
-"""A picture, from a file or from bytes, to RGB, or RGB and alpha, at the training resolution. Only the orientation of its metadata counts.
+"""Decode a picture, from a file or from bytes, to RGB or RGBA at the training resolution. Of its metadata only the orientation is used.
 
-With alpha, colours are multiplied by it (premultiplied). A resized picture then is right at its edges, whatever colour hides where nothing is
-seen; a generator that adds up its resolutions is linear in what is seen; and it has nothing to learn for colours that nobody can see.
-Legend: C channels, 3 or 4, R resolution in pixels.
+RGBA colours are premultiplied by alpha. So resizing does not bleed hidden colours into the edges, a generator that adds up its resolutions is
+linear in the visible colour, and it need not learn colours that are invisible. Legend: C channels, 3 or 4; R resolution in pixels.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from gan_t2i.data.settings import DataSettings
 
 MIN_SIDE = 8  # pixels
 MAX_PIXELS = 64 * 1024 * 1024
-# Pillow's other formats (EPS, PSD, FITS, ...) are rare in data sets, and much larger ground for a hostile file.
+# Pillow's other formats (EPS, PSD, FITS, ...) are rare in data sets, and a much larger attack surface.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
@@ -32,14 +31,14 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# JPEG decodes at 1/2 to 1/8 of its size, and everything is box-reduced, as long as this many pixels are left for one of the result.
+# JPEG decodes at 1/2 to 1/8 of its size, and everything is box-reduced, while this many pixels remain for each of the result.
 REDUCING_GAP = 3
 
 Pixels = npt.NDArray[np.uint8]  # [C, R, R]
 
 
 class BadImageError(GanT2IError):
-    """A picture that cannot be used; `kind` is the one of its `BadItem`."""
+    """A picture that cannot be used; `kind` becomes that of its `BadItem`."""
 
     def __init__(self, kind: str, why: str) -> None:
         super().__init__(why)
@@ -47,7 +46,7 @@ class BadImageError(GanT2IError):
 
 
 def load_image(source: Path | LazyFile, resolution: int, settings: DataSettings | None = None) -> Pixels:
-    """The picture as uint8 [C, R, R], upright, cropped and over the background, or premultiplied with its alpha, as `settings` say; raises
+    """Return the picture as uint8 [C, R, R], upright and cropped, on the background or premultiplied by its alpha, as `settings` ask; raises
     `BadImageError`."""
     settings = settings or DataSettings()
     with open_image(source) as image:
@@ -56,7 +55,7 @@ def load_image(source: Path | LazyFile, resolution: int, settings: DataSettings 
 
 @contextlib.contextmanager
 def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
-    """The picture, of an allowed size, not yet decoded; whatever fails inside raises `BadImageError`."""
+    """Open the picture, whose size is checked, without decoding it; every failure inside the context raises `BadImageError`."""
     try:
         file = io.BytesIO(source.read()) if isinstance(source, LazyFile) else source
         with Image.open(file, formats=IMAGE_FORMATS) as image:
@@ -68,7 +67,7 @@ def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
         raise BadImageError("image over the pixel cap", f"the image has more than {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         raise BadImageError("unreadable image", f"the file is not one of: {', '.join(IMAGE_FORMATS)}") from error
-    # Pillow's decoders raise nearly any class (SyntaxError, struct.error, EOFError, ...) on a broken file, and so do archives.
+    # on a broken file Pillow's decoders raise nearly any class (SyntaxError, struct.error, EOFError, ...), and so do archives
     except Exception as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadImageError("unreadable image", f"the image cannot be read: {why}") from error
@@ -83,7 +82,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> Pixels:
-    image.draft(None, (REDUCING_GAP * resolution, REDUCING_GAP * resolution))  # does something for JPEG alone
+    image.draft(None, (REDUCING_GAP * resolution, REDUCING_GAP * resolution))  # affects JPEG alone
     width, height = image.size
     longest, side = max(image.size), min(image.size)
     left, top = (width - side) // 2, (height - side) // 2
@@ -91,7 +90,7 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     image.load()
     part = image if box == (0, 0, width, height) else image.crop(box)
     part = to_rgba(part).convert("RGBa") if settings.alpha else to_rgb(part, settings.background)
-    # After the crop: a PNG's EXIF may stand behind its pixels, and a fault in those must not pass for a fault in it.
+    # after the crop: a PNG's EXIF may follow its pixels, and a fault in those must not pass for one in the EXIF
     turn = UPRIGHT.get(_orientation(image))
     size = (resolution, resolution)
     if settings.crop == "pad":
@@ -100,17 +99,17 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     if turn is not None:
         part = part.transpose(turn)
     if part.size != (resolution, resolution):
-        board = Image.new(part.mode, (resolution, resolution), 0 if settings.alpha else settings.background)
-        board.paste(part, ((resolution - part.width) // 2, (resolution - part.height) // 2))
-        part = board
+        canvas = Image.new(part.mode, (resolution, resolution), 0 if settings.alpha else settings.background)
+        canvas.paste(part, ((resolution - part.width) // 2, (resolution - part.height) // 2))
+        part = canvas
     pixels = np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))  # [R, R, C] -> [C, R, R]
     if settings.alpha:
-        np.minimum(pixels[:3], pixels[3:], out=pixels[:3])  # Lanczos swings beyond, and no premultiplied colour is above its alpha
+        np.minimum(pixels[:3], pixels[3:], out=pixels[:3])  # Lanczos overshoots, and no premultiplied colour exceeds its alpha
     return pixels
 
 
 def to_image(pixels: Pixels) -> Image.Image:
-    """What `load_image` gave as a picture of Pillow: RGB, or RGBA with plain colours."""
+    """Convert the result of `load_image` to a Pillow image: RGB, or RGBA with straight colours."""
     rows = np.ascontiguousarray(pixels.transpose(1, 2, 0))  # [R, R, C]
     if rows.shape[2] == 3:
         return Image.fromarray(rows)
@@ -118,9 +117,9 @@ def to_image(pixels: Pixels) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    if not image.info:  # as in most PNGs: whatever could hold it stands there
+    if not image.info:  # as in most PNGs: EXIF would be listed there
         return 1
-    # A broken EXIF block does not spoil the picture; its parser raises as many classes as a decoder.
+    # a broken EXIF block does not spoil the picture; its parser raises as many classes as a decoder
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except Exception:
@@ -129,22 +128,21 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image, background: str) -> Image.Image:
-    """Any mode as RGB: 16-bit grey is scaled (Pillow would clip it), and transparency stands over the background."""
+    """Convert any mode to RGB: 16-bit grey is scaled (Pillow would clip it), and transparency is composited on the background."""
     if not image.has_transparency_data and not image.mode.startswith("I"):
         return image if image.mode == "RGB" else image.convert("RGB")
-    colours = to_rgba(image)
-    below = Image.new("RGBA", colours.size, background)
-    return Image.alpha_composite(below, colours).convert("RGB")
+    foreground = to_rgba(image)
+    return Image.alpha_composite(Image.new("RGBA", foreground.size, background), foreground).convert("RGB")
 
 
 def to_rgba(image: Image.Image) -> Image.Image:
-    """Any mode as RGBA, 16-bit grey scaled."""
+    """Convert any mode to RGBA; 16-bit grey is scaled."""
     return _grey16_to_rgba(image) if image.mode.startswith("I") else image.convert("RGBA")
 
 
 def _grey16_to_rgba(image: Image.Image) -> Image.Image:
     values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
-    # The one grey that a PNG's tRNS chunk declares transparent.
+    # a PNG's tRNS chunk declares a single grey transparent
     opaque = np.where(values == image.info.get("transparency", -1), np.uint8(0), np.uint8(255))
     return Image.fromarray(np.stack([grey, grey, grey, opaque], axis=2))  # [H, W, 4]

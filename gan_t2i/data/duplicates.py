@@ -1,4 +1,4 @@
-"""Pictures that look the same: a difference hash of 64 bits, and which hashes are near each other, without comparing all with all.
+"""Near-duplicate pictures: a difference hash of 64 bits, and groups of near hashes without comparing all pairs.
 
 Legend: N pictures.
 """
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from PIL import Image
 
 HASH_SIZE = (9, 8)  # columns, rows: 8 x 8 differences of neighbours
-# Recompressing or resizing a photograph changes 0 to 4 of the 64 bits.
+# recompressing or resizing a photograph changes 0 to 4 of the 64 bits
 MAX_DISTANCE = 4
-# The hash knows no colours, so a red and a blue circle have the same one: pictures must agree in these coarse colours too.
+# The hash ignores colour, so a red and a blue circle have the same one: near pictures must agree in these coarse colours too.
 COLOUR_SIDE = 4
 MAX_COLOUR_DIFFERENCE = 16  # of 255
 _BANDS = 8
-# Of pictures that share a key each is compared with so many that are nearest in tone, so that a set on white costs no N^2 either.
+# A picture is compared with this many of those that share its key, the nearest in tone, so that a set on white does not cost N^2 either.
 _WINDOW = 16
 
 Hashes = npt.NDArray[np.uint64]  # [N]
@@ -26,22 +26,22 @@ Colours = npt.NDArray[np.uint8]  # [N, 3 * COLOUR_SIDE^2]
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits, one for each pair of neighbours in a row of the picture at 9 x 8 grey: whether the left one is brighter."""
+    """Return 64 bits, one for each pair of neighbours in a row of the picture at 9 x 8 grey: 1 if the left one is brighter."""
     grey = np.asarray(image.convert("L").resize(HASH_SIZE, Image.Resampling.BOX, reducing_gap=3), dtype=np.int16)  # [8, 9]
     return int.from_bytes(np.packbits(grey[:, :-1] > grey[:, 1:]).tobytes())
 
 
 def coarse_colours(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The means of an RGB picture's 4 x 4 fields, [48]."""
+    """Return the means of an RGB picture's 4 x 4 fields, [48]."""
     return np.asarray(image.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX, reducing_gap=3)).reshape(-1)
 
 
 def near_groups(hashes: Hashes, colours: Colours) -> list[list[int]]:
-    """Groups of two or more pictures that are joined by near ones: indices, the largest group first.
+    """Return groups of two or more pictures that chains of near pairs connect: indices, the largest group first.
 
-    Two hashes of at most `MAX_DISTANCE` different bits agree in at least four of eight bands of bits, so pictures are sorted by each choice
-    of four bands, and only neighbours in such an order are compared: O(N log N) in time, O(N) in memory. Of more than `_WINDOW` pictures
-    with the same four bands, only those nearest in tone are found near.
+    Two hashes that differ in at most `MAX_DISTANCE` bits agree in at least four of eight bands of bits. So pictures are sorted by each choice
+    of four bands, and only neighbours in that order are compared: O(N log N) in time, O(N) in memory. Where more than `_WINDOW` pictures
+    have the same four bands, only those nearest in tone are found.
     """
     tone = colours.sum(axis=1, dtype=np.int64)
     parent = list(range(len(hashes)))
@@ -63,7 +63,7 @@ def near_groups(hashes: Hashes, colours: Colours) -> list[list[int]]:
 
 
 def groups_of(labels: Sequence[int | bytes]) -> list[list[int]]:
-    """Groups of two or more indices with the same label, the largest first."""
+    """Return groups of two or more indices with the same label, the largest first."""
     members: defaultdict[int | bytes, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
         members[label].append(index)
@@ -71,14 +71,14 @@ def groups_of(labels: Sequence[int | bytes]) -> list[list[int]]:
 
 
 def _mask(bands: tuple[int, ...]) -> np.uint64:
-    # Every eighth bit of a band, so that a plain edge of the picture does not fill whole bands with zeros. A row has eight bits, and a
-    # shift by one a row keeps a band from being one column.
+    # A band takes one bit of each row, so that a plain edge of the picture does not fill whole bands with zeros. A shift by one per row
+    # keeps a band from being a column.
     bits = sum(1 << (8 * row + (band + row) % 8) for band in bands for row in range(8))
     return np.uint64(bits)
 
 
 def _distance(a: Hashes, b: Hashes) -> npt.NDArray[np.int64]:
-    """The number of different bits of each pair."""
+    """Return the number of different bits of each pair."""
     return np.unpackbits((a ^ b).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
 
 

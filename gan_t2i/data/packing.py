@@ -1,4 +1,4 @@
-"""Captioned pictures at the training resolution, decoded once: raw uint8 that is memory-mapped, and a JSON file with all the rest.
+"""Captioned pictures, decoded once at the training resolution: memory-mapped raw uint8, and a JSON file with everything else.
 
 Legend: N pictures, B batch, C channels (3, or 4 with alpha, premultiplied), R resolution in pixels. A packed folder holds ``images.u8`` (uint8
 [N, C, R, R], no header) and ``meta.json``.
@@ -6,6 +6,7 @@ Legend: N pictures, B batch, C channels (3, or 4 with alpha, premultiplied), R r
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -18,8 +19,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -30,13 +31,14 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
-from gan_t2i.data import partial as stopped
+from gan_t2i.data import partial
+from gan_t2i.data.captions import augment, describe_augmentation
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading, printable
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import apply_forms, split_by_caption
+from gan_t2i.data.splits import split_by_caption
 
 if TYPE_CHECKING:
     import torch
@@ -46,16 +48,16 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 IMAGES = "images.u8"
 META = "meta.json"
-AT_ONCE = 16  # pictures that a thread decodes before it hands them on
-PARTS_WAITING = 4  # for each thread: what is in memory when the disk is slower than the decoders
-WRITTEN_AT_ONCE = 1 << 20  # bytes
+CHUNK = 16  # pictures that a thread decodes per task
+CHUNKS_WAITING = 4  # per thread: in memory when the disk is slower than the decoders
+WRITE_BUFFER = 1 << 20  # bytes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Indices = npt.NDArray[np.int64]
 Result = TypeVar("Result")
 
 
 class PackedDataset:
-    """A packed folder, memory-mapped: several processes share one copy of the pictures."""
+    """A packed folder, memory-mapped, so that several processes share one copy of the pictures."""
 
     def __init__(self, folder: Path, images: "np.memmap[Any, np.dtype[np.uint8]]", meta: dict[str, Any]) -> None:
         self.folder = folder
@@ -63,21 +65,26 @@ class PackedDataset:
         self.resolution: int = meta["resolution"]
         self.channels: int = images.shape[1]
         self.captions: list[str] = meta["captions"]  # each once, in the order of first use
-        self.caption_ids: list[tuple[int, ...]] = [tuple(ids) for ids in meta["caption_ids"]]  # one tuple for each picture
+        self.caption_ids: list[tuple[int, ...]] = [tuple(ids) for ids in meta["caption_ids"]]  # by picture
         self.train: Indices = np.asarray(meta[TRAIN], dtype=np.int64)  # picture indices
         self.heldout: Indices = np.asarray(meta[HELDOUT], dtype=np.int64)
-        self.extras: list[dict[str, Any]] = meta["extras"]  # one dict for each picture
+        self.extras: list[dict[str, Any]] = meta["extras"]  # by picture
         self.fingerprint: str = meta["fingerprint"]
         self.report = DataReport(**meta["report"])
-        # A plain view: indexing a memmap wraps every result in another one.
+        # a plain view: indexing a memmap wraps every result in another one
         self._pixels: npt.NDArray[np.uint8] = np.asarray(images)  # [N, C, R, R]
 
     def __len__(self) -> int:
         return len(self.caption_ids)
 
+    @cached_property
+    def train_caption_ids(self) -> list[int]:
+        """Ids of the training pictures' captions, each once, sorted."""
+        return sorted({caption for item in self.train.tolist() for caption in self.caption_ids[item]})
+
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The data in `folder`; raises `GanT2IError` where a file is missing, short, damaged or of another format version."""
+        """Open the packed `folder`; raises `GanT2IError` where a file is missing, short, damaged or of another format version."""
         folder = Path(folder)
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -103,11 +110,11 @@ class PackedDataset:
         raise GanT2IError(f"packed data {folder} is damaged: {fault}; remove the folder and pack again")
 
     def records(self) -> list[Record]:
-        """The pictures as a reader yields them, encoded when they are read."""
+        """Return the pictures as a reader yields them; their bytes are encoded when they are read."""
         heldout = set(self.heldout.tolist())
         return [
             Record(
-                LazyFile(f"picture {index}", partial(self._encoded, index)),
+                LazyFile(f"picture {index}", functools.partial(self._encode, index)),
                 tuple(self.captions[number] for number in ids),
                 f"{IMAGES}:{index}",
                 HELDOUT if index in heldout else TRAIN,
@@ -116,13 +123,13 @@ class PackedDataset:
             for index, ids in enumerate(self.caption_ids)
         ]
 
-    def _encoded(self, index: int) -> bytes:
+    def _encode(self, index: int) -> bytes:
         file = io.BytesIO()
         to_image(self._pixels[index]).save(file, "PNG" if self.channels == 4 else "BMP", compress_level=1)
         return file.getvalue()
 
     def gather(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
-        """The pictures at `indices` [B] as a new uint8 tensor [B, 3, R, R]; transparent ones stand over grey."""
+        """Return the pictures at `indices` [B] as a new uint8 tensor [B, 3, R, R]; transparency is composited on grey."""
         packed = self.gather_packed(indices)
         if self.channels == 3:
             return packed
@@ -131,8 +138,8 @@ class PackedDataset:
         return composite_on_grey_uint8(packed)
 
     def gather_packed(self, indices: "Sequence[int] | Indices | torch.Tensor") -> "torch.Tensor":
-        """The pictures at `indices` [B] as they are packed: a new uint8 tensor [B, C, R, R]."""
-        # Imported here, so that the commands that only pack or list data start at once.
+        """Return the pictures at `indices` [B] as packed: a new uint8 tensor [B, C, R, R]."""
+        # imported here, so that commands that only pack or list data start fast
         import torch
 
         return torch.from_numpy(self._pixels[np.asarray(indices, dtype=np.int64)])
@@ -147,12 +154,12 @@ def pack(
     progress: bool = True,
     workers: int | None = None,
 ) -> PackedDataset:
-    """Decode the pictures of `source` at `resolution` into the new folder `destination`, which appears only when it is whole.
+    """Decode the pictures of `source` at `resolution` into the new folder `destination`, which appears only when it is complete.
 
-    `source` is a path, hf:owner/name or a `datasets.Dataset`, as for `readers.read`. Stopped by Ctrl-C it leaves what is done in a hidden
-    folder beside `destination`, and the same call goes on from there. The result does not depend on `workers` (threads; all cores by
-    default). Raises `UsageError` for a wrong option or where `destination` has something in it, and `GanT2IError` where no pair is usable
-    or, with on_bad="error", at the first bad item.
+    `source` is a path, hf:owner/name or a `datasets.Dataset`, as for `readers.read`. Ctrl-C saves the progress in a hidden folder beside
+    `destination`, and the same call resumes from it. The result does not depend on `workers` (threads; all cores by default). Raises
+    `UsageError` for a wrong option or where `destination` is not empty, and `GanT2IError` where no pair is usable or, with
+    on_bad="error", at the first bad item.
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
@@ -165,12 +172,12 @@ def pack(
             bad = BadItems(settings.on_bad)
             digest = hashlib.sha256()
             images = folder / IMAGES
-            so_far = stopped.take(destination, images, source_key(source, resolution, settings), settings.channels * resolution**2)
-            decoded = decode_all(reading.records[so_far.done :], resolution, settings, workers or cores())
+            state = partial.resume(destination, images, source_key(source, resolution, settings), settings.channels * resolution**2)
+            decoded = decode_all(reading.records[state.done :], resolution, settings, workers or cores())
             try:
-                records = write_images(images, reading.records, decoded, bad, digest, so_far, progress)
+                records = write_images(images, reading.records, decoded, bad, digest, state, progress)
             except KeyboardInterrupt:
-                stopped.leave(destination, images, so_far)
+                partial.save(destination, images, state)
                 raise
             if not records:
                 first = bad.items[0]
@@ -178,9 +185,6 @@ def pack(
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
             if settings.alpha and _is_opaque(images, resolution):
                 reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
-            if len(settings.templates) > 1:
-                records = [replace(record, captions=apply_forms(settings.templates, record.captions)) for record in records]
-                reading.notes.append(f"every caption in {len(settings.templates)} forms: {', '.join(settings.templates)}")
             meta = describe(records, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
@@ -201,9 +205,9 @@ def load_dataset(
     *,
     progress: bool = True,
 ) -> PackedDataset:
-    """The pictures of `source` at `resolution`: packed into the cache on first use or after a change, opened from there later.
+    """Open the pictures of `source` at `resolution`, packing them into the cache on first use or after a change.
 
-    `source` may also be a folder that `pack` wrote, at the same resolution. What happens is logged. Errors as for `pack`.
+    `source` may also be a folder that `pack` wrote, at the same resolution. Errors as for `pack`.
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
@@ -223,7 +227,7 @@ def load_dataset(
     try:
         dataset = pack(source, folder, resolution, settings, progress=progress)
     except (OSError, UsageError):
-        # Another process may have been faster: its folder stands, and renaming ours over it fails.
+        # another process may have been faster: its folder is there, and renaming ours over it fails
         if not is_packed(folder):
             raise
         dataset = PackedDataset.open(folder)
@@ -232,25 +236,25 @@ def load_dataset(
 
 
 def _fault_in(meta: dict[str, Any]) -> str | None:
-    """What of `meta` a training run would stumble over, if anything; raises KeyError where a part is missing."""
+    """Return the first fault of `meta` that training would stumble over, if any; raises KeyError where a part is missing."""
     captions, ids, extras = meta["captions"], meta["caption_ids"], meta["extras"]
     if not all(isinstance(part, list) for part in (captions, ids, extras, meta[TRAIN], meta[HELDOUT])):
-        return "a part is no list"
+        return "a part is not a list"
     if type(meta["resolution"]) is not int or meta["resolution"] < 1 or not isinstance(meta["fingerprint"], str):
-        return "the resolution or the fingerprint is none"
+        return "the resolution or the fingerprint is not valid"
     if _channels(meta) not in (3, 4):
         return "the channels are neither 3 nor 4"
     if not all(isinstance(caption, str) for caption in captions) or len(extras) != len(ids) or not all(isinstance(e, dict) for e in extras):
-        return "a caption or an extra is none"
+        return "a caption or an extra is not valid"
     if not all(isinstance(of_one, list) and of_one and _are_indices(of_one, len(captions)) for of_one in ids):
         return "a picture has no caption"
     if not _are_indices(meta[TRAIN] + meta[HELDOUT], len(ids)):
-        return "the split names no picture"
+        return "the split names a picture that is not there"
     return None
 
 
 def _channels(meta: dict[str, Any]) -> Any:
-    return meta.get("channels", 3)  # folders of versions without alpha say nothing
+    return meta.get("channels", 3)  # missing in folders from before alpha
 
 
 def _are_indices(values: list[Any], count: int) -> bool:
@@ -258,13 +262,13 @@ def _are_indices(values: list[Any], count: int) -> bool:
 
 
 def check_resolution(resolution: int) -> None:
-    """Raises `UsageError` unless the resolution is a power of two from 16 to 512."""
+    """Raise `UsageError` unless the resolution is a power of two from 16 to 512."""
     if resolution not in (16, 32, 64, 128, 256, 512):
         raise UsageError(f"resolution must be a power of two from 16 to 512, not {resolution}")
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether `folder` looks like one that `pack` wrote."""
+    """Return True if `folder` looks like one that `pack` wrote."""
     return (folder / META).is_file() and (folder / IMAGES).is_file()
 
 
@@ -280,14 +284,14 @@ def _open_packed(source: Path, resolution: int, settings: DataSettings) -> Packe
 
 
 def source_key(source: Any, resolution: int, settings: DataSettings) -> str:
-    """A hash of everything that the packed result depends on; `source` is a path or an object of the library `datasets`."""
+    """Return a hash of everything that the packed result depends on; `source` is a path or an object of the library `datasets`."""
     contents = hub.fingerprints(source) if hub.is_dataset(source) else [str(source.resolve()), _stamps(source, settings)]
     chosen = settings.model_dump(mode="json", include=set(DataSettings.model_fields))
     return hashlib.sha256(json.dumps([FORMAT_VERSION, resolution, chosen, contents]).encode()).hexdigest()[:32]
 
 
 def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file that the result depends on, so that a look at them costs no reading."""
+    """Return name, size and modification time of each file that the result depends on, without reading any."""
     result = []
     for path in files_of(source, settings):
         try:
@@ -299,8 +303,8 @@ def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    # A container or a scheduler may lend fewer cores than the machine has.
+    """Return the number of cores that this process may use."""
+    # a container or a scheduler may allow fewer cores than the machine has
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -310,19 +314,18 @@ def cores() -> int:
 def decode_all(
     records: Sequence[Record], resolution: int, settings: DataSettings, workers: int
 ) -> Generator[Pixels | BadImageError, None, None]:
-    """The picture or the fault of each record, in order."""
-    return in_threads(records, lambda record: load_image(record.image, resolution, settings), workers)
+    """Yield the picture or the fault of each record, in order."""
+    return map_in_threads(records, lambda record: load_image(record.image, resolution, settings), workers)
 
 
-def in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:
-    """What `work` gives for each record, or the `BadImageError` that it raises, in order; few results wait in memory."""
+def map_in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:
+    """Yield the result of `work` for each record, or the `BadImageError` that it raises, in order; few results wait in memory."""
+    abandoned = threading.Event()
 
-    given_up = threading.Event()
-
-    def attempt(part: Sequence[Record]) -> list[Result | BadImageError]:
+    def attempt(chunk: Sequence[Record]) -> list[Result | BadImageError]:
         results: list[Result | BadImageError] = []
-        for record in part:
-            if given_up.is_set():
+        for record in chunk:
+            if abandoned.is_set():
                 break
             try:
                 results.append(work(record))
@@ -330,22 +333,21 @@ def in_threads(records: Sequence[Record], work: Callable[[Record], Result], work
                 results.append(error)
         return results
 
-    # Registers every format now: the threads would race to do it.
-    Image.init()
+    Image.init()  # registers every format now: the threads would race to do it
     # Threads, as Pillow's decoders release the GIL: on two shared cores 800 PNGs of 256 px a second (one thread 550, two warm processes
-    # 900), and unlike processes they start at once and ask nothing of the caller's __main__. A few pictures at a time, as to hand each of
-    # the smallest from thread to thread takes a tenth of its decoding.
+    # 900). Unlike processes they start at once and need no guard in the caller's __main__. In chunks, because passing a small picture
+    # between threads takes a tenth of its decoding.
     waiting: deque[Future[list[Result | BadImageError]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for start in range(0, len(records), AT_ONCE):
-                waiting.append(pool.submit(attempt, records[start : start + AT_ONCE]))
-                if len(waiting) == PARTS_WAITING * workers:
+            for start in range(0, len(records), CHUNK):
+                waiting.append(pool.submit(attempt, records[start : start + CHUNK]))
+                if len(waiting) == CHUNKS_WAITING * workers:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
         finally:
-            given_up.set()
+            abandoned.set()
             pool.shutdown(cancel_futures=True)
 
 
@@ -355,56 +357,56 @@ def write_images(
     decoded: Generator[Pixels | BadImageError, None, None],
     bad: BadItems,
     digest: "hashlib._Hash",
-    progress: stopped.Progress,
-    show_progress: bool,
+    state: partial.Progress,
+    progress: bool,
 ) -> list[Record]:
-    """Append the pictures behind `progress` to `path`; returns the records whose pictures could be used, and `digest` sees all of those."""
+    """Append the pictures after `state` to `path`; returns the records with usable pictures, all of which go into `digest`."""
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    for index, (kind, why) in progress.faults.items():
-        bad.add(kind, place_of(records[index]), why)
-    bar = tqdm(records[progress.done :], "packing", len(records), unit="img", initial=progress.done, disable=not show_progress)
-    # What Pillow warns of (a large picture, a broken EXIF block) is judged here, and without the picture's name tells nobody anything.
-    with warnings.catch_warnings(), open(path, "ab", WRITTEN_AT_ONCE) as file, contextlib.closing(decoded):
+    for index, (kind, why) in state.faults.items():
+        bad.add(kind, location_of(records[index]), why)
+    bar = tqdm(records[state.done :], "packing", len(records), unit="img", initial=state.done, disable=not progress)
+    # Pillow warns of large pictures or broken EXIF blocks without the picture's name; such faults are reported here.
+    with warnings.catch_warnings(), open(path, "ab", WRITE_BUFFER) as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")
-        for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=progress.done):
+        for index, (record, result) in enumerate(zip(bar, decoded, strict=True), start=state.done):
             if isinstance(result, BadImageError):
-                bad.add(result.kind, place_of(record), str(result))
-                progress.faults[index] = (result.kind, str(result))
+                bad.add(result.kind, location_of(record), str(result))
+                state.faults[index] = (result.kind, str(result))
             else:
                 file.write(result.data)
                 digest.update(result.data)
-            progress.done = index + 1
-    return [record for index, record in enumerate(records) if index not in progress.faults]
+            state.done = index + 1
+    return [record for index, record in enumerate(records) if index not in state.faults]
 
 
 def _is_opaque(path: Path, resolution: int) -> bool:
-    """Whether no pixel of the pictures with alpha at `path` is transparent."""
+    """Return True if no pixel of the RGBA pictures at `path` is transparent."""
     pictures = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 4, resolution, resolution)
     return all((picture[3] == 255).all() for picture in pictures)
 
 
-def place_of(record: Record) -> str:
-    """Where the picture's fault is: the metadata's line with the file, or the file."""
+def location_of(record: Record) -> str:
+    """Return the location of a picture for messages: its line in the metadata or its caption file, and its own file."""
     return f"{record.where} ({printable(record.image.name)})"
 
 
 def describe(
     records: Sequence[Record], bad: Sequence[BadItem], reading: Reading, resolution: int, settings: DataSettings, digest: "hashlib._Hash"
 ) -> dict[str, Any]:
-    """What meta.json holds; `digest` has seen the pictures."""
+    """Return the content of meta.json; `digest` has seen the pictures."""
     split = split_by_caption(records, settings.holdout_fraction)
     table: dict[str, int] = {}
-    ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in split.captions]
-    train = [index for index, side in enumerate(split.heldout) if not side]
-    heldout = [index for index, side in enumerate(split.heldout) if side]
+    ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in augment(split, settings)]
+    train = [index for index, heldout in enumerate(split.heldout) if not heldout]
+    heldout = [index for index, heldout in enumerate(split.heldout) if heldout]
     report = DataReport(
         pairs=len(records),
         captions=sum(map(len, ids)),
         heldout=len(heldout),
         dropped_captions=split.dropped,
-        notes=tuple(reading.notes),
+        notes=(*reading.notes, *describe_augmentation(settings)),
         **DataReport.count_bad([*reading.bad, *bad]),
     )
     digest.update(json.dumps([resolution, list(table), ids, train, heldout]).encode())

@@ -1,4 +1,4 @@
-"""What a pack that is stopped leaves beside its destination, so that the next one goes on from there."""
+"""Resume an interrupted pack from the pictures that it left beside its destination."""
 
 import contextlib
 import json
@@ -6,31 +6,31 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-STATE = "stopped.json"
+STATE = "progress.json"
 
 
 @dataclass
 class Progress:
-    """How far the pictures of a source are decoded. The file of pictures holds the `done` first ones, without the faulty."""
+    """Progress of decoding a source: its first `done` records are decoded, and their pictures written unless faulty."""
 
-    key: str  # of the source as it is, and of all settings: under another key nothing can be gone on with
+    key: str  # of the source's state and of all settings; another key cannot be resumed
     done: int = 0
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)  # number of the record -> (kind, why)
 
     @property
     def kept(self) -> int:
-        """Pictures in the file."""
+        """Number of pictures written."""
         return self.done - len(self.faults)
 
 
-def take(destination: Path, images: Path, key: str, picture_bytes: int) -> Progress:
-    """What was left of `key` at `destination`, its pictures moved to `images`; without any, a beginning and an empty file."""
+def resume(destination: Path, images: Path, key: str, picture_bytes: int) -> Progress:
+    """Return the progress saved for `destination` under `key`, its pictures moved to `images`; without any, a new one and an empty file."""
     claimed = images.parent / "claimed"
     progress = Progress(key)
-    # Of two processes only one can rename it; the other one starts anew.
+    # only one of two processes can rename it; the other starts anew
     with contextlib.suppress(OSError):
-        _place(destination).rename(claimed)
-        # A file that is damaged is no reason to stop.
+        _folder_for(destination).rename(claimed)
+        # a damaged file is not a reason to stop
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             state = json.loads((claimed / STATE).read_text(encoding="utf-8"))
             faults = {int(number): (kind, why) for number, (kind, why) in state["faults"].items()}
@@ -39,21 +39,21 @@ def take(destination: Path, images: Path, key: str, picture_bytes: int) -> Progr
                 (claimed / images.name).rename(images)
                 progress = found
     shutil.rmtree(claimed, ignore_errors=True)
-    # Behind the last whole picture there may be a part of one.
+    # part of a picture may follow the last whole one
     with open(images, "ab") as file:
         file.truncate(progress.kept * picture_bytes)
     return progress
 
 
-def leave(destination: Path, images: Path, progress: Progress) -> None:
-    """Put `images` and `progress` where `take` finds them."""
-    folder = images.parent / "left"
+def save(destination: Path, images: Path, progress: Progress) -> None:
+    """Put `images` and `progress` where `resume` finds them."""
+    folder = images.parent / "saved"
     folder.mkdir()
     images.rename(folder / images.name)
     (folder / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    with contextlib.suppress(OSError):  # another process has left its own
-        folder.rename(_place(destination))
+    with contextlib.suppress(OSError):  # another process has saved its own
+        folder.rename(_folder_for(destination))
 
 
-def _place(destination: Path) -> Path:
-    return destination.with_name(f".{destination.name}.stopped")
+def _folder_for(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.partial")

@@ -1,4 +1,4 @@
-"""Personal data in captions: e-mail addresses, web addresses, phone numbers and handles, found by their form and taken out on demand.
+"""Personal data in captions: e-mail addresses, web addresses, phone numbers and handles, found by their form and removed on demand.
 
 Names of people have no form of their own: they are not found.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from gan_t2i.data.readers.base import Reading
 from gan_t2i.data.records import BadItems, Record
 
-# Bounded repeats keep the search linear in a caption's length. The order matters: an address holds what looks like a handle.
+# Bounded repeats keep the search linear in a caption's length. The order matters: part of an address looks like a handle.
 _PATTERN = re.compile(
     r"""
       (?P<email>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4})
@@ -25,24 +25,24 @@ _PATTERN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 KINDS = ("email", "url", "phone", "handle")
-# A handle stands for a person in the sentence ("a portrait of @anna"); the others can go without a word in their place.
-_INSTEAD = {"handle": "someone"}
+# A handle names a person in the sentence ("a portrait of @anna"); the others need no word in their place.
+_REPLACEMENT = {"handle": "someone"}
 
 
 def find_personal(caption: str) -> Counter[str]:
-    """How many of each of `KINDS` the caption holds."""
+    """Count each of `KINDS` in the caption."""
     return Counter(str(match.lastgroup) for match in _PATTERN.finditer(caption))
 
 
 def redact(caption: str) -> str:
-    """The caption without e-mail and web addresses and phone numbers, and with "someone" for handles; it may be left empty."""
-    text = _PATTERN.sub(lambda match: _INSTEAD.get(str(match.lastgroup), ""), caption)
-    text = re.sub(r"\(\s*\)|\[\s*\]|<\s*>", "", text)  # the brackets that it stood in
+    """Return the caption without e-mail and web addresses and phone numbers, and with "someone" for handles; it may be empty."""
+    text = _PATTERN.sub(lambda match: _REPLACEMENT.get(str(match.lastgroup), ""), caption)
+    text = re.sub(r"\(\s*\)|\[\s*\]|<\s*>", "", text)  # brackets around a removed address
     return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split())).strip(" ,;:")
 
 
 def redact_reading(reading: Reading, bad: BadItems) -> None:
-    """Redacts the captions of `reading` and the texts of its other metadata, notes the counts, and sends what is left empty to `bad`."""
+    """Redact the captions of `reading` and the texts of its metadata, note the counts, and move records without a caption left to `bad`."""
     found: Counter[str] = Counter()
     records = []
     for record in reading.records:
@@ -52,7 +52,7 @@ def redact_reading(reading: Reading, bad: BadItems) -> None:
         if captions:
             records.append(_with(record, captions))
         else:
-            bad.add("caption only personal data", record.where, "nothing is left of the caption without personal data")
+            bad.add("caption only personal data", record.where, "the caption is empty without personal data")
     reading.records = records
     reading.notes.append(f"redacted in captions: {', '.join(f'{found[kind]:,} {kind}' for kind in KINDS)}")
 
@@ -62,7 +62,7 @@ def _with(record: Record, captions: Sequence[str]) -> Record:
 
 
 def _redact_value(value: Any) -> Any:
-    # Metadata is packed along with the captions, and would give away what was taken out of them.
+    # metadata is packed with the captions, and would give away what was removed from them
     if isinstance(value, str):
         return redact(value) if _PATTERN.search(value) else value
     if isinstance(value, Mapping):

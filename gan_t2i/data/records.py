@@ -1,4 +1,4 @@
-"""What a data source yields: usable records, the items it had to leave out, and a report that counts both."""
+"""Result of reading a data source: usable records, the items left out, and a report that counts both."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ HELDOUT = "heldout"
 
 @dataclass(frozen=True)
 class LazyFile:
-    """A picture that is no file of its own: a member of an archive, or a cell of a table."""
+    """A picture within another file: a member of an archive, or a cell of a table."""
 
     name: str  # for messages
     read: Callable[[], bytes]  # the encoded picture; called from several threads, and may raise anything
@@ -33,7 +33,7 @@ class Record:
 
 @dataclass(frozen=True)
 class BadItem:
-    """Something that was left out, and why."""
+    """An item that was left out, and the reason."""
 
     kind: str
     where: str
@@ -41,7 +41,7 @@ class BadItem:
 
 
 class BadItems:
-    """Collects what is left out; with on_bad="error" the first one raises `GanT2IError`, with "skip" none does."""
+    """Collect the items left out; with on_bad="error" the first one raises `GanT2IError`, with "skip" none does."""
 
     def __init__(self, on_bad: str = "skip") -> None:
         if on_bad not in ("skip", "error"):
@@ -57,7 +57,7 @@ class BadItems:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Counts of what is usable and what is not; `str` gives the lines to show to a user."""
+    """Counts of usable and unusable items; `str` gives the lines to show to a user."""
 
     pairs: int  # usable pictures, each with its captions
     captions: int  # captions of these pictures, a caption of two pictures counted twice
@@ -68,10 +68,10 @@ class DataReport:
     notes: Sequence[str] = ()  # choices that the reader made, such as the caption column
 
     def __str__(self) -> str:
-        held = "the data does not say which are held out" if self.heldout is None else f"{self.heldout:,} pairs held out"
+        held = "the data do not say which are held out" if self.heldout is None else f"{self.heldout:,} pairs held out"
         lines = [f"{self.pairs:,} usable pairs with {self.captions:,} captions ({held})", *self.notes]
         if self.dropped_captions:
-            lines.append(f"{self.dropped_captions:,} captions dropped because they stand on the other side of the split too")
+            lines.append(f"{self.dropped_captions:,} captions dropped because the other side of the split has them too")
         if self.bad:
             lines.append(f"{sum(self.bad.values()):,} left out: " + ", ".join(f"{kind} {count:,}" for kind, count in self.bad.items()))
             lines += [f"  {where}: {why}" for where, why in self.first_bad]
@@ -79,7 +79,7 @@ class DataReport:
 
     @staticmethod
     def count_bad(items: Sequence[BadItem]) -> dict[str, Any]:
-        """The two fields of a report that tell of bad items: counts with the most frequent kind first, and the first five."""
+        """Return the two fields of a report on bad items: counts with the most frequent kind first, and the first five."""
         return {
             "bad": dict(Counter(item.kind for item in items).most_common()),
             "first_bad": tuple((item.where, item.why) for item in items[:5]),
@@ -87,7 +87,7 @@ class DataReport:
 
     @classmethod
     def of(cls, records: Sequence[Record], items: Sequence[BadItem], notes: Sequence[str] = ()) -> Self:
-        """The report on what a reader yielded, before any split."""
+        """Return the report on a reader's result, before any split."""
         return cls(
             pairs=len(records),
             captions=sum(len(record.captions) for record in records),

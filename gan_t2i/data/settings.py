@@ -1,60 +1,88 @@
-"""How pictures and captions are read: the one place that holds these settings' defaults, for the command line, training and Python."""
+"""Settings of the data, with their only defaults: the command line, training and Python all use these."""
 
 from typing import Annotated, Literal
 
 from PIL import ImageColor
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.errors import UsageError
 
 Format = Literal["auto", "imagefolder", "openclip", "stylegan", "coco", "cub", "tars", "parquet", "pairs"]
 
 
 class DataSettings(StrictConfig):
-    """Which pictures and captions of a source, and in which form."""
+    """How the pictures and captions of a source are read and packed."""
 
     format: Format = "auto"
-    """Of the source, or of what a zip holds; auto looks."""
+    """Format of the source, or of the files in a zip; auto detects it."""
     caption_column: str | None = None
-    """Column or key of the captions in tables and metadata; None takes text, caption, prompt or title."""
+    """Column or key of the captions in tables and metadata; None tries text, caption, prompt and title."""
     caption_lines: Literal["first", "all"] = "all"
-    """Of a text file: every line is a caption of the picture, or the first one alone."""
+    """Lines of a text file that are captions of its picture."""
     image_root: str | None = None
-    """Folder that the names in a COCO, OpenCLIP or dataset.json file stand for; None takes the file's own."""
+    """Folder of the pictures that a COCO, OpenCLIP or dataset.json file names; None takes the file's own."""
     crop: Literal["center", "fit", "pad"] = "center"
-    """The centre square, the whole picture squeezed into the square, or the whole picture with borders in the background's colour."""
+    """The centre square, the whole picture squeezed into a square, or the whole picture with borders in the background colour."""
     background: str = "white"
-    """Colour below transparent pictures and of borders: a name such as white, or #ffeecc."""
+    """Colour behind transparent pictures and of borders: a name such as white, or #ffeecc."""
     alpha: bool = False
-    """Keep transparency as a fourth channel and learn to draw it; borders are transparent then, and nothing is put over the background."""
-    templates: tuple[str, ...] = ("{}",)
-    """Forms in which every caption is told, one drawn each time its picture is shown; {} stands for the caption, and is the first form."""
+    """Keep transparency as a fourth channel and learn to generate it; the background is not used, and borders are transparent."""
+    caption_forms: tuple[str, ...] = ("{}",)
+    """Forms of every caption, such as "an icon of {}", one of which is shown at a time; {} stands for the caption, and is the first form."""
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the words that are left out in further copies of the training captions; 0 makes none."""
+    caption_shuffle: bool = False
+    """Shuffle comma-separated tags in further copies of the training captions."""
     on_bad: Literal["skip", "error"] = "skip"
-    """Whether unusable items are counted and left out, or stop the run."""
+    """Count unusable items and leave them out, or stop at the first."""
     redact: bool = False
-    """Take e-mail and web addresses, phone numbers and handles out of the captions."""
+    """Remove e-mail and web addresses, phone numbers and handles from the captions."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the captions kept from training, where the data set does not say itself."""
+    """Share of the captions held out from training, where the data set has no split of its own."""
 
     @property
     def channels(self) -> int:
-        """Of a picture: 4 with its transparency, else 3."""
+        """Number of channels of a packed picture: 4 with transparency, else 3."""
         return 4 if self.alpha else 3
 
-    @field_validator("templates")
+    @field_validator("caption_forms")
     @classmethod
-    def _has_places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        if templates[:1] != ("{}",) or any(template.count("{}") != 1 for template in templates):
-            raise ValueError(f'{list(templates)} must begin with the plain "{{}}", and each of them must have one {{}} for the caption')
-        return templates
+    def _hold_a_caption(cls, forms: tuple[str, ...]) -> tuple[str, ...]:
+        if forms[:1] != ("{}",) or any(form.count("{}") != 1 for form in forms):
+            raise ValueError(f'{list(forms)} must begin with the plain "{{}}", and each form must have one {{}} for the caption')
+        return forms
 
     @field_validator("background")
     @classmethod
     def _is_colour(cls, background: str) -> str:
         try:
-            opaque = len(ImageColor.getrgb(background)) == 3
+            is_opaque = len(ImageColor.getrgb(background)) == 3
         except ValueError:
-            opaque = False
-        if not opaque:
+            is_opaque = False
+        if not is_opaque:
             raise ValueError(f"{background!r} is not a colour such as white or #ffeecc")
         return background
+
+
+class DataConfig(DataSettings):
+    """Source of the pictures and captions, and how training reads them."""
+
+    source: str = "shapes"
+    """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
+    stream: bool = False
+    """Train on tars in place, without packing them: for sets larger than the cache's disk."""
+    shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
+    """Size of a stream's shuffle buffer, in pictures."""
+
+    def require_packed(self, user: str, advice: str = "leave one of them out") -> None:
+        """Raise `UsageError` if the data are streamed; `user` is the setting or the command that needs all of them packed."""
+        if self.stream:
+            raise UsageError(f"{user} needs the whole data set packed, and data.stream trains without packing it: {advice}")
+
+    @model_validator(mode="after")
+    def _made_when_packed(self) -> "DataConfig":
+        for name in ("alpha", "caption_forms", "caption_dropout", "caption_shuffle"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                self.require_packed(f"data.{name}")
+        return self

@@ -1,4 +1,4 @@
-"""Which captions a picture keeps, and which of them training never sees."""
+"""Split into training and held-out pictures, such that no caption is on both sides."""
 
 import hashlib
 from collections import Counter
@@ -9,14 +9,8 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import HELDOUT, TRAIN, Record
 
 
-def apply_forms(templates: Sequence[str], captions: Sequence[str]) -> tuple[str, ...]:
-    """Every caption in every form, none twice; the captions themselves, which are the first form, come first in their order."""
-    forms = (template.replace("{}", caption) for template in templates for caption in captions)
-    return tuple(dict.fromkeys(" ".join(form.split()) for form in forms))
-
-
 class Split(NamedTuple):
-    """Each record's remaining captions, each record's side, and the number of captions that were dropped."""
+    """Each record's remaining captions, True for each record that is held out, and the number of captions dropped."""
 
     captions: list[tuple[str, ...]]
     heldout: list[bool]
@@ -26,17 +20,17 @@ class Split(NamedTuple):
 def split_by_caption(records: Sequence[Record], fraction: float) -> Split:
     """Hold out about `fraction` of the first captions with all their pictures; no caption stays on both sides.
 
-    A record's own `split` decides for it, and for every record with the same first caption that has none. The others are held out where
-    the hash of the first caption falls below `fraction`. With a fraction above 0 and two first captions or more, at least one of those
-    without a `split` is held out, and one trained on, unless the records with a `split` see to it.
+    A record's own `split` decides for it, and for every record without one that has the same first caption. The others are held out if
+    the hash of their first caption is below `fraction`. With a fraction above 0 and at least two first captions, at least one of those
+    without a `split` is held out, and one is trained on, unless records with a `split` already provide it.
 
-    A caption that both sides have stays where it is some record's first, else on the held-out side, and is dropped from the other;
-    so every record keeps its first one. Only records whose own splits contradict each other may lose all: such a training record, all
-    of whose captions are held out, is held out too. Dropping, not moving, because one common caption would otherwise pull all records
-    that share it, and in turn theirs, out of training. Raises `GanT2IError` where nothing is left to train on.
+    A caption of both sides stays where it is some record's first, else on the held-out side, and is dropped from the other; so every
+    record keeps its first one. Only records whose own splits contradict each other may lose all: a training record with all captions held
+    out is held out too. Captions are dropped, not moved, because a single common caption would otherwise pull all records that share it,
+    and in turn theirs, out of training. Raises `GanT2IError` where nothing is left to train on.
     """
     held_first = _held_first_captions(records, fraction)
-    # A training record's own split wins over its caption's: the contradiction is settled below.
+    # A training record's own split wins over its caption's; the contradiction is resolved below.
     heldout = [record.split == HELDOUT or (record.split is None and record.captions[0] in held_first) for record in records]
     sides: dict[bool, set[str]] = {False: set(), True: set()}
     firsts: dict[bool, set[str]] = {False: set(), True: set()}
@@ -47,32 +41,32 @@ def split_by_caption(records: Sequence[Record], fraction: float) -> Split:
     to_train = {caption for caption in shared if caption in firsts[False] and caption not in firsts[True]}
     drop = {True: to_train, False: shared - to_train}
     captions = [tuple(c for c in record.captions if c not in drop[side]) for record, side in zip(records, heldout, strict=True)]
-    for index, left in enumerate(captions):
-        if not left:
+    for index, remaining in enumerate(captions):
+        if not remaining:
             captions[index] = records[index].captions
             heldout[index] = True
     if all(heldout):
-        raise GanT2IError("no picture is left to train on: the split of the data holds out every caption; leave the key split out")
+        raise GanT2IError("no picture is left to train on: the data's own split holds out every caption; remove the key split")
     before = sum(len(record.captions) for record in records)
     return Split(captions, heldout, before - sum(map(len, captions)))
 
 
 def _held_first_captions(records: Sequence[Record], fraction: float) -> set[str]:
-    """The first captions whose records without a split are held out."""
-    of_split: dict[str, set[str]] = {side: {r.captions[0] for r in records if r.split == side} for side in (TRAIN, HELDOUT)}
+    """Return the first captions whose records without a split are held out."""
+    own: dict[str, set[str]] = {side: {r.captions[0] for r in records if r.split == side} for side in (TRAIN, HELDOUT)}
     counts = Counter(r.captions[0] for r in records if r.split is None)
-    position = {caption: position_of(caption) for caption in counts if caption not in of_split[TRAIN] | of_split[HELDOUT]}
-    free = sorted(position, key=position.__getitem__)
-    chosen = [caption for caption in free if position[caption] < fraction]
+    hashes = {caption: caption_hash(caption) for caption in counts if caption not in own[TRAIN] | own[HELDOUT]}
+    free = sorted(hashes, key=hashes.__getitem__)
+    chosen = [caption for caption in free if hashes[caption] < fraction]
     if fraction > 0 and free:
-        if not chosen and not of_split[HELDOUT] and (len(free) > 1 or of_split[TRAIN]):
-            # The caption with the fewest pictures, so that as many as possible are trained on.
+        if not chosen and not own[HELDOUT] and (len(free) > 1 or own[TRAIN]):
+            # the caption with the fewest pictures, so that as many as possible are trained on
             chosen = [min(free, key=lambda caption: counts[caption])]
-        elif len(chosen) == len(free) and not of_split[TRAIN]:
+        elif len(chosen) == len(free) and not own[TRAIN]:
             chosen = chosen[:-1]
-    return of_split[HELDOUT] | set(chosen)
+    return own[HELDOUT] | set(chosen)
 
 
-def position_of(caption: str) -> float:
-    """A number in [0, 1) that is the caption's own, on every machine."""
+def caption_hash(caption: str) -> float:
+    """Return the hash of a caption as a number in [0, 1), the same on every machine."""
     return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest()) / 2**64

@@ -20,10 +20,10 @@ from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.data.decode import load_image, to_image
 from gan_t2i.data.packing import pack
 from gan_t2i.data.records import TRAIN, Record
-from gan_t2i.data.settings import DataSettings
+from gan_t2i.data.settings import DataConfig, DataSettings
 from gan_t2i.doctor.flops import FlopCounter, convolution_rate
 from gan_t2i.losses.term import LossTerm
-from gan_t2i.training.config import DataConfig, TrainConfig
+from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 
 # About how many steps are timed, after as many that are not: kernels are chosen and memory is taken in the first.

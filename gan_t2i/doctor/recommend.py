@@ -153,7 +153,7 @@ def inspect_and_recommend(
     Errors as for `data.inspection.inspect`.
     """
     parsed = DataSettings.parse(settings)
-    path = resolve_source(source, _BUILTIN_SIDE, alpha=parsed.alpha)
+    path = resolve_source(source, _BUILTIN_SIDE, parsed)
     window = default_window()
     inspection = inspect(path, parsed, window.count, window.max_tokens, window.counted_by, limit=limit)
     data, packed_at = {"source": source, **settings}, None

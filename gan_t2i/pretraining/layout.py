@@ -88,7 +88,7 @@ class Vocabulary:
     """
 
     def __init__(self, dataset: PackedDataset, encoder: SentenceEncoder, most: int) -> None:
-        used = sorted({index for item in dataset.train.tolist() for index in dataset.caption_ids[item]})
+        used = dataset.train_caption_ids
         rows = dict(zip(used, encoder.token_ids([dataset.captions[index] for index in used]), strict=True))
         counts = Counter(token for row in rows.values() for token in row)
         kept = sorted(counts, key=lambda token: (-counts[token], token))[:most]

@@ -11,31 +11,12 @@ import gan_t2i.text  # noqa: F401 (all three register the classes that a config 
 from gan_t2i import registry
 from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig, nearest
 from gan_t2i.core.errors import UsageError
-from gan_t2i.data.settings import DataSettings
+from gan_t2i.data.settings import DataConfig
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.penalties import PenaltyConfig
 from gan_t2i.losses.term import LossTerm, build_terms, resolve_terms
 from gan_t2i.ops.augment import AugmentConfig
 from gan_t2i.registry import Spec
-
-
-class DataConfig(DataSettings):
-    """Source of pictures and captions, and how it is read."""
-
-    source: str = "shapes"
-    """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
-    stream: bool = False
-    """Train on tars where they lie, without packing them: for sets larger than the disk of the cache."""
-    shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
-    """Size of a stream's shuffle buffer, in images."""
-    balance: str | None = None
-    """Column of the metadata, such as style: pictures of each of its values are shown equally often; None shows every picture equally often."""
-
-    @model_validator(mode="after")
-    def _what_a_stream_cannot(self) -> "DataConfig":
-        if self.stream and (self.alpha or self.balance or len(self.templates) > 1):
-            raise ValueError("stream reads tars as they lie, without alpha, balance and templates: leave those out, or the stream")
-        return self
 
 
 class OptimizerConfig(StrictConfig):

@@ -16,12 +16,9 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import pick_device, set_gpu_arithmetic
-from gan_t2i.data.batches.negatives import OneChange
-from gan_t2i.data.batches.sampler import Batch, Sampler
-from gan_t2i.data.batches.stream import open_stream
-from gan_t2i.data.batches.stream_sampler import StreamedBatch, StreamSampler
-from gan_t2i.data.builtin import resolve_source
-from gan_t2i.data.packing import PackedDataset, load_dataset
+from gan_t2i.data.batches import open_batches
+from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
+from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
@@ -37,7 +34,7 @@ log = logging.getLogger(__name__)
 class Session:
     """The parts of a run, made by `prepare`.
 
-    `dataset` and `cache` hold all pictures and captions, or where `sampler` streams them a sample, which everything but training looks at.
+    `dataset` and `cache` serve everything but training, whose images come from `sampler`; see `TrainingData`.
     """
 
     config: TrainConfig
@@ -47,7 +44,7 @@ class Session:
     encoder_interface: dict[str, object]
     cache: TextCache
     networks: Networks
-    sampler: Sampler | StreamSampler
+    sampler: BatchSampler
     terms: dict[str, LossTerm]
     """Active auxiliary losses by name."""
     step: TrainStep = field(init=False)
@@ -71,8 +68,8 @@ class Session:
         """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
         with phase("data"):
             batch = self.sampler.batch(nimg, self.config.batch, own_rows(self.config.batch))
-        # A streamed caption hardly comes again while it could be kept, and encoded with others it has other bits: so nothing of it is kept.
-        encode = partial(self._encode, batch.texts) if isinstance(batch, StreamedBatch) else self.cache.gather
+        # Captions that a batch brings itself hardly recur, and their bits depend on those encoded beside them: none is cached.
+        encode = partial(self._encode, batch.texts) if batch.texts else self.cache.gather
         return self.step(batch, encode, nimg)
 
     def _encode(self, texts: Sequence[str], ids: torch.Tensor) -> TextBatch:
@@ -83,7 +80,7 @@ class Session:
         return Sampler(self.dataset, self.config.seed)
 
     def preview_batch(self, count: int) -> Batch:
-        """The same training pictures whenever it is asked for, to look at; of a stream, those of its sample."""
+        """The same training pictures whenever it is asked for, to look at."""
         return self._preview_sampler.batch(0, count)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
@@ -162,27 +159,16 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
     check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {})
-    source = resolve_source(config.data.source, config.resolution, alpha=config.data.alpha)
-    stream = open_stream(source, config.resolution, config.data) if config.data.stream else None
-    dataset = stream.sample if stream else load_dataset(source, config.resolution, config.data)
-    trained = sorted({caption_id for item in dataset.train for caption_id in dataset.caption_ids[item]})
-    words = stream.captions if stream else [dataset.captions[index] for index in trained]
-    interface = interface_for(config.text_encoder.name, config.text_encoder.params, words)
+    terms = config.build_terms()
+    data = open_batches(config.data, config.resolution, terms["mismatch"].config.negatives)
+    dataset = data.dataset
+    interface = interface_for(config.text_encoder.name, config.text_encoder.params, data.train_captions)
     if encoder is None:
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface)
-    terms = config.build_terms()
-    negatives = terms["mismatch"].config.negatives
-    one_change = OneChange(dataset) if "one_change" in negatives else None
-    captions = [*dataset.captions, *(one_change.captions if one_change else [])]
-    cache = TextCache.build(encoder, captions, folder=text_folder)
+    cache = TextCache.build(encoder, data.captions, folder=text_folder)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         log.warning("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
-    sampler: Sampler | StreamSampler
-    if stream:
-        sampler = StreamSampler(stream, config.seed, config.data.shuffle_buffer, len(negatives))
-    else:
-        balance = config.data.balance
-        sampler = Sampler(dataset, config.seed, negatives, one_change=one_change, balance=balance, vectors=cache.pooled)
+    sampler = data.sampler(config.seed, cache.pooled)
     networks = build_networks(config, network_interface(config, encoder), device)
     active = {name: term for name, term in terms.items() if term.active}
     session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active)

@@ -70,13 +70,13 @@ class TrainStep:
 
     def _micro_batch(self, batch: Batch, local: Tensor, rows: Tensor, encode: Callable[[Tensor], TextBatch], noise: StepNoise) -> MicroBatch:
         """Select the images `local` [n] of this process's share, which are the `rows` [n] of the whole batch, with their captions."""
-        weights = negative_weights(batch.wrong)[rows]
+        weights = negative_weights(batch.negative_mask)[rows]
         captions = batch.captions[rows]
         # each caption once: those of the batch are random negatives too
         ids, index = torch.cat([captions[:, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
         with phase("text"):
             text = encode(ids).to(self.device)
-        images, index, mask, weights = (x.to(self.device) for x in (batch.images[local], index, batch.wrong[rows], weights))
+        images, index, mask, weights = (x.to(self.device) for x in (batch.images[local], index, batch.negative_mask[rows], weights))
         return MicroBatch(images, captions, text, index, mask, weights, noise[rows])
 
     def _forward_backward(self, micro: MicroBatch, with_penalty: bool) -> Metrics:

@@ -1,4 +1,4 @@
-"""``gan-t2i data``: what it prints, what it writes, and how it refuses."""
+"""``gan-t2i data``: output, files and refusals."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def shapes(tmp_path: Path) -> Path:
     return tmp_path / "shapes"
 
 
-def test_make_shapes_says_what_it_made(tmp_path: Path) -> None:
+def test_make_shapes_prints_a_summary(tmp_path: Path) -> None:
     out = tmp_path / "shapes"
     result = run("make", "shapes", out, "--count", 50, "--size", 16, "--seed", 3)
     assert result.exit_code == 0, result.output
@@ -88,11 +88,11 @@ def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
 def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.data import builtin
 
-    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, alpha: shapes if data == "shapes" else Path(data))
+    monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, settings: shapes if data == "shapes" else Path(data))
     assert run("pack", "shapes", tmp_path / "packed", "--resolution", 16).exit_code == 0
 
 
-def test_inspect_tells_of_bad_items(tmp_path: Path) -> None:
+def test_inspect_reports_bad_items(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     rows = [{"file_name": "a.png", "label": "a black square"}, *({"file_name": f"{index}.png", "label": "gone"} for index in range(7))]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -108,7 +108,7 @@ def test_inspect_tells_of_bad_items(tmp_path: Path) -> None:
     assert "missing image: 7" in run("inspect", tmp_path, "--caption-column", "label").output
 
 
-def test_inspect_writes_files_beside_what_it_prints(shapes: Path, tmp_path: Path) -> None:
+def test_inspect_writes_files_and_prints(shapes: Path, tmp_path: Path) -> None:
     result = run("inspect", shapes, "--json", tmp_path / "report.json", "--html", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
     assert "words that flips would falsify: " in result.stdout
@@ -129,7 +129,22 @@ def test_pack_redacts(tmp_path: Path) -> None:
     assert PackedDataset.open(tmp_path / "packed").captions == ["a square by"]
 
 
-def test_inspect_refuses_what_is_not_there(tmp_path: Path) -> None:
+def test_pack_augments_captions(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("black, square, dull")
+    options = ("--caption-form", "a picture of {}", "--caption-dropout", "0.5", "--caption-shuffle")
+    result = run("pack", tmp_path, tmp_path / "packed", "--resolution", 16, *options)
+    assert "every caption in 2 forms: {}, a picture of {}" in result.output
+    assert "up to 3 more of every training caption, with 50% of the words dropped and the tags shuffled" in result.output
+    captions = PackedDataset.open(tmp_path / "packed").captions
+    assert captions[0] == "black, square, dull"
+    assert "a picture of black, square, dull" in captions
+    refused = run("pack", tmp_path, tmp_path / "other", "--caption-dropout", "1")
+    assert refused.exit_code == 2
+    assert "config key caption_dropout = 1.0: input should be less than 1" in refused.output
+
+
+def test_inspect_refuses_a_missing_source(tmp_path: Path) -> None:
     result = run("inspect", tmp_path / "missing")
     assert result.exit_code == 2
     assert "does not exist" in result.output
@@ -170,11 +185,11 @@ def test_pack_and_inspect_take_any_format_and_its_options(tmp_path: Path) -> Non
     ("options", "message"),
     [
         (("--data-format", "word"), "config key format = 'word': input should be 'auto', 'imagefolder', "),
-        (("--data-format", "cub"), "is no cub: it has no train/filenames.pickle"),
+        (("--data-format", "cub"), "is not in the format cub: it has no train/filenames.pickle"),
         (("--caption-lines", "last"), "config key caption_lines = 'last': input should be 'first' or 'all'"),
         (("--crop", "middle"), "config key crop = 'middle': input should be 'center', 'fit' or 'pad'"),
         (("--background", "plaid"), "config key background: 'plaid' is not a colour such as white or #ffeecc"),
-        (("--image-root", "nowhere"), "image_root nowhere is no folder"),
+        (("--image-root", "nowhere"), "image_root nowhere is not a folder"),
     ],
 )
 def test_pack_refuses_wrong_options(shapes: Path, tmp_path: Path, options: tuple[str, str], message: str) -> None:
@@ -184,7 +199,7 @@ def test_pack_refuses_wrong_options(shapes: Path, tmp_path: Path, options: tuple
     assert not (tmp_path / "packed").exists()
 
 
-def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.doctor import dry_run as estimate
 
     seen: list[TrainConfig] = []
@@ -203,8 +218,9 @@ def test_train_hands_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> Non
         "background": "black",
         "alpha": True,
         "caption_column": "x",
-        "templates": ("{}",),
-        "balance": None,
+        "caption_forms": ("{}",),
+        "caption_dropout": 0.0,
+        "caption_shuffle": False,
         "on_bad": "error",
         "redact": False,
         "holdout_fraction": 0.02,

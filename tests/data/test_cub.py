@@ -1,4 +1,4 @@
-"""A CUB root as AttnGAN lays it out, and pickles that want more than to be a list of names."""
+"""CUB in AttnGAN's layout, and pickles that are more than a list of names."""
 
 import io
 import os
@@ -76,7 +76,7 @@ def test_the_unpickler_itself_refuses_every_class():
     from gan_t2i.data.readers import cub
 
     for value in (os.getcwd, Path("x"), io.BytesIO, {1}.__class__):
-        with pytest.raises(pickle.UnpicklingError, match="needs no class"):
+        with pytest.raises(pickle.UnpicklingError, match="a list of names needs none"):
             cub._PlainUnpickler(io.BytesIO(pickle.dumps(value))).load()
 
 
@@ -98,13 +98,13 @@ def test_a_broken_or_greedy_pickle_is_refused(root, content):
         read(root)
 
 
-def test_a_pickle_that_makes_the_unpickler_clear_32_gigabytes_is_not_loaded(root):
+def test_a_pickle_that_would_allocate_32_gigabytes_is_not_loaded(root):
     (root / "train/filenames.pickle").write_bytes(b"]r" + struct.pack("<I", 2**31 - 1) + b".")
     with pytest.raises(GanT2IError, match=r"^train/filenames.pickle is refused: it numbers an object 2147483647$"):
         read(root)
 
 
-def test_names_that_lead_out_and_texts_that_are_missing_are_counted(root):
+def test_unsafe_names_and_missing_texts_are_counted(root):
     (root / "outside.jpg").write_bytes((root / "CUB_200_2011/images" / f"{STEMS[0]}.jpg").read_bytes())
     (root / "text" / f"{STEMS[1]}.txt").unlink()
     names = [STEMS[0], "../outside", "/etc/passwd", "http://h/a", "gone", ["nested"]]

@@ -1,4 +1,4 @@
-"""A picture to pixels: modes, crops, orientation, background, and what is refused."""
+"""Decoding: modes, crops, orientation, background, and refused pictures."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from gan_t2i.data.settings import DataSettings
 
 
 def make_data(folder: Path, count: int = 6, size: int = 16) -> Path:
-    """`count` one-coloured pictures with a caption each."""
+    """Write `count` pictures of a single colour with a caption each."""
     folder.mkdir(exist_ok=True)
     for index in range(count):
         Image.new("RGB", (size, size), (index * 10, 0, 255 - index)).save(folder / f"{index}.png")
@@ -63,7 +63,7 @@ PALETTE = _palette_with_alpha()
         (Image.new("CMYK", (16, 16), (255, 0, 0, 128)), "jpg", {"quality": 100}, (0, 127, 127)),
     ],
 )
-def test_every_mode_keeps_its_colour_and_transparency_stands_over_white(tmp_path, image, suffix, options, colour):
+def test_every_mode_keeps_its_colour_and_transparency_is_composited_on_white(tmp_path, image, suffix, options, colour):
     path = tmp_path / f"a.{suffix}"
     image.save(path, **options)
     pixels = load_image(path, 16)
@@ -97,7 +97,7 @@ def test_the_centre_square_is_taken(tmp_path, size):
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_picture_stands_upright_whatever_its_exif_orientation(tmp_path, orientation, suffix):
+def test_the_picture_is_upright_whatever_its_exif_orientation(tmp_path, orientation, suffix):
     upright = Image.new("RGB", (32, 32), "white")
     upright.paste("red", (0, 0, 16, 16))
     upright.paste("blue", (16, 0, 32, 16))
@@ -114,7 +114,7 @@ def test_the_picture_stands_upright_whatever_its_exif_orientation(tmp_path, orie
 
 
 def striped(width: int, height: int) -> Image.Image:
-    """Red in the left quarter, blue in the right one, lime between."""
+    """Return a picture with red in the left quarter, blue in the right one, and lime between."""
     image = Image.new("RGB", (width, height), "lime")
     image.paste("red", (0, 0, width // 4, height))
     image.paste("blue", (width * 3 // 4, 0, width, height))
@@ -136,7 +136,7 @@ def test_crop_takes_the_centre_squeezes_or_adds_borders(tmp_path):
 
 @pytest.mark.parametrize("crop", ["center", "fit", "pad"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_wide_picture_stands_upright_in_every_crop(tmp_path, orientation, crop):
+def test_a_wide_picture_is_upright_in_every_crop(tmp_path, orientation, crop):
     upright = striped(64, 32)
     inverse = {6: decode.UPRIGHT[8], 8: decode.UPRIGHT[6]}.get(orientation, decode.UPRIGHT.get(orientation))
     exif = Image.Exif()
@@ -169,7 +169,7 @@ def test_the_background_is_an_opaque_colour(background):
         DataSettings.parse({"background": background})
 
 
-def test_nothing_of_a_pictures_metadata_gets_into_the_packed_folder(tmp_path):
+def test_metadata_of_a_picture_do_not_enter_the_packed_folder(tmp_path):
     source = make_data(tmp_path / "data", 0)
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
@@ -198,7 +198,7 @@ def test_a_large_picture_is_reduced_to_its_mean(tmp_path, suffix):
 
 
 def _png_of(width: int, height: int) -> bytes:
-    """A PNG whose header promises a size and whose pixels are missing."""
+    """Return a PNG whose header has a size and whose pixels are missing."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -1,4 +1,4 @@
-"""Pictures that look the same: the hash against its definition, groups against a comparison of all with all, and their cost."""
+"""Near duplicates: the hash against its definition, groups against a comparison of all pairs, and their cost."""
 
 import io
 import random
@@ -12,7 +12,7 @@ from gan_t2i.data.duplicates import MAX_DISTANCE, coarse_colours, difference_has
 
 
 def photograph(seed: int, size: int = 96) -> Image.Image:
-    """Smooth noise, as different from that of another seed as photographs are."""
+    """Return smooth noise, as different from that of another seed as photographs are."""
     noise = np.random.default_rng(seed).integers(0, 256, (7, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -63,7 +63,7 @@ def test_every_pair_within_the_distance_is_found_and_no_other() -> None:
     assert len(expected) == 5 * 40
 
 
-def test_twenty_thousand_pictures_on_white_are_not_compared_all_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_thousand_pictures_on_white_take_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     """Low hashes that share most of their bits are the worst case: N^2 / 2 would be 200 million comparisons."""
     compared = 0
     distance = duplicates._distance

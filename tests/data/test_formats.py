@@ -214,7 +214,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
 CASES = [(*case, captions) for *case, several in FORMATS for captions in ((1, 3) if several else (1,))]
 
 
-def test_every_format_is_tried_and_can_be_named():
+def test_every_format_is_tested_and_can_be_named():
     names = [reader.name for reader in READERS]
     assert ["auto", *names] == list(get_args(Format))
     assert {name for name, _, _, _ in FORMATS} == {"hf", *names}

@@ -1,4 +1,4 @@
-"""`datasets.Dataset` objects, and hf:owner/name with the library's loader replaced: no test asks the network."""
+"""`datasets.Dataset` objects, and hf:owner/name with the library's loader replaced: no test uses the network."""
 
 import io
 import sys
@@ -63,7 +63,7 @@ def test_a_path_in_a_cell_of_the_hub_is_not_followed(tmp_path, path, monkeypatch
     assert pack(source, tmp_path / "again", 16, progress=False).captions == ["blue"]
 
 
-def test_a_dataset_of_ones_own_files_is_read_and_no_url_opened(tmp_path):
+def test_a_dataset_of_local_files_is_read_and_no_url_opened(tmp_path):
     datasets = pytest.importorskip("datasets")
     for name in ("red", "blue"):
         (tmp_path / f"{name}.png").write_bytes(png(name))
@@ -74,7 +74,7 @@ def test_a_dataset_of_ones_own_files_is_read_and_no_url_opened(tmp_path):
     assert dataset.report.bad == {"unreadable image": 1}
 
 
-def test_the_librarys_imagefolder_gives_what_ours_gives(tmp_path, monkeypatch):
+def test_the_librarys_imagefolder_equals_ours(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     for name in ("blue", "red"):
@@ -96,19 +96,19 @@ def test_a_file_that_the_library_fetched_is_read(tmp_path, monkeypatch):
     assert pack("hf:owner/name", tmp_path / "packed", 16, progress=False).images[0, 1, 0, 0] == 255
 
 
-def test_a_name_is_loaded_once_and_its_splits_are_the_sides(tmp_path, monkeypatch, said):
+def test_a_name_is_loaded_once_and_its_splits_are_kept(tmp_path, monkeypatch, said):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path / "cache"))
-    asked = []
+    names = []
 
     def load(name: str) -> Any:
-        asked.append(name)
+        names.append(name)
         return datasets.DatasetDict({"train": table([png()], ["red"]), "test": table([png("blue")], ["blue"])})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert resolve_source("hf:owner/birds", 16) == "hf:owner/birds"
     first = load_dataset("hf:owner/birds", 16, progress=False)
-    assert asked == ["owner/birds"]
+    assert names == ["owner/birds"]
     assert (first.train.tolist(), first.heldout.tolist()) == ([0], [1])
     assert said[0].startswith("data: packing hf:owner/birds at 16 px")
     again = load_dataset("hf:owner/birds", 16, progress=False)
@@ -119,21 +119,21 @@ def test_a_name_is_loaded_once_and_its_splits_are_the_sides(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["hf:birds", "hf:", "hf:../a/b", "hf:/etc/x", "hf:a/b/c", "hf:owner/..", "hf:http://h/a"])
 def test_only_owner_and_name_reach_the_library(name, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("asked"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("loaded"))
     with pytest.raises(UsageError, match="must be hf:owner/name"):
         read(name)
 
 
-def test_a_local_folder_does_not_pass_for_a_name(tmp_path, monkeypatch):
+def test_a_local_folder_is_not_taken_for_a_name(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("asked"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("loaded"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/name").mkdir(parents=True)
     with pytest.raises(UsageError, match="must be hf:owner/name, a data set of the hub"):
         read("hf:owner/name")
 
 
-def test_what_the_library_raises_becomes_one_sentence(monkeypatch):
+def test_errors_of_the_library_become_one_sentence(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
     def fail(name: str) -> None:
@@ -150,7 +150,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
         read("hf:owner/name")
 
 
-def test_what_is_no_source_is_refused():
+def test_any_other_object_is_refused():
     datasets = pytest.importorskip("datasets")
     with pytest.raises(UsageError, match="not dict"):
         read({"image": []})

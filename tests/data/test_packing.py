@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.data import packing
-from gan_t2i.data import partial as stopped
+from gan_t2i.data import packing, partial
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.records import Record
@@ -20,7 +19,7 @@ from gan_t2i.data.settings import DataSettings
 
 
 def make_data(folder: Path, count: int = 6, size: int = 16) -> Path:
-    """`count` one-coloured pictures with a caption each."""
+    """Write `count` pictures of a single colour with a caption each."""
     folder.mkdir(exist_ok=True)
     for index in range(count):
         Image.new("RGB", (size, size), (index * 10, 0, 255 - index)).save(folder / f"{index}.png")
@@ -72,7 +71,7 @@ def test_a_packed_folder_holds_pictures_captions_splits_extras_and_counts(tmp_pa
         dataset.images[0] = 0
 
 
-def test_gather_copies_pictures_in_the_asked_order(tmp_path, source):
+def test_gather_copies_pictures_in_the_given_order(tmp_path, source):
     dataset = pack(source, tmp_path / "packed", 16, progress=False)
     for indices in ([3, 0, 3], np.array([3, 0, 3]), torch.tensor([3, 0, 3])):
         batch = dataset.gather(indices)
@@ -139,7 +138,7 @@ def test_a_destination_in_use_is_left_alone(tmp_path, source):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Makes the decoding of the n-th picture from now on raise KeyboardInterrupt; returns the list of pictures that were asked for."""
+    """Make the decoding of the n-th picture from now on raise KeyboardInterrupt; returns the list of pictures that are loaded."""
 
     def arrange(n):
         calls = []
@@ -151,44 +150,44 @@ def stop_at(monkeypatch):
             return load_image(record, *arguments)
 
         monkeypatch.setattr(packing, "load_image", load)
-        monkeypatch.setattr(packing, "AT_ONCE", 1)
+        monkeypatch.setattr(packing, "CHUNK", 1)
         return calls
 
     return arrange
 
 
-def test_stopped_and_run_again_it_goes_on_and_gives_the_same(tmp_path, source, stop_at):
+def test_an_interrupted_pack_resumes_and_gives_the_same(tmp_path, source, stop_at):
     (source / "1.png").write_bytes(b"no picture")
     whole = pack(source, tmp_path / "whole", 16, progress=False)
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
-    asked = stop_at(0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.partial", "data", "whole"]
+    loaded = stop_at(0)
     again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert asked == ["3.png", "4.png", "5.png"]
+    assert loaded == ["3.png", "4.png", "5.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "packed", "whole"]
     for name in (packing.IMAGES, packing.META):
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_few_results_wait_and_none_is_made_for_nobody(monkeypatch):
-    """Of a thousand records, one result is taken; then nobody wants any more."""
+def test_few_results_wait_and_work_ends_with_the_reader(monkeypatch):
+    """The reader of a thousand records takes one result and closes."""
     records = [Record(Path(f"/{number}.png"), ("a",), "a") for number in range(1000)]
-    asked, begun = [], threading.Event()
+    worked, begun = [], threading.Event()
 
     def work(record):
-        asked.append(record.image.stem)
-        if len(asked) > packing.AT_ONCE * packing.PARTS_WAITING:
+        worked.append(record.image.stem)
+        if len(worked) > packing.CHUNK * packing.CHUNKS_WAITING:
             begun.wait(10)
         return int(record.image.stem)
 
-    results = packing.in_threads(records, work, 1)
+    results = packing.map_in_threads(records, work, 1)
     assert next(results) == 0
     begun.set()
     results.close()
-    assert len(asked) <= packing.AT_ONCE * (packing.PARTS_WAITING + 1)
-    assert list(packing.in_threads(records, lambda record: int(record.image.stem), 3)) == list(range(1000))
+    assert len(worked) <= packing.CHUNK * (packing.CHUNKS_WAITING + 1)
+    assert list(packing.map_in_threads(records, lambda record: int(record.image.stem), 3)) == list(range(1000))
 
 
 NO_SPACE = """
@@ -200,7 +199,7 @@ main()
 """
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path):
     source = make_data(tmp_path / "data", 80)
     result = subprocess.run(
         [sys.executable, "-c", NO_SPACE, str(source), str(tmp_path / "packed")], capture_output=True, text=True, check=False
@@ -215,10 +214,10 @@ TERMINATED = """
 import os, signal, sys
 from pathlib import Path
 from gan_t2i.data import packing
-load_image, asked = packing.load_image, []
+load_image, loaded = packing.load_image, []
 def load(*given):
-    asked.append(given)
-    if len(asked) == 70:
+    loaded.append(given)
+    if len(loaded) == 70:
         os.kill(os.getpid(), signal.SIGTERM)
     return load_image(*given)
 packing.load_image = load
@@ -226,65 +225,65 @@ packing.pack(sys.argv[1], Path(sys.argv[2]), 16, progress=False, workers=1)
 """
 
 
-def test_sigterm_leaves_what_is_done_like_ctrl_c(tmp_path, monkeypatch):
-    """Some are done when the 70th is asked for: a thread decodes a few at a time, and only so many wait."""
+def test_sigterm_saves_progress_like_ctrl_c(tmp_path, monkeypatch):
+    """Some pictures are done when the 70th is loaded: a thread decodes a chunk at a time, and few chunks wait."""
     source = make_data(tmp_path / "data", 80)
     whole = pack(source, tmp_path / "whole", 16, progress=False)
     result = subprocess.run([sys.executable, "-c", TERMINATED, str(source), str(tmp_path / "packed")], stderr=subprocess.PIPE, check=False)
     assert result.returncode == -signal.SIGTERM, result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.stopped", "data", "whole"]
-    asked = []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.partial", "data", "whole"]
+    loaded = []
     load = packing.load_image
-    monkeypatch.setattr(packing, "load_image", lambda image, *rest: asked.append(image) or load(image, *rest))
+    monkeypatch.setattr(packing, "load_image", lambda image, *rest: loaded.append(image) or load(image, *rest))
     packed = pack(source, tmp_path / "packed", 16, progress=False)
     assert packed.fingerprint == whole.fingerprint
-    assert 80 - 70 <= len(asked) < 80
-    assert not (tmp_path / ".packed.stopped").exists()
+    assert 80 - 70 <= len(loaded) < 80
+    assert not (tmp_path / ".packed.partial").exists()
 
 
 def _spoil_state(folder: Path) -> None:
-    (folder / stopped.STATE).write_text('{"key": 3}', encoding="utf-8")
+    (folder / partial.STATE).write_text('{"key": 3}', encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda source, left: (source / "0.txt").write_text("another caption", encoding="utf-8"),
-        lambda source, left: (left / packing.IMAGES).write_bytes(b"short"),
-        lambda source, left: (left / stopped.STATE).unlink(),
-        lambda source, left: _spoil_state(left),
+        lambda source, saved: (source / "0.txt").write_text("another caption", encoding="utf-8"),
+        lambda source, saved: (saved / packing.IMAGES).write_bytes(b"short"),
+        lambda source, saved: (saved / partial.STATE).unlink(),
+        lambda source, saved: _spoil_state(saved),
     ],
 )
-def test_what_was_left_of_other_data_or_is_damaged_is_not_gone_on_with(tmp_path, source, stop_at, change):
+def test_progress_of_other_data_or_damaged_is_not_resumed(tmp_path, source, stop_at, change):
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    change(source, tmp_path / ".packed.stopped")
-    asked = stop_at(0)
+    change(source, tmp_path / ".packed.partial")
+    loaded = stop_at(0)
     again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    assert len(asked) == 6
+    assert len(loaded) == 6
     assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
-    assert not (tmp_path / ".packed.stopped").exists()
+    assert not (tmp_path / ".packed.partial").exists()
 
 
-def test_half_a_picture_at_the_end_of_what_was_left_is_cut_off(tmp_path, source, stop_at):
+def test_half_a_picture_at_the_end_of_the_saved_file_is_cut_off(tmp_path, source, stop_at):
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
-    with open(tmp_path / ".packed.stopped" / packing.IMAGES, "ab") as file:
+    with open(tmp_path / ".packed.partial" / packing.IMAGES, "ab") as file:
         file.write(b"half")
     stop_at(0)
     again = pack(source, tmp_path / "packed", 16, progress=False, workers=1)
     assert again.fingerprint == pack(source, tmp_path / "whole", 16, progress=False).fingerprint
 
 
-def test_the_cache_knows_the_settings_that_change_pictures_or_captions(source, cache):
+def test_settings_that_change_pictures_or_captions_have_their_own_cache(source, cache):
     changes = [{}, {"crop": "pad"}, {"background": "black"}, {"caption_lines": "first"}, {"format": "pairs"}]
     folders = [load_dataset(source, 16, DataSettings(**change), progress=False).folder for change in changes]
     assert len(set(folders)) == len(changes)
 
 
-def test_a_zip_is_packed_again_after_a_change_of_it_alone(source, tmp_path, cache):
+def test_a_zip_is_packed_again_only_after_it_changes(source, tmp_path, cache):
     import shutil
 
     archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", source))
@@ -353,18 +352,18 @@ def test_data_are_packed_once_and_again_after_a_change(source, cache, said):
 
 
 def test_the_loser_of_a_race_uses_the_winners_folder(source, monkeypatch):
-    told = []
+    folders = []
     original = packing.write_images
 
     def slow(path, *args):
         # While this process decodes, another one finishes.
         monkeypatch.setattr(packing, "write_images", original)
-        told.append(load_dataset(source, 16, progress=False).folder)
+        folders.append(load_dataset(source, 16, progress=False).folder)
         return original(path, *args)
 
     monkeypatch.setattr(packing, "write_images", slow)
     dataset = load_dataset(source, 16, progress=False)
-    assert [dataset.folder] == told
+    assert [dataset.folder] == folders
     assert [path.name for path in dataset.folder.parent.iterdir()] == [dataset.folder.name]
     assert len(dataset) == 6
 
@@ -379,45 +378,3 @@ def test_a_packed_folder_is_a_source_at_its_resolution(tmp_path, source):
 def test_a_missing_source(tmp_path):
     with pytest.raises(UsageError, match="gone does not exist"):
         load_dataset(tmp_path / "gone", 16)
-
-
-# Templates
-
-
-def test_every_caption_is_told_in_every_form_and_plain_first(tmp_path, source):
-    (source / "0.txt").write_text("red apple\n{} {0} braces", encoding="utf-8")
-    settings = DataSettings(templates=("{}", "an icon of {}", "{}, drawn"), holdout_fraction=0)
-    dataset = pack(source, tmp_path / "packed", 16, settings, progress=False)
-    told = [[dataset.captions[number] for number in ids] for ids in dataset.caption_ids]
-    assert told[0] == [
-        "red apple",
-        "{} {0} braces",
-        "an icon of red apple",
-        "an icon of {} {0} braces",
-        "red apple, drawn",
-        "{} {0} braces, drawn",
-    ]
-    assert told[1] == ["picture 1", "an icon of picture 1", "picture 1, drawn"]
-    assert dataset.report.captions == 6 + 5 * 3
-    assert "every caption in 3 forms: {}, an icon of {}, {}, drawn" in dataset.report.notes
-    plain = pack(source, tmp_path / "plain", 16, DataSettings(holdout_fraction=0), progress=False)
-    assert plain.fingerprint != dataset.fingerprint
-
-
-def test_a_form_never_tells_what_is_held_out(tmp_path):
-    source = make_data(tmp_path / "data", 3)
-    rows = [
-        {"file_name": "0.png", "text": "apple", "split": "train"},
-        {"file_name": "1.png", "text": "red apple", "split": "heldout"},
-        {"file_name": "2.png", "text": "pear", "split": "train"},
-    ]
-    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    dataset = pack(source, tmp_path / "packed", 16, DataSettings(templates=("{}", "red {}")), progress=False)
-    told = {dataset.captions[ids[0]]: [dataset.captions[number] for number in ids] for ids in dataset.caption_ids}
-    assert told == {"apple": ["apple"], "red apple": ["red apple", "red red apple"], "pear": ["pear", "red pear"]}
-
-
-@pytest.mark.parametrize("templates", [(), ("a {}",), ("{}", "no place"), ("{}", "{} and {}"), ("a {}", "{}")])
-def test_templates_have_one_place_and_begin_plain(templates):
-    with pytest.raises(UsageError, match=r"config key data.templates: .* must begin with the plain \"\{\}\", and each of them must have one"):
-        DataSettings.parse({"templates": templates}, where="data")

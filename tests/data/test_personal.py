@@ -1,4 +1,4 @@
-"""Personal data in captions: what is found, what is not, and what a redacted pack holds."""
+"""Personal data in captions: matches, near misses, and redacted packs."""
 
 import json
 from pathlib import Path
@@ -34,14 +34,14 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("caption", "kind", "left"), FOUND)
-def test_what_has_the_form_is_found_and_taken_out(caption: str, kind: str, left: str) -> None:
+def test_personal_data_are_found_and_removed(caption: str, kind: str, left: str) -> None:
     assert find_personal(caption) == {kind: 1}
     assert redact(caption) == left
     assert not find_personal(left)
 
 
 @pytest.mark.parametrize("caption", PLAIN)
-def test_plain_captions_stay(caption: str) -> None:
+def test_plain_captions_are_kept(caption: str) -> None:
     assert not find_personal(caption)
     assert redact(caption) == caption
 
@@ -55,7 +55,7 @@ def make(folder: Path, *captions: str) -> Path:
     return folder
 
 
-def test_a_redacted_pack_is_that_of_the_redacted_captions(tmp_path: Path) -> None:
+def test_a_redacted_pack_equals_a_pack_of_redacted_captions(tmp_path: Path) -> None:
     data = make(tmp_path / "data", "a cat by @anna", "a dog, bob@example.org", "x@example.org")
     packed = pack(data, tmp_path / "packed", 16, DataSettings(redact=True), progress=False)
     assert sorted(packed.captions) == ["a cat by someone", "a dog"]
@@ -67,7 +67,7 @@ def test_a_redacted_pack_is_that_of_the_redacted_captions(tmp_path: Path) -> Non
     assert packed.fingerprint != pack(data, tmp_path / "packed3", 16, progress=False).fingerprint
 
 
-def test_redacting_stops_at_a_caption_that_vanishes_where_that_is_wanted(tmp_path: Path) -> None:
+def test_redacting_stops_at_a_vanished_caption_with_on_bad_error(tmp_path: Path) -> None:
     data = make(tmp_path / "data", "x@example.org", "a cat")
-    with pytest.raises(GanT2IError, match=r"metadata.jsonl:1: nothing is left"):
+    with pytest.raises(GanT2IError, match=r"metadata.jsonl:1: the caption is empty without personal data"):
         read(data, DataSettings(redact=True, on_bad="error"))

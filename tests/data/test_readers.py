@@ -13,7 +13,7 @@ from gan_t2i.data.settings import DataSettings
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data folder with two pictures, a.png and sub/b.png; a file outside.png stands beside it."""
+    """Write a data folder with two pictures, a.png and sub/b.png, and a file outside.png beside it."""
     root = tmp_path / "data"
     for name in ("data/a.png", "data/sub/b.png", "outside.png"):
         path = tmp_path / name
@@ -64,7 +64,7 @@ def test_metadata_csv_with_quotes_and_a_byte_order_mark(folder):
 
 
 @pytest.mark.parametrize("column", ["text", "caption", "prompt", "title"])
-def test_the_caption_column_is_found_and_told(folder, column):
+def test_the_caption_column_is_found_and_reported(folder, column):
     jsonl(folder, {"file_name": "a.png", column: "apple", "other": "x"})
     reading = read(folder)
     assert reading.notes == [f'captions from column "{column}" of metadata.jsonl']
@@ -72,13 +72,13 @@ def test_the_caption_column_is_found_and_told(folder, column):
     assert reading.records[0].extra == {"other": "x"}
 
 
-def test_a_wanted_column_wins_and_an_empty_text_column_is_passed_over(folder):
+def test_a_chosen_column_wins_and_an_empty_text_column_is_skipped(folder):
     jsonl(folder, {"file_name": "a.png", "text": None, "prompt": "p", "alt": "x"})
     assert read_records(folder)[0][0].captions == ("p",)
     assert read_records(folder, DataSettings(caption_column="alt"))[0][0].captions == ("x",)
 
 
-def test_signs_that_are_not_to_be_seen_may_join_others(folder):
+def test_invisible_characters_may_join_others(folder):
     """As in the emoji of a family, and in Persian."""
     family = "family \U0001f468\u200d\U0001f469\u200d\U0001f466"
     jsonl(folder, {"file_name": "a.png", "text": family}, {"file_name": "sub/b.png", "text": "\u0645\u06cc\u200c\u062e"})
@@ -86,7 +86,7 @@ def test_signs_that_are_not_to_be_seen_may_join_others(folder):
     assert len(read_records(folder)[0]) == 2
 
 
-def test_a_column_that_stands_twice_is_refused(folder):
+def test_a_duplicate_column_is_refused(folder):
     (folder / "metadata.csv").write_text("file_name,text,text\na.png,x,y\n", encoding="utf-8")
     with pytest.raises(GanT2IError, match=r"^metadata\.csv has the column 'text' twice"):
         read(folder)
@@ -135,9 +135,9 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
         (b'{"file_name": ', "malformed JSON", "the line is not JSON: Expecting value"),
         (b"[" * 100_000, "malformed JSON", "the line is not JSON"),
         (b'["a.png", "x"]', "malformed JSON", "the line must be a JSON object, not list"),
-        (b'{"file_name": "a.png", "text": "x", "text": "y"}', "duplicate key", "the key 'text' stands twice in one object"),
-        (b'{"file_name": "a.png", "text": "x", "n": {"b": 1, "b": 1}}', "duplicate key", "the key 'b' stands twice in one object"),
-        ({"file_name": "a.png", "text": "\u200b \u200b"}, "empty caption", "the caption has nothing that can be seen"),
+        (b'{"file_name": "a.png", "text": "x", "text": "y"}', "duplicate key", "the key 'text' occurs twice in an object"),
+        (b'{"file_name": "a.png", "text": "x", "n": {"b": 1, "b": 1}}', "duplicate key", "the key 'b' occurs twice in an object"),
+        ({"file_name": "a.png", "text": "\u200b \u200b"}, "empty caption", "the caption has no visible characters"),
         ({"file_name": "a.png", "text": "red\x1b[2Jcar"}, "control characters in caption", "which a terminal would obey"),
         ({"file_name": "a.png", "text": "a\0b"}, "control characters in caption", "which a terminal would obey"),
     ],
@@ -157,7 +157,7 @@ def test_a_bad_row_is_counted_or_refused(folder, row, kind, why):
     assert str(error.value) == f"metadata.jsonl:2: {bad[0].why}"
 
 
-def test_one_bad_caption_of_a_list_leaves_the_others(folder):
+def test_a_bad_caption_of_a_list_spoils_no_other(folder):
     jsonl(folder, {"file_name": "a.png", "text": ["apple", "", "fruit", 3]})
     records, bad = read_records(folder)
     assert records[0].captions == ("apple", "fruit")
@@ -220,7 +220,7 @@ def _make_link(path: Path) -> None:
         (lambda f: (f / "a.txt").write_text("x" * 2001), "caption too long", "a.txt", "the caption has 2001 characters, more than 2000"),
         (lambda f: (f / "a.txt").write_text("x\n" * 600_000), "caption too long", "a.txt", "the file has more than 1048576 bytes"),
         (lambda f: _make_link(f / "a.txt"), "path outside the folder", "a.txt", "the file leads out of the folder"),
-        (lambda f: (f / "a.txt").symlink_to(f / "gone"), "unreadable caption", "a.txt", "the file is a broken link or no regular file"),
+        (lambda f: (f / "a.txt").symlink_to(f / "gone"), "unreadable caption", "a.txt", "the file is a broken link or not a regular file"),
         (lambda f: (f / "a.png").rename(f / "a.txt"), "caption without image", "a.txt", "the caption has no image of the same stem"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_bad_pair_is_counted_or_refused(folder, make, kind, where, why):
 
 
 @pytest.mark.parametrize(("target", "kind"), [("outside.png", "path outside the folder"), ("gone", "missing image"), (None, "missing image")])
-def test_an_image_that_is_a_link_outside_broken_or_no_regular_file(folder, target, kind):
+def test_an_image_that_is_an_outside_or_broken_link_or_not_a_regular_file(folder, target, kind):
     (folder / "a.txt").write_text("apple", encoding="utf-8")
     (folder / "x.txt").write_text("x", encoding="utf-8")
     if target is None:
@@ -248,14 +248,14 @@ def test_an_image_that_is_a_link_outside_broken_or_no_regular_file(folder, targe
     assert [(item.kind, item.where) for item in bad] == [(kind, "x.png")]
 
 
-def test_a_file_name_that_is_not_utf8_can_be_shown(folder):
+def test_a_file_name_that_is_not_utf8_can_be_printed(folder):
     (folder / "a.txt").write_text("apple", encoding="utf-8")
     (folder / "sub/b.png").unlink()
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     assert read_records(folder)[1][0].where == "caf\\udce9.png"
 
 
-def test_no_usable_pair_tells_what_was_found_and_looked_for(folder):
+def test_without_a_usable_pair_the_message_lists_files_found_and_looked_for(folder):
     looked_for = "looked for metadata.jsonl, metadata.csv, metadata.parquet, a tab-separated .csv, dataset.json, captions_*.json, "
     looked_for += "train/filenames.pickle, *.tar, *.parquet, or images with same-stem .txt or .caption"
     with pytest.raises(GanT2IError) as error:
@@ -290,7 +290,7 @@ def test_the_report_counts_bad_items_by_kind_and_shows_the_first_five():
     ]
 
 
-def test_a_run_among_the_pictures_is_no_data(tmp_path: Path) -> None:
+def test_a_run_among_the_pictures_is_not_read(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a black square\n", encoding="utf-8")
     grids = tmp_path / "runs" / "00000-a" / "grids"

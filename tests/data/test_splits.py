@@ -8,7 +8,7 @@ import pytest
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import Record
-from gan_t2i.data.splits import position_of, split_by_caption
+from gan_t2i.data.splits import caption_hash, split_by_caption
 
 
 def record(*captions: str, split: str | None = None) -> Record:
@@ -27,12 +27,12 @@ def test_captions_are_held_out_with_all_their_pictures_and_stay_so_when_data_gro
 
 
 def test_the_hash_of_a_caption_is_the_same_everywhere():
-    assert position_of("a red circle") == 0.5497942062118344
+    assert caption_hash("a red circle") == 0.5497942062118344
 
 
 @pytest.mark.parametrize("fraction", [1e-12, 1 - 1e-12])
 @pytest.mark.parametrize("count", [2, 3])
-def test_both_sides_have_a_caption_where_there_are_two(fraction, count):
+def test_two_captions_are_enough_for_both_sides(fraction, count):
     split = split_by_caption([record(f"c{index}") for index in range(count)], fraction)
     assert 1 <= sum(split.heldout) <= count - 1
 
@@ -51,12 +51,12 @@ def test_nothing_is_held_out_at_fraction_zero_or_where_the_data_say_train():
     assert not any(split_by_caption([record("a", split="train"), record("b", split="train")], 0.5).heldout)
 
 
-def test_the_datas_own_split_decides_for_its_captions():
+def test_the_datas_own_split_wins():
     records = [record("a", split="heldout"), record("b", split="train"), record("a"), record("b")]
     assert split_by_caption(records, 0.5).heldout == [True, False, True, False]
 
 
-def test_a_shared_caption_stays_on_one_side_and_no_record_goes_empty():
+def test_a_shared_caption_stays_on_one_side_and_no_record_is_empty():
     records = [record("a", "x", "t", split="heldout"), record("t", "x", "a", split="train"), record("u", "x", split="train")]
     split = split_by_caption(records, 0.5)
     assert split.captions == [("a", "x"), ("t",), ("u",)]
@@ -71,7 +71,7 @@ def test_a_training_record_whose_captions_are_all_held_out_follows_them():
     assert split.heldout == [True, True, True, False]
 
 
-def test_splits_that_leave_nothing_to_train_on_are_refused():
+def test_splits_without_training_pictures_are_refused():
     for records in ([record("a", split="heldout")], [record("a", split="heldout"), record("a", split="train")]):
         with pytest.raises(GanT2IError, match="no picture is left to train on"):
             split_by_caption(records, 0.1)

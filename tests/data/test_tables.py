@@ -23,7 +23,7 @@ def png(colour: str = "red") -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures a.png, b.png and sub/c.png; outside.png stands beside the folder."""
+    """Write pictures a.png, b.png and sub/c.png, and outside.png beside the folder."""
     root = tmp_path / "data"
     (root / "sub").mkdir(parents=True)
     for name in ("data/a.png", "data/b.png", "data/sub/c.png", "outside.png"):
@@ -63,7 +63,7 @@ def test_metadata_parquet_keeps_what_json_can_hold(folder):
     pack(folder, folder.parent / "packed", 16, progress=False)
 
 
-def test_metadata_in_folders_called_train_and_test_gives_the_sides(tmp_path):
+def test_metadata_in_folders_called_train_and_test_give_the_split(tmp_path):
     for side in ("train", "test"):
         (tmp_path / side).mkdir()
         (tmp_path / side / "a.png").write_bytes(png())
@@ -109,7 +109,7 @@ def test_a_parquet_file_without_a_known_caption_column_names_the_others(tmp_path
     assert captions(read(path, DataSettings(caption_column="alt"))) == [("x",)]
 
 
-def test_a_path_in_place_of_the_bytes_is_not_followed(folder):
+def test_a_path_instead_of_bytes_is_not_followed(folder):
     table = {"image": [{"bytes": png("blue"), "path": None}, {"bytes": None, "path": str(folder / "a.png")}], "text": ["blue", "red"]}
     source = write_parquet(folder.parent / "a.parquet", table)
     dataset = pack(source, folder.parent / "packed", 16, progress=False)
@@ -117,7 +117,7 @@ def test_a_path_in_place_of_the_bytes_is_not_followed(folder):
     assert "the cell holds no bytes" in dataset.report.first_bad[0][1]
 
 
-def test_the_names_of_parquet_files_tell_the_split(tmp_path):
+def test_the_names_of_parquet_files_give_the_split(tmp_path):
     for name in ("train-00000-of-00001", "validation-00000-of-00001"):
         write_parquet(tmp_path / f"{name}.parquet", {"image": [png()], "text": [name]})
     assert [record.split for record in read(tmp_path).records] == ["train", "heldout"]
@@ -128,7 +128,7 @@ def test_a_parquet_file_without_pictures_or_damaged(tmp_path):
     with pytest.raises(GanT2IError, match=r"a.parquet has no column of pictures; its columns are: url, text"):
         read(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(GanT2IError, match=r"a.parquet is no readable parquet file"):
+    with pytest.raises(GanT2IError, match=r"a.parquet is not a readable parquet file"):
         read(path)
 
 
@@ -143,7 +143,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
 # OpenCLIP
 
 
-def test_openclip_rows_become_captions_and_paths_stay_inside(folder):
+def test_openclip_rows_become_captions_and_paths_cannot_leave_the_folder(folder):
     rows = ["filepath\ttitle", "a.png\tan apple", f"{folder}/b.png\tx", "../outside.png\tx", "http://h/b.png\tx", "gone.png\tx", "a.png\tred"]
     (folder / "list.csv").write_text("\n".join([*rows, "b.png\t "]), encoding="utf-8")
     reading = read(folder / "list.csv")
@@ -157,7 +157,7 @@ def test_the_image_root_may_be_another_folder(folder, tmp_path):
     with pytest.raises(GanT2IError, match="no usable pair"):
         read(tmp_path / "list.tsv")
     assert captions(read(tmp_path / "list.tsv", DataSettings(image_root=str(folder)))) == [("apple",)]
-    with pytest.raises(UsageError, match="image_root nowhere is no folder"):
+    with pytest.raises(UsageError, match="image_root nowhere is not a folder"):
         read(tmp_path / "list.tsv", DataSettings(image_root="nowhere"))
 
 
@@ -190,7 +190,7 @@ def test_coco_captions_join_their_images_under_the_root(folder, tmp_path):
     ]
 
 
-def test_coco_images_with_one_id_are_not_used(folder, tmp_path):
+def test_coco_images_with_the_same_id_are_not_used(folder, tmp_path):
     images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}, {"id": 1, "file_name": "sub/c.png"}]
     path = write_coco(tmp_path / "captions_x.json", images, [{"image_id": number, "caption": f"of {number}"} for number in (1, 2)])
     reading = read(path, DataSettings(image_root=str(folder)))
@@ -201,13 +201,13 @@ def test_coco_images_with_one_id_are_not_used(folder, tmp_path):
     ]
 
 
-def test_a_coco_file_with_a_key_twice_is_refused(tmp_path):
+def test_a_coco_file_with_a_duplicate_key_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "images": []}', encoding="utf-8")
-    with pytest.raises(GanT2IError, match=r"^a\.json: the key 'images' stands twice in one object"):
+    with pytest.raises(GanT2IError, match=r"^a\.json: the key 'images' occurs twice in an object"):
         read(tmp_path / "a.json")
 
 
-def test_a_coco_folder_gives_the_sides(tmp_path):
+def test_a_coco_folder_gives_the_split(tmp_path):
     (tmp_path / "annotations").mkdir()
     for side in ("train2017", "val2017"):
         (tmp_path / side).mkdir()
@@ -227,13 +227,13 @@ def test_a_coco_folder_gives_the_sides(tmp_path):
         ('{"images": {}, "annotations": []}', "needs the lists"),
     ],
 )
-def test_what_is_no_coco_file_is_refused(tmp_path, content, why):
+def test_a_file_that_is_not_coco_is_refused(tmp_path, content, why):
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(GanT2IError, match=why):
         read(tmp_path / "a.json")
 
 
-def test_a_json_file_past_the_cap_is_refused(tmp_path, monkeypatch):
+def test_a_json_file_over_the_cap_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "MAX_TABLE", 10)
     with pytest.raises(GanT2IError, match=r"a.json has more than 10 bytes"):
         read(write_coco(tmp_path / "a.json", [], []))
@@ -263,7 +263,7 @@ def test_a_named_format_is_taken_or_refused(folder):
     (folder / "a.txt").write_text("from text", encoding="utf-8")
     assert captions(read(folder)) == [("from metadata",)]
     assert captions(read(folder, DataSettings(format="pairs"))) == [("from text",)]
-    with pytest.raises(UsageError, match=r"is no coco: it has no captions_\*.json"):
+    with pytest.raises(UsageError, match=r"is not in the format coco: it has no captions_\*.json"):
         read(folder, DataSettings(format="coco"))
     with pytest.raises(UsageError, match="config key format = 'word': input should be 'auto', 'imagefolder', 'openclip'"):
         DataSettings.parse({"format": "word"})

@@ -1,4 +1,4 @@
-"""Tars: keys, captions, shards by pattern, and what hostile or damaged ones do not achieve."""
+"""Tars: keys, captions, shards by pattern, hostile and damaged files."""
 
 import io
 import tarfile
@@ -94,7 +94,7 @@ def test_a_tar_cut_off_between_two_members_is_counted(tmp_path):
     assert [item.kind for item in reading.bad] == ["damaged archive"]
 
 
-def test_a_truncated_tar_gives_what_is_whole(tmp_path):
+def test_a_truncated_tar_gives_its_whole_members(tmp_path):
     path = make_tar(tmp_path / "a.tar", ("1.txt", b"a bee"), ("1.png", b"x" * 5000))
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"x" * 600) + 700])
@@ -121,7 +121,7 @@ def test_a_hostile_size_ends_the_tar(tmp_path, size):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b\x08" + b"\0" * 600])
-def test_what_is_no_tar_is_counted(tmp_path, content):
+def test_a_file_that_is_not_a_tar_is_counted(tmp_path, content):
     make_tar(tmp_path / "a.tar")
     (tmp_path / "b.tar").write_bytes(content)
     reading = read(tmp_path)
@@ -139,7 +139,7 @@ def test_the_caption_is_the_text_or_a_key_of_the_json(tmp_path):
     assert reading.notes == ['captions from key "alt" of the .json in the tars']
 
 
-def test_members_of_a_key_need_not_stand_together(tmp_path):
+def test_members_of_a_key_need_not_be_adjacent(tmp_path):
     reading = read(make_tar(tmp_path / "a.tar", ("1.png", png()), ("2.png", png()), ("2.txt", b"two"), ("1.txt", b"one")))
     assert reading.bad == []
     assert [record.captions for record in reading.records] == [("an apple",), ("one",), ("two",)]
@@ -156,7 +156,7 @@ def test_a_json_without_a_caption_names_its_texts(tmp_path):
     assert read(tmp_path / "a.tar", DataSettings(caption_column="alt")).records[0].captions == ("x",)
 
 
-def test_of_a_json_only_what_may_be_a_caption_stays_in_memory():
+def test_only_possible_captions_of_a_json_stay_in_memory():
     content = b'{"caption": "c", "exif": "much", "size": 3, "prompt": ["p"]}'
     assert tars._row(content, None, "a", BadItems()) == {"caption": "c", "exif": "", "prompt": ["p"]}
     assert tars._row(content, "exif", "a", BadItems())["exif"] == "much"
@@ -168,14 +168,14 @@ def test_extensions_after_the_first_dot_are_other_pictures(tmp_path):
     assert reading.records[1].where == "a.tar/d/1"
 
 
-def test_shards_tell_the_split_where_they_tell_two(tmp_path):
+def test_shard_names_give_the_split_only_with_both_sides(tmp_path):
     make_tar(tmp_path / "train-0000.tar")
     assert [record.split for record in read(tmp_path).records] == [None]
     make_tar(tmp_path / "val-0000.tar")
     assert [record.split for record in read(tmp_path).records] == ["train", "heldout"]
 
 
-def test_a_missing_shard_is_counted_and_a_pattern_of_none_is_refused(tmp_path):
+def test_a_missing_shard_is_counted_and_a_pattern_without_shards_is_refused(tmp_path):
     make_tar(tmp_path / "set-00.tar")
     reading = read(tmp_path / "set-{00..02}.tar")
     assert [(item.kind, item.where) for item in reading.bad] == [("missing shard", "set-01.tar"), ("missing shard", "set-02.tar")]
@@ -201,16 +201,16 @@ def test_nothing_is_fetched_and_no_shell_runs(tmp_path, monkeypatch, source):
         ("{a.tar", ["{a.tar"]),
     ],
 )
-def test_braces_stand_for_what_a_shell_makes_of_them(pattern, names):
+def test_braces_expand_as_in_a_shell(pattern, names):
     assert expand_braces(pattern) == names
 
 
-def test_braces_that_stand_for_nothing_say_so():
-    with pytest.raises(UsageError, match=r"data \{2..1\}.tar stands for no file: 2 is above 1"):
+def test_braces_that_expand_to_nothing_are_refused():
+    with pytest.raises(UsageError, match=r"data \{2..1\}.tar expands to no file: 2 is above 1"):
         expand_braces("{2..1}.tar")
 
 
-def test_json_with_a_key_twice_is_counted(tmp_path):
+def test_json_with_a_duplicate_key_is_counted(tmp_path):
     rows = [b'{"caption": "x", "caption": "y"}', b'{"caption": "z"}']
     members = [member for number, row in enumerate(rows) for member in ((f"{number}x.png", png()), (f"{number}x.json", row))]
     reading = read(make_tar(tmp_path / "a.tar", *members), DataSettings(caption_column="caption"))
@@ -218,14 +218,14 @@ def test_json_with_a_key_twice_is_counted(tmp_path):
     assert ("duplicate key", "a.tar/0x") in [(item.kind, item.where) for item in reading.bad]
 
 
-def test_names_in_messages_show_what_a_terminal_would_obey(tmp_path):
+def test_names_in_messages_are_safe_for_a_terminal(tmp_path):
     path = make_tar(tmp_path / "a.tar", ("e\x1b[2J.png", b"no picture"), ("e\x1b[2J.txt", b"a caption"))
     report = pack(path, tmp_path / "packed", 16, progress=False).report
     assert str(report).isascii()
     assert report.first_bad[0][0] == "a.tar/e\\x1b[2J (e\\x1b[2J.png)"
 
 
-def test_a_picture_in_a_tar_is_judged_like_a_file(tmp_path):
+def test_a_picture_in_a_tar_is_checked_like_a_file(tmp_path):
     path = make_tar(tmp_path / "a.tar", ("1.png", png()[:45]), ("1.txt", b"cut"), ("2.jpg", png()), ("2.txt", b"mislabelled"))
     dataset = pack(path, tmp_path / "packed", 16, progress=False)
     assert dataset.captions == ["an apple", "mislabelled"]

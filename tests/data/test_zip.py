@@ -1,4 +1,4 @@
-"""A zip read as a folder: what in it is refused, and that nothing of it lands on the disk."""
+"""A zip read as a folder: refused members, and nothing unpacked to the disk."""
 
 import io
 import stat
@@ -49,7 +49,7 @@ def link(name: str, target: bytes) -> tuple[zipfile.ZipInfo, bytes]:
         (link("b.png", b"/etc/passwd"), "link in the archive", "b.png"),
     ],
 )
-def test_a_member_that_leads_out_is_counted_or_refused(tmp_path, member, kind, where):
+def test_a_member_outside_the_folder_is_counted_or_refused(tmp_path, member, kind, where):
     # zipfile itself turns backslashes round on Windows alone.
     path = make_zip(tmp_path / "a.zip", member, ("b.txt", b"a bee"))
     reading = read(path)
@@ -59,7 +59,7 @@ def test_a_member_that_leads_out_is_counted_or_refused(tmp_path, member, kind, w
         read(path, DataSettings(on_bad="error"))
 
 
-def test_names_in_a_zipped_table_stay_in_the_zip(tmp_path):
+def test_names_in_a_zipped_table_cannot_leave_the_zip(tmp_path):
     rows = b'{"file_name": "../a.png", "text": "x"}\n{"file_name": "/a.png", "text": "x"}\n{"file_name": "a.png", "text": "apple"}'
     reading = read(make_zip(tmp_path / "a.zip", ("metadata.jsonl", rows)))
     assert [record.captions for record in reading.records] == [("apple",)]
@@ -67,7 +67,7 @@ def test_names_in_a_zipped_table_stay_in_the_zip(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_members_of_one_name_are_both_left_out(tmp_path):
+def test_two_members_with_the_same_name_are_both_left_out(tmp_path):
     reading = read(make_zip(tmp_path / "a.zip", ("b.png", png()), ("b.txt", b"one"), ("b.txt", b"two")))
     assert [record.captions for record in reading.records] == [("an apple",)]
     assert [(item.kind, item.where) for item in reading.bad] == [("duplicate name in the archive", "b.txt"), ("image without caption", "b.png")]
@@ -98,13 +98,13 @@ def test_a_member_that_understates_its_size_is_cut_off(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 100, b"PK\x05\x06" + b"\xff" * 18])
-def test_what_is_no_zip_is_refused_with_one_sentence(tmp_path, content):
+def test_a_file_that_is_not_a_zip_is_refused_with_one_sentence(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(GanT2IError, match=r"a.zip is no readable zip: "):
+    with pytest.raises(GanT2IError, match=r"a.zip is not a readable zip: "):
         read(tmp_path / "a.zip")
 
 
-def test_one_damaged_member_leaves_the_others(tmp_path):
+def test_a_damaged_member_spoils_no_other(tmp_path):
     path = make_zip(tmp_path / "a.zip", ("b.png", png("blue")), ("b.txt", b"blue"))
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo("b.png").header_offset

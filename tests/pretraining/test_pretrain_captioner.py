@@ -137,5 +137,5 @@ def test_a_run_that_is_only_measured_pretrains_nothing(small_config: Callable[..
 def test_a_stream_has_no_captioner(small_config: Callable[..., dict[str, Any]]) -> None:
     config = small_config(terms={"caption": SMALL})
     config["data"] = {**config["data"], "stream": True}
-    with pytest.raises(UsageError, match=r"terms\.caption needs all pictures at hand"):
+    with pytest.raises(UsageError, match=r"terms\.caption needs the whole data set packed"):
         TrainConfig.parse(config)

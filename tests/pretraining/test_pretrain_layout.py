@@ -127,7 +127,7 @@ def test_a_run_that_is_only_measured_pretrains_nothing(small_config: Callable[..
 def test_what_cannot_be_placed_is_refused(small_config: Callable[..., dict[str, Any]]) -> None:
     config = small_config(generator=PLACED)
     config["data"] = {**config["data"], "stream": True}
-    with pytest.raises(UsageError, match=r"generator\.params\.layout needs all pictures at hand"):
+    with pytest.raises(UsageError, match=r"generator\.params\.layout needs the whole data set packed"):
         TrainConfig.parse(config)
     with pytest.raises(UsageError, match="layout biases local styles"):
         TrainConfig.parse(small_config(generator={"name": "style", "params": {"layout": True}}))

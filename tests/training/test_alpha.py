@@ -1,4 +1,4 @@
-"""Pictures with transparency, from files to files: packed with alpha, judged over any colour, drawn and saved as transparent PNGs."""
+"""Transparency from files to files: packed with alpha, composited on random colours for D, generated and saved as transparent PNGs."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ ALPHA = DataSettings(alpha=True)
 
 @pytest.fixture(scope="module")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight half-transparent discs on nothing, with hidden green where nothing is seen."""
+    """Write eight half-transparent discs, with hidden green where they are transparent."""
     folder = tmp_path_factory.mktemp("icons")
     lines = []
     for index, colour in enumerate(("red", "orange", "blue", "yellow", "purple", "black", "white", "pink")):
@@ -49,8 +49,8 @@ def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(small_config: Callable[..., Any], icons: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run on the icons."""
+def run(small_config: Callable[..., Any], icons: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Train on the icons."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         config = TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True}))
@@ -62,20 +62,20 @@ def distance(left: Any, right: Any) -> int:
 
 
 @pytest.mark.parametrize("background", ["white", "black", "#3080c0"])
-def test_what_is_packed_over_a_colour_is_what_pillow_puts_over_it(icons: Path, tmp_path: Path, background: str) -> None:
-    """At the files' own size, so that no resizing is in between."""
+def test_compositing_on_a_colour_equals_pillows(icons: Path, tmp_path: Path, background: str) -> None:
+    """At the files' own size, so without resizing."""
     for file in icons.glob("*.png"):
         Image.open(file).resize((16, 16), Image.Resampling.NEAREST).save(tmp_path / file.name)
         (tmp_path / f"{file.stem}.txt").write_text(file.stem, encoding="utf-8")
     packed = pack(tmp_path, tmp_path / "packed", 16, ALPHA, progress=False)
     plain = pack(tmp_path, tmp_path / "plain", 16, DataSettings(background=background), progress=False)
     colour = torch.tensor(Image.new("RGB", (1, 1), background).getpixel((0, 0))) / 255
-    seen = composite(from_uint8(packed.gather_packed(range(8))), colour.expand(8, 3))
-    assert distance((seen + 1) * 127.5, plain.gather(range(8))) <= 1
+    composited = composite(from_uint8(packed.gather_packed(range(8))), colour.expand(8, 3))
+    assert distance((composited + 1) * 127.5, plain.gather(range(8))) <= 1
     opaque = packed.images[:, 3] == 255
     assert opaque.any()
     expected = from_uint8(plain.gather(range(8))).permute(0, 2, 3, 1)[opaque]
-    assert torch.equal(seen.permute(0, 2, 3, 1)[opaque], expected)
+    assert torch.equal(composited.permute(0, 2, 3, 1)[opaque], expected)
 
 
 def test_hidden_colours_do_not_bleed_into_a_resized_picture(icons: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_hidden_colours_do_not_bleed_into_a_resized_picture(icons: Path, tmp_pat
     assert distance(again, dataset.images[0]) <= 1
 
 
-def test_alpha_is_another_data_set(icons: Path, tmp_path: Path) -> None:
+def test_alpha_gives_another_data_set(icons: Path, tmp_path: Path) -> None:
     with_alpha, without = (load_dataset(icons, 16, settings, progress=False) for settings in (ALPHA, DataSettings()))
     assert with_alpha.folder != without.folder
     assert with_alpha.fingerprint != without.fingerprint
@@ -115,10 +115,10 @@ def test_a_set_without_transparency_gets_a_note(pictures: Path, icons: Path, tmp
     assert note not in pack(icons, tmp_path / "clear", 16, ALPHA, progress=False).report.notes
 
 
-def test_both_sides_stand_over_the_same_colour_of_their_own(
+def test_real_and_fake_of_a_row_have_the_same_background(
     small_config: Callable[..., Any], icons: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing is in the picture, D sees the background: of each row the same, real and drawn, and in each step another."""
+    """D sees the background where pictures are transparent: of a row the same for real and fake, and another in each step."""
     session = prepare(TrainConfig.parse(small_config(data={"source": str(icons), "alpha": True})))
     seen: list[torch.Tensor] = []
     session.networks.D.trunk.register_forward_pre_hook(lambda trunk, inputs: seen.append(inputs[0].detach()))
@@ -134,7 +134,7 @@ def test_both_sides_stand_over_the_same_colour_of_their_own(
     assert ((real >= -1) & (real <= 1)).all()
 
 
-def test_the_colour_of_a_row_does_not_depend_on_the_part_that_it_is_in() -> None:
+def test_the_background_of_a_row_does_not_depend_on_its_micro_batch() -> None:
     whole = StepNoise.draw(0, 12, 4, 8, AugmentConfig())
     rows = torch.tensor([3, 1])
     assert torch.equal(whole[rows].background, whole.background[rows])
@@ -142,34 +142,34 @@ def test_the_colour_of_a_row_does_not_depend_on_the_part_that_it_is_in() -> None
     assert not torch.equal(whole.background, StepNoise.draw(1, 12, 4, 8, AugmentConfig()).background)
 
 
-def test_a_gradient_reaches_every_channel_of_what_is_drawn() -> None:
-    drawn = torch.zeros(2, 4, 2, 2, requires_grad=True)
+def test_a_gradient_reaches_every_channel_of_a_fake() -> None:
+    fake = torch.zeros(2, 4, 2, 2, requires_grad=True)
     weights = torch.tensor([1.0, 2.0, 4.0])[:, None, None]
-    (composite(drawn, torch.tensor([[0.5, 0.25, 1.0], [0.0, 0.0, 0.0]])) * weights).sum().backward()
-    assert drawn.grad is not None
-    assert drawn.grad[0, :, 0, 0].tolist() == [1, 2, 4, -(0.5 + 0.5 + 4.0)]
-    assert drawn.grad[1, 3].abs().max() == 0  # black shows no alpha: it takes other colours
+    (composite(fake, torch.tensor([[0.5, 0.25, 1.0], [0.0, 0.0, 0.0]])) * weights).sum().backward()
+    assert fake.grad is not None
+    assert fake.grad[0, :, 0, 0].tolist() == [1, 2, 4, -(0.5 + 0.5 + 4.0)]
+    assert fake.grad[1, 3].abs().max() == 0  # black shows no alpha: it takes other colours
 
 
-def test_a_run_draws_transparent_pngs(drawn: RunFolder, tmp_path: Path) -> None:
-    info = read_info(drawn.snapshots()[-1])
+def test_a_run_generates_transparent_pngs(run: RunFolder, tmp_path: Path) -> None:
+    info = read_info(run.snapshots()[-1])
     assert info.generator.interface["channels"] == 4
-    result = CliRunner().invoke(command, ["sample", str(drawn.path), "-p", "a red disc", "--outdir", str(tmp_path), "--seeds", "0-1"])
+    result = CliRunner().invoke(command, ["sample", str(run.path), "-p", "a red disc", "--outdir", str(tmp_path), "--seeds", "0-1"])
     assert result.exit_code == 0, result.output
     for seed, file in enumerate(sorted(tmp_path.glob("*.png"))):
         with Image.open(file) as saved:
             assert saved.mode == "RGBA"
             low, high = saved.getchannel("A").getextrema()
             assert low < high
-            assert distance(saved, generate_image("a red disc", seed=seed, model=drawn.path)) == 0
+            assert distance(saved, generate_image("a red disc", seed=seed, model=run.path)) == 0
     assert len(list(tmp_path.glob("*.png"))) == 2
-    with Image.open(drawn.grid(40)) as grid:
+    with Image.open(run.grid(40)) as grid:
         assert grid.mode == "RGB"
-    told = CliRunner().invoke(command, ["info", str(drawn.path)])
-    assert "16 px, RGBA" in told.output
+    info = CliRunner().invoke(command, ["info", str(run.path)])
+    assert "16 px, RGBA" in info.output
 
 
-def test_a_snapshot_from_before_alpha_draws_as_ever(trained: RunFolder, tmp_path: Path) -> None:
+def test_a_snapshot_from_before_alpha_still_works(trained: RunFolder, tmp_path: Path) -> None:
     G, info = load_snapshot(trained.snapshots()[-1])
     assert info.generator.interface["channels"] == 3
     before = {key: value for key, value in info.generator.interface.items() if key != "channels"}

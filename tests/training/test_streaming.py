@@ -1,4 +1,4 @@
-"""Training on tars that are streamed: what is shown is a function of (seed, nimg), bad pictures harm nobody, and little is held."""
+"""Training on streamed tars: batches are a function of (seed, nimg), bad pictures are replaced, and memory stays small."""
 
 import io
 import tarfile
@@ -19,8 +19,8 @@ import gan_t2i.training.session as session_module
 from gan_t2i.cli.main import command
 from gan_t2i.core.distributed import own_rows
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.data.batches.stream import StreamedDataset, open_stream
-from gan_t2i.data.batches.stream_sampler import StreamedBatch, StreamSampler
+from gan_t2i.data.batches.sampler import Batch
+from gan_t2i.data.batches.stream import StreamedDataset, StreamSampler, open_stream
 from gan_t2i.data.packing import PackedDataset, pack
 from gan_t2i.data.readers import tars
 from gan_t2i.data.settings import DataSettings
@@ -41,14 +41,14 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def png(number: int) -> bytes:
-    """A picture that shows its number."""
+    """Return a picture whose colour encodes its number."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (number * 5, 255 - number * 5, number % 2 * 255)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def write_tars(folder: Path, bad: tuple[int, ...] = ()) -> Path:
-    """Tars of numbered pictures with two captions each; the pictures `bad` are cut off."""
+    """Write tars of numbered pictures with two captions each; the pictures `bad` are truncated."""
     folder.mkdir()
     number = 0
     for shard, count in enumerate(COUNTS):
@@ -76,30 +76,32 @@ def stream(source: Path) -> StreamedDataset:
     return open_stream(source, 16, SETTINGS, progress=False)
 
 
-def numbers(batch: StreamedBatch) -> list[int]:
-    """Which pictures a batch shows; fails where one is told by another's caption."""
+def numbers(batch: Batch) -> list[int]:
+    """Return the numbers of a batch's pictures; fails where one has another's caption."""
     shown = [int(picture[0, 0, 0]) // 5 for picture in batch.images]
-    told = [int(batch.texts[index].split()[-1]) for index in batch.captions.tolist()]
-    assert shown == told
+    assert batch.texts is not None
+    assert shown == [int(batch.texts[index].split()[-1]) for index in batch.captions.tolist()]
     return shown
 
 
-def same(left: StreamedBatch, right: StreamedBatch) -> bool:
+def same(left: Batch, right: Batch) -> bool:
     pairs = zip(
-        (left.images, left.captions, left.negatives, left.wrong), (right.images, right.captions, right.negatives, right.wrong), strict=True
+        (left.images, left.captions, left.negatives, left.negative_mask),
+        (right.images, right.captions, right.negatives, right.negative_mask),
+        strict=True,
     )
     return left.texts == right.texts and all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
-def test_the_split_is_the_packs(stream: StreamedDataset, packed: PackedDataset) -> None:
+def test_the_split_equals_that_of_a_pack(stream: StreamedDataset, packed: PackedDataset) -> None:
     trained = {packed.captions[packed.caption_ids[item][0]] for item in packed.train}
     records = stream.records(range(len(COUNTS)), 0, len(stream))
     assert {record.captions[0] for record in records} - trained == set()
     assert {f"number {record.captions[0].split()[-1]}" for record in records} == trained
     assert len(packed.heldout) == len(stream.sample.heldout) > 0
-    told = {caption for record in records for caption in record.captions}
+    trained_captions = {caption for record in records for caption in record.captions}
     held = {stream.sample.captions[index] for item in stream.sample.heldout for index in stream.sample.caption_ids[item]}
-    assert told & held == set()
+    assert trained_captions & held == set()
     report = stream.sample.report
     assert (report.pairs, report.heldout) == (sum(COUNTS), len(packed.heldout))
 
@@ -115,7 +117,7 @@ def test_each_pass_shows_every_training_picture_once_in_another_order(stream: St
     assert all(torch.equal(pictures[number], packed.gather([number])[0]) for number in passes[0])
 
 
-def test_what_is_shown_depends_on_nothing_before(stream: StreamedDataset) -> None:
+def test_a_batch_depends_on_seed_and_nimg_alone(stream: StreamedDataset) -> None:
     unbroken = StreamSampler(stream, 0, BUFFER)
     batches = [unbroken.batch(nimg, 6) for nimg in range(0, 180, 6)]  # several passes, none of whole batches
     for number in (29, 3, 17, 4):
@@ -123,7 +125,7 @@ def test_what_is_shown_depends_on_nothing_before(stream: StreamedDataset) -> Non
         assert same(unbroken.batch(6 * number, 6), batches[number])
 
 
-def test_little_is_held_however_long_it_runs(stream: StreamedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_stays_small_however_long_it_runs(stream: StreamedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = StreamSampler(stream, 0, BUFFER)
     for nimg in range(0, 300, 4):
         batch = sampler.batch(nimg, 4)
@@ -138,7 +140,7 @@ def test_little_is_held_however_long_it_runs(stream: StreamedDataset, monkeypatc
     assert (len(small.sample.train), len(small.sample.heldout) <= 5) == (4, True)  # one of each tar, and one tar is empty
 
 
-def test_rows_are_those_of_the_whole_batch(stream: StreamedDataset) -> None:
+def test_rows_of_a_batch_equal_those_of_the_whole(stream: StreamedDataset) -> None:
     whole = StreamSampler(stream, 0, BUFFER, 2).batch(24, 6)
     for rows in (slice(0, 3), slice(3, 6)):
         part = StreamSampler(stream, 0, BUFFER, 2).batch(24, 6, rows)
@@ -146,38 +148,40 @@ def test_rows_are_those_of_the_whole_batch(stream: StreamedDataset) -> None:
         assert part.texts == whole.texts
         assert torch.equal(part.captions, whole.captions)
         assert torch.equal(part.negatives, whole.negatives)
-        assert torch.equal(part.wrong, whole.wrong)
+        assert torch.equal(part.negative_mask, whole.negative_mask)
     assert [whole.texts[index] for index in whole.negatives[1:, 0]] == [whole.texts[index] for index in whole.captions[:-1]]
-    assert whole.negatives.shape == whole.wrong.shape == (6, 2)
+    assert whole.negatives.shape == whole.negative_mask.shape == (6, 2)
 
 
-def test_a_picture_that_cannot_be_read_is_counted_and_another_shown(tmp_path: Path, said: list[str]) -> None:
+def test_an_unreadable_picture_is_counted_and_replaced(tmp_path: Path, said: list[str]) -> None:
     bad = tuple(range(0, 46, 3))
     stream = open_stream(write_tars(tmp_path / "tars", bad), 16, SETTINGS, progress=False)
+    said.clear()
     whole = StreamSampler(stream, 0, BUFFER)
+    batches = {nimg: whole.batch(nimg, 8) for nimg in range(0, 96, 8)}
+    warnings = said.copy()
     parts = [StreamSampler(stream, 0, BUFFER) for _ in range(2)]
-    for nimg in range(0, 96, 8):
-        batch = whole.batch(nimg, 8)
+    for nimg, batch in batches.items():
         assert not set(numbers(batch)) & set(bad)
         for rows, part in zip((slice(0, 4), slice(4, 8)), parts, strict=True):
             own = part.batch(nimg, 8, rows)
             assert torch.equal(own.images, batch.images[rows])
-            assert torch.equal(own.wrong, batch.wrong)
+            assert torch.equal(own.negative_mask, batch.negative_mask)
             assert [own.texts[i] for i in own.captions[rows]] == [batch.texts[i] for i in batch.captions[rows]]
             assert [own.texts[i] for i in own.negatives[rows, 0]] == [batch.texts[i] for i in batch.negatives[rows, 0]]
         for row, caption in enumerate(batch.captions.tolist()):
-            assert not batch.wrong[row, 0] or batch.negatives[row, 0] != caption
-    assert whole.refused == sum(part.refused for part in parts) > 16
-    assert len(said) == whole.refused.bit_length()
-    assert said[0].startswith("unusable pictures of the stream, replaced by others: 1, the last one 000")
-    assert "the file is not one of: PNG" in said[0]
+            assert not batch.negative_mask[row, 0] or batch.negatives[row, 0] != caption
+    assert whole.replaced == sum(part.replaced for part in parts) > 16
+    assert len(warnings) == whole.replaced.bit_length()
+    assert warnings[0].startswith("unusable pictures of the stream, replaced by others: 1, the last one 000")
+    assert "the file is not one of: PNG" in warnings[0]
 
 
-def test_only_bad_pictures_end_the_run_with_a_sentence(tmp_path: Path) -> None:
+def test_a_window_of_bad_pictures_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     source = write_tars(tmp_path / "tars", tuple(range(1, 46)))
     stream = open_stream(source, 16, SETTINGS, progress=False)  # its sample has one picture
     sampler = StreamSampler(stream, 0, 4)
-    with pytest.raises(GanT2IError, match="none of 4 pictures that follow each other in the tars can be shown"):
+    with pytest.raises(GanT2IError, match="none of 4 consecutive pictures of the tars can be used"):
         sampler.batch(0, len(stream))
     with pytest.raises(GanT2IError, match=r"none of \d+ pictures of the tars can be used"):
         open_stream(write_tars(tmp_path / "worse", tuple(range(46))), 16, SETTINGS, progress=False)
@@ -208,7 +212,7 @@ def test_hostile_members_are_counted(tmp_path: Path) -> None:
     assert len(report.first_bad) == 5
 
 
-def test_a_tar_that_changes_is_found_out(tmp_path: Path) -> None:
+def test_a_changed_tar_is_noticed(tmp_path: Path) -> None:
     source = write_tars(tmp_path / "tars")
     stream = open_stream(source, 16, SETTINGS, progress=False)
     before = stream.sample.fingerprint
@@ -220,13 +224,13 @@ def test_a_tar_that_changes_is_found_out(tmp_path: Path) -> None:
     assert open_stream(source, 16, SETTINGS, progress=False).sample.fingerprint != before
 
 
-def test_it_is_looked_through_once(source: Path, stream: StreamedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tars_are_scanned_once(source: Path, stream: StreamedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tars, "_samples", lambda *arguments: pytest.fail("read"))
     again = open_stream(source, 16, SETTINGS)
     assert again.sample.fingerprint == stream.sample.fingerprint
 
 
-def test_a_pattern_is_the_same_as_its_folder(source: Path, stream: StreamedDataset) -> None:
+def test_a_pattern_equals_its_folder(source: Path, stream: StreamedDataset) -> None:
     pattern = open_stream(f"{source}/{{0000..0004}}.tar", 16, SETTINGS, progress=False)
     assert pattern.sample.fingerprint == stream.sample.fingerprint
     assert same(StreamSampler(pattern, 0, BUFFER).batch(8, 8), StreamSampler(stream, 0, BUFFER).batch(8, 8))
@@ -244,11 +248,11 @@ def test_sides_by_name_and_captions_of_json(tmp_path: Path) -> None:
     assert stream.sample.report.notes == ['captions from key "caption" of the .json in the tars']
 
 
-def test_what_is_no_folder_of_tars_is_refused(pictures: Path, small_config: Callable[..., Any], tmp_path: Path) -> None:
+def test_only_a_folder_of_tars_or_a_pattern_is_streamed(pictures: Path, small_config: Callable[..., Any], tmp_path: Path) -> None:
     for source in (pictures, "hf:owner/name"):
-        with pytest.raises(UsageError, match=r"data.stream takes tars: .* is none"):
+        with pytest.raises(UsageError, match=r"data.stream takes a folder of tars or a pattern .* is neither"):
             open_stream(source, 16)
-    with pytest.raises(UsageError, match=r"loss.negatives nearest needs all captions at hand, which data.stream has not"):
+    with pytest.raises(UsageError, match=r"terms.mismatch.negatives nearest needs the whole data set packed, and data.stream"):
         TrainConfig.parse(small_config(data={"stream": True}, terms={"mismatch": {"negatives": ["random", "nearest"]}}))
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, "1.txt", b"a caption without a picture")
@@ -261,11 +265,11 @@ def streamed(source: Path) -> dict[str, Any]:
 
 
 class Killed(BaseException):
-    """Ends a run where it stands, as SIGKILL does: nothing of the project catches it."""
+    """Ends a run at once, as SIGKILL does: the project does not catch it."""
 
 
 @pytest.mark.parametrize("bad", [(), tuple(range(0, 46, 5))], ids=["good pictures", "bad pictures"])
-def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(
+def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
     start: Start, monkeypatch: pytest.MonkeyPatch, assert_same_state: Callable[..., None], tmp_path: Path, bad: tuple[int, ...]
 ) -> None:
     changes = {**streamed(write_tars(tmp_path / "tars", bad)), "kimg": 0.06, "accumulation": 2}
@@ -290,7 +294,7 @@ def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(
         assert_same_state(other, unbroken)
 
 
-def test_other_tars_are_refused_in_mid_run(start: Start, signal_after: Callable[..., None], tmp_path: Path) -> None:
+def test_other_tars_are_refused_on_resume(start: Start, signal_after: Callable[..., None], tmp_path: Path) -> None:
     changes = streamed(write_tars(tmp_path / "tars"))
     signal_after(16)
     start(**changes)
@@ -300,7 +304,7 @@ def test_other_tars_are_refused_in_mid_run(start: Start, signal_after: Callable[
 
 
 def take_steps(values: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Weights before and after some steps, and how many pictures were refused."""
+    """Return weights before and after some steps, and the number of replaced pictures."""
     session_module.build_networks = smooth_networks
     session = prepare(TrainConfig.parse(values))
     before = arrays_of(session.networks)
@@ -309,17 +313,17 @@ def take_steps(values: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str,
         session.run_step(nimg)
     assert len(session.sampler.batch(0, count, own_rows(count)).images) == len(range(count)[own_rows(count)])
     assert isinstance(session.sampler, StreamSampler)
-    return before, arrays_of(session.networks), session.sampler.refused
+    return before, arrays_of(session.networks), session.sampler.replaced
 
 
-def test_two_processes_give_what_one_gives(small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_two_processes_equal_one(small_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(session_module, "build_networks", session_module.build_networks)
     rates = {"warmup_kimg": 0, "g_lr": 2e-3, "d_lr": 2e-3}
     source = write_tars(tmp_path / "tars", tuple(range(0, 46, 4)))
     values = small_config(batch=8, precision="float32", device="cpu", optimizer=rates, **streamed(source))
-    (_, first, refused), (_, second, more) = together(take_steps, values)
-    before, alone, all_refused = take_steps({**values, "accumulation": 2})  # two processes of a part each are one of two parts
-    assert (refused > 0, more > 0, refused + more) == (True, True, all_refused)
+    (_, first, replaced), (_, second, more) = together(take_steps, values)
+    before, alone, all_replaced = take_steps({**values, "accumulation": 2})  # two processes of a part each are one of two parts
+    assert (replaced > 0, more > 0, replaced + more) == (True, True, all_replaced)
     for name, start in before.items():
         assert np.array_equal(first[name], second[name]), name
         moved = np.abs(alone[name] - start).max()
@@ -327,7 +331,7 @@ def test_two_processes_give_what_one_gives(small_config: Callable[..., Any], mon
 
 
 def test_the_command(source: Path, small_config: Callable[..., Any], tmp_path: Path) -> None:
-    """With grids, held-out pictures and a dry run; what needs all pictures says so."""
+    """Train with grids, held-out pictures and a dry run; a command that needs a pack says so."""
     config, outdir = tmp_path / "small.yaml", tmp_path / "runs"
     config.write_text(yaml.safe_dump(small_config(data={"stream": True, "shuffle_buffer": 8, "holdout_fraction": 0.2})), encoding="utf-8")
     arguments = ["train", "--config", str(config), "--data", f"{source}/{{0000..0004}}.tar", "--outdir", str(outdir)]
@@ -339,4 +343,4 @@ def test_the_command(source: Path, small_config: Callable[..., Any], tmp_path: P
     assert CliRunner().invoke(command, [*arguments, "--dry-run"]).exit_code == 0
     refused = CliRunner().invoke(command, ["evaluate", "retrieval", str(run)])
     assert refused.exit_code == 2
-    assert "this run streams them" in refused.output
+    assert "this measure needs the whole data set packed" in refused.output

@@ -1,25 +1,32 @@
-"""Tars that are trained on where they lie, for sets that are larger than memory or the disk of the cache: no picture of them is packed.
+"""Training on tars in place, for sets larger than memory or the cache's disk: none of their pictures is packed.
 
-They are looked through once: every name and caption is read, and no picture, but for a sample of them that is packed for grids and measures.
-What is kept of that is how many training pictures each tar has; so the n-th picture of any pass is found by reading the headers of a few tars.
+A single scan reads every name and caption, but no picture except a sample, which is packed for grids and measures. It leaves the number of
+training pictures in each tar, so the n-th picture of any pass is found by reading the headers of a few tars. A pass visits the tars in random
+order, and shuffles windows of consecutive pictures: as with a pack, the n-th picture of a run is a pure function of (seed, n).
 """
 
 import functools
 import hashlib
 import json
 import logging
-from collections import Counter
+import warnings
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from tqdm import tqdm
 
-from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
-from gan_t2i.data import partial as stopped
-from gan_t2i.data import personal
+from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.data import partial, personal
+from gan_t2i.data.batches.sampler import Batch
+from gan_t2i.data.decode import BadImageError, Pixels, load_image
 from gan_t2i.data.packing import (
     IMAGES,
     META,
@@ -28,21 +35,25 @@ from gan_t2i.data.packing import (
     cores,
     decode_all,
     describe,
+    location_of,
     source_key,
     write_images,
 )
-from gan_t2i.data.readers import tars_of
+from gan_t2i.data.readers import find_reader, hub, is_hub
 from gan_t2i.data.readers.base import Reading, Source, split_of_name
 from gan_t2i.data.readers.tars import caption_key, read_shard
+from gan_t2i.data.readers.tree import FolderTree
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import position_of
+from gan_t2i.data.splits import caption_hash
 
 log = logging.getLogger(__name__)
 
-STREAM = "stream.json"
+INDEX = "stream.json"
 SAMPLE = 256  # pictures of each side that are packed, an equal share from each tar
 VOCABULARY = 20_000  # training captions that are kept for an encoder that learns its words from them
+
+Decoded = Future[Pixels | BadItem]
 
 
 class StreamedDataset:
@@ -50,8 +61,8 @@ class StreamedDataset:
 
     Args:
         source: the tars.
-        sample: pictures of both sides, for grids and measures; its fingerprint and report are those of the whole.
-        index: what `open_stream` found out: the name and the number of training records of each tar, where captions stand, and many of them.
+        sample: pictures of both sides, for grids and measures, with the fingerprint and the report of the whole.
+        index: result of the scan: names of the tars, their numbers of training pictures, key of the captions, and many training captions.
     """
 
     def __init__(self, source: Source, sample: PackedDataset, index: dict[str, Any]) -> None:
@@ -62,15 +73,14 @@ class StreamedDataset:
         self.settings = source.settings
         self._source = source
         self._key: str | None = index["key"]
-        # One tar may reach from a window into the next.
-        self._shard = functools.lru_cache(maxsize=1)(self._read)
+        self._shard = functools.lru_cache(maxsize=1)(self._read)  # one tar may reach from a window into the next
 
     def __len__(self) -> int:
-        """Training pictures, of which some may turn out to be unreadable."""
+        """Number of training pictures, readable or not."""
         return sum(self.counts)
 
     def records(self, order: Iterable[int], start: int, stop: int) -> list[Record]:
-        """The training records start .. stop of a pass through the tars in that `order`; raises `GanT2IError` where a tar has changed."""
+        """Return the training records start .. stop of a pass through the tars in `order`; raises `GanT2IError` where a tar has changed."""
         found: list[Record] = []
         begin = 0
         for shard in order:
@@ -81,126 +91,228 @@ class StreamedDataset:
         return found
 
     def _read(self, shard: int) -> list[Record]:
-        records, _, _ = _records_of(self._source, self.names[shard], self._key, _two_sides(self.names))
-        trained = [record for record in records if record.split == TRAIN]
-        if len(trained) != self.counts[shard]:
-            raise GanT2IError(f"{self.names[shard]} has changed since training began: it has {len(trained)} pictures, not {self.counts[shard]}")
-        return trained
+        records, _, _ = _read_tar(self._source, self.names[shard], self._key, _split_by_name(self.names))
+        train = [record for record in records if record.split == TRAIN]
+        if len(train) != self.counts[shard]:
+            raise GanT2IError(f"{self.names[shard]} has changed since training began: it has {len(train)} pictures, not {self.counts[shard]}")
+        return train
 
 
-def open_stream(
-    source: Any,
-    resolution: int,
-    settings: DataSettings | None = None,
-    *,
-    progress: bool = True,
-) -> StreamedDataset:
-    """The tars of `source`, looked through on first use or after a change; what was found is kept in the cache.
+def open_stream(source: Any, resolution: int, settings: DataSettings | None = None, *, progress: bool = True) -> StreamedDataset:
+    """Open the tars of `source`, scanning them on first use or after a change; the cache keeps the result.
 
-    The side of a picture is that of its tar's name, else of the hash of its first caption, as in a pack, and of its other captions those stay
-    whose hash is on the same side: so the side is known of each picture by itself. Raises `UsageError` where the source is no tars or a zip of
-    them, and `GanT2IError` where nothing is left to train on or, with on_bad="error", at the first bad item.
+    The split of a picture follows from its tar's name, else from the hash of its first caption, as in a pack; of its other captions only those
+    with a hash on the same side stay. So each picture's split is known without the others. Raises `UsageError` unless `source` is tars outside
+    of a zip, and `GanT2IError` where nothing is left to train on or, with on_bad="error", at the first bad item.
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
-    found = tars_of(source, settings)
+    tars = _find_tars(source, settings)
     folder = cache_dir() / "streams" / source_key(Path(source), resolution, settings)
-    if not (folder / STREAM).is_file():
-        log.info(f"data: looking through {len(found.entries):,} tars of {source} (once)")
+    if not (folder / INDEX).is_file():
+        log.info(f"data: scanning {len(tars.entries):,} tars of {source} (once)")
         try:
             with atomic_folder(folder) as temporary:
-                _look_through(found, resolution, temporary, progress)
+                _scan(tars, resolution, temporary, progress)
         except OSError:
-            # Another process may have been faster: its folder stands, and renaming ours over it fails.
-            if not (folder / STREAM).is_file():
+            # another process may have been faster: its folder is there, and renaming ours over it fails
+            if not (folder / INDEX).is_file():
                 raise
-    index = json.loads((folder / STREAM).read_text(encoding="utf-8"))
-    stream = StreamedDataset(found, PackedDataset.open(folder), index)
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    stream = StreamedDataset(tars, PackedDataset.open(folder), index)
     log.info(f"data: {source}, {len(stream):,} training pictures streamed at {resolution} px\n{stream.sample.report}")
     return stream
 
 
-def _two_sides(names: Sequence[str]) -> bool:
-    """Whether the names of the tars tell two sides; one alone is no split."""
+def _find_tars(source: Any, settings: DataSettings) -> Source:
+    if not is_hub(source):
+        reader, found = find_reader(Path(source), settings, BadItems(settings.on_bad))
+        if reader.name == "tars" and isinstance(found.tree, FolderTree):
+            return found
+    raise UsageError(f"data.stream takes a folder of tars or a pattern such as {{0000..0009}}.tar; {hub.name_of(source)} is neither")
+
+
+def _split_by_name(names: Sequence[str]) -> bool:
+    """True if the names of the tars give both sides; a single side is not a split."""
     return len({split_of_name(name) for name in names}) > 1
 
 
-def _records_of(source: Source, name: str, key: str | None, by_name: bool) -> tuple[list[Record], Reading, list[BadItem]]:
-    """The records of one tar, each with its side and the captions of that side alone; what its reader says, and what it left out."""
+def _read_tar(source: Source, name: str, key: str | None, by_name: bool) -> tuple[list[Record], Reading, list[BadItem]]:
+    """Return the records of a tar, each with its split and the captions of that side alone, its reader's result, and the bad items."""
     bad = BadItems(source.settings.on_bad)
     reading = read_shard(replace(source, bad=bad), name, key)
     if source.settings.redact:
         personal.redact_reading(reading, bad)
     fraction = source.settings.holdout_fraction
-    return [_with_side(record if by_name else replace(record, split=None), fraction) for record in reading.records], reading, bad.items
+    return [_with_split(record if by_name else replace(record, split=None), fraction) for record in reading.records], reading, bad.items
 
 
-def _with_side(record: Record, fraction: float) -> Record:
+def _with_split(record: Record, fraction: float) -> Record:
     if record.split is not None:
         return record
-    held = position_of(record.captions[0]) < fraction
-    captions = tuple(caption for caption in record.captions if (position_of(caption) < fraction) == held)
-    return replace(record, captions=captions, split=HELDOUT if held else TRAIN)
+    heldout = caption_hash(record.captions[0]) < fraction
+    captions = tuple(caption for caption in record.captions if (caption_hash(caption) < fraction) == heldout)
+    return replace(record, captions=captions, split=HELDOUT if heldout else TRAIN)
 
 
 @dataclass
-class _Found:
-    """What is known of the tars that were looked through so far."""
+class _Scan:
+    """Result of the scan so far."""
 
     counts: list[int] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     sample: dict[str, list[Record]] = field(default_factory=lambda: {TRAIN: [], HELDOUT: []})
     totals: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
     first_bad: list[BadItem] = field(default_factory=list)
 
     def add(self, records: Sequence[Record], bad: Sequence[BadItem], share: int) -> None:
-        """Take in one tar, of which a `share` of pictures may go into the sample."""
+        """Add a tar, of which at most `share` pictures of each side go into the sample."""
         for side, chosen in self.sample.items():
             own = [record for record in records if record.split == side]
             self.totals[side] += len(own)
             chosen += own[: min(share, SAMPLE - len(chosen))]
         self.counts.append(sum(record.split == TRAIN for record in records))
         self.totals["captions"] += sum(len(record.captions) for record in records)
-        trained = [record.captions[0] for record in records if record.split == TRAIN]
-        self.captions += trained[: max(share, share * VOCABULARY // SAMPLE)][: VOCABULARY - len(self.captions)]
-        self.kinds.update(item.kind for item in bad)
+        captions = [record.captions[0] for record in records if record.split == TRAIN]
+        self.captions += captions[: max(share, share * VOCABULARY // SAMPLE)][: VOCABULARY - len(self.captions)]
+        self.bad.update(item.kind for item in bad)
         self.first_bad += bad[: 5 - len(self.first_bad)]
 
     def report(self, notes: Sequence[str]) -> DataReport:
-        """What `pack` would report of the tars, but for pictures that cannot be decoded."""
+        """Return what `pack` would report of the tars, except for pictures that cannot be decoded."""
         return DataReport(
             pairs=self.totals[TRAIN] + self.totals[HELDOUT],
             captions=self.totals["captions"],
             heldout=self.totals[HELDOUT],
-            bad=dict(self.kinds.most_common()),
+            bad=dict(self.bad.most_common()),
             first_bad=tuple((item.where, item.why) for item in self.first_bad),
             notes=tuple(notes),
         )
 
 
-def _look_through(source: Source, resolution: int, folder: Path, progress: bool) -> None:
+def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None:
     """Write the sample, as a packed folder, and the index into `folder`."""
-    names, settings, found, digest = list(source.entries), source.settings, _Found(), hashlib.sha256()
-    key, by_name = caption_key(source), _two_sides(names)
+    names, settings, scan, digest = list(source.entries), source.settings, _Scan(), hashlib.sha256()
+    key, by_name = caption_key(source), _split_by_name(names)
     reading = Reading()
-    for name in tqdm(names, "looking through tars", unit="tar", disable=not progress):
-        records, reading, bad = _records_of(source, name, key, by_name)
-        found.add(records, bad, share=-(-SAMPLE // len(names)))
+    for name in tqdm(names, "scanning tars", unit="tar", disable=not progress):
+        records, reading, bad = _read_tar(source, name, key, by_name)
+        scan.add(records, bad, share=-(-SAMPLE // len(names)))
         digest.update(json.dumps([name, *([record.where, record.captions, record.split] for record in records)]).encode())
-    if not found.totals[TRAIN]:
-        where = f" (first fault: {found.first_bad[0].where}: {found.first_bad[0].why})" if found.first_bad else ""
+    if not scan.totals[TRAIN]:
+        where = f" (first fault: {scan.first_bad[0].where}: {scan.first_bad[0].why})" if scan.first_bad else ""
         raise GanT2IError(f"no picture to train on in {len(names):,} tars{where}")
     unreadable = BadItems(settings.on_bad)
-    sample = [*found.sample[TRAIN], *found.sample[HELDOUT]]
+    sample = [*scan.sample[TRAIN], *scan.sample[HELDOUT]]
     (folder / IMAGES).touch()
     decoded = decode_all(sample, resolution, settings, cores())
-    usable = write_images(folder / IMAGES, sample, decoded, unreadable, digest, stopped.Progress(""), show_progress=False)
+    usable = write_images(folder / IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
     meta = describe(usable, [], reading, resolution, settings, digest)
-    meta["report"] = asdict(found.report(reading.notes[:1]))
+    meta["report"] = asdict(scan.report(reading.notes[:1]))
     (folder / META).write_text(json.dumps(meta), encoding="utf-8")
-    index = {"names": names, "counts": found.counts, "key": key, "captions": found.captions}
-    (folder / STREAM).write_text(json.dumps(index), encoding="utf-8")
+    index = {"names": names, "counts": scan.counts, "key": key, "captions": scan.captions}
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
+class StreamSampler:
+    """A `BatchSampler` of streamed tars: windows hold names and captions, and a picture is decoded when its batch is near.
+
+    Another picture of its window replaces one that cannot be decoded; `replaced` counts these.
+
+    Args:
+        stream: of tars.
+        seed: of the run.
+        buffer: size of a window in pictures. At most two windows of records and two batches of pictures are in memory.
+        negatives: number of negative captions for each picture; all are that of the picture before.
+    """
+
+    def __init__(self, stream: StreamedDataset, seed: int, buffer: int, negatives: int = 1) -> None:
+        self.stream = stream
+        self.seed = seed
+        self.buffer = buffer
+        self.negatives = negatives
+        self.replaced = 0
+        self.window = functools.lru_cache(maxsize=2)(self._fill)
+        Image.init()  # registers every format now: the threads would race to do it
+        self._pool = ThreadPoolExecutor(cores())
+        self._ahead: dict[int, Decoded] = {}  # position -> picture of the next batch
+        # The decoder judges what Pillow warns of; the filter is the whole process's, so it is not set around each picture.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def _fill(self, epoch: int, number: int) -> list[Record]:
+        """Return the records of window `number` of a pass, shuffled."""
+        order = torch.randperm(len(self.stream.names), generator=seeded_rng(self.seed, "tars", epoch)).tolist()
+        records = self.stream.records(order, number * self.buffer, (number + 1) * self.buffer)
+        shuffled = torch.randperm(len(records), generator=seeded_rng(self.seed, "window", epoch, number)).tolist()
+        return [records[index] for index in shuffled]
+
+    def _find(self, position: int) -> tuple[list[Record], int]:
+        """Return the window that holds the picture at `position` of the endless sequence, and its index there."""
+        epoch, offset = divmod(position, len(self.stream))
+        return self.window(epoch, offset // self.buffer), offset % self.buffer
+
+    def _record(self, position: int) -> Record:
+        window, index = self._find(position)
+        return window[index]
+
+    def batch(self, nimg: int, count: int, rows: slice = slice(None)) -> Batch:
+        """See `BatchSampler`; captions and negatives are ids into the batch's own `texts`."""
+        positions = range(nimg, nimg + count)
+        records = [self._record(position) for position in positions]
+        draws = torch.rand(count, generator=seeded_rng(self.seed, "caption", nimg)).tolist()
+        captions = [_choose(record, draw) for record, draw in zip(records, draws, strict=True)]
+        before = [captions[-1], *captions[:-1]]
+        mask = [negative not in record.captions for negative, record in zip(before, records, strict=True)]
+        decoded = self._decode(positions[rows], range(nimg + count, nimg + 2 * count)[rows])
+        images = []
+        for row, picture in zip(range(count)[rows], decoded, strict=True):
+            found = picture.result()
+            if isinstance(found, BadItem):
+                # Other processes keep the mask of the first picture, so it must hold for the replacement too.
+                record, found = self._replace(positions[row], found, before[row] if mask[row] else None)
+                captions[row] = _choose(record, draws[row])
+            images.append(torch.from_numpy(found))
+        texts = tuple(dict.fromkeys([*before, *captions]))
+        number = {text: index for index, text in enumerate(texts)}
+        negatives = torch.tensor([[number[text]] * self.negatives for text in before], dtype=torch.int64).view(count, self.negatives)
+        negative_mask = torch.tensor(mask)[:, None].expand(count, self.negatives)
+        return Batch(torch.stack(images), torch.tensor([number[text] for text in captions]), negatives, negative_mask, texts)
+
+    def _decode(self, positions: Sequence[int], next_ones: Sequence[int]) -> list[Decoded]:
+        """Return the pictures at `positions`, and start to decode the next ones."""
+        current = [self._ahead.get(position) or self._submit(position) for position in positions]
+        self._ahead = {position: self._submit(position) for position in next_ones}
+        return current
+
+    def _submit(self, position: int) -> Decoded:
+        return self._pool.submit(self._load, self._record(position))
+
+    def _load(self, record: Record) -> Pixels | BadItem:
+        try:
+            return load_image(record.image, self.stream.sample.resolution, self.stream.settings)
+        except BadImageError as error:
+            return BadItem(error.kind, location_of(record), str(error))
+
+    def _replace(self, position: int, bad: BadItem, negative: str | None) -> tuple[Record, Pixels]:
+        """Return the next picture in the window that can be decoded, and does not have the caption `negative`."""
+        if self.stream.settings.on_bad == "error":
+            raise GanT2IError(f"{bad.where}: {bad.why}")
+        self.replaced += 1
+        if self.replaced & (self.replaced - 1) == 0:
+            log.warning(f"unusable pictures of the stream, replaced by others: {self.replaced:,}, the last one {bad.where}: {bad.why}")
+        window, index = self._find(position)
+        others = deque(window)
+        others.rotate(-index - 1)
+        for record in others:
+            if negative not in record.captions and not isinstance(found := self._load(record), BadItem):
+                return record, found
+        raise GanT2IError(f"none of {len(window)} consecutive pictures of the tars can be used ({bad.where}: {bad.why})")
+
+
+def _choose(record: Record, draw: float) -> str:
+    """Return the caption at `draw`, a number in [0, 1)."""
+    return record.captions[int(draw * len(record.captions))]

@@ -1,4 +1,4 @@
-"""The data sets that come with the package: made on first use, kept in the cache folder, drawn at the resolution that trains on them."""
+"""Built-in data sets: made on first use at the resolution of training, and kept in the cache folder."""
 
 import hashlib
 import logging
@@ -8,22 +8,24 @@ from pathlib import Path
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.data.readers import hub
+from gan_t2i.data.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
 BUILTIN = frozenset({"shapes", "emoji"})
 
 
-def resolve_source(data: str, resolution: int, *, alpha: bool = False) -> Path | str:
-    """The folder of the built-in set named `data` for training at `resolution` pixels, made if need be, with transparency where it has any and
-    `alpha` asks for it; any other `data` as a path, but for hf:owner/name, which stays a name.
+def resolve_source(data: str, resolution: int, settings: DataSettings | None = None) -> Path | str:
+    """Return the folder of the built-in set named `data` for training at `resolution` pixels, made on first use; any other `data` as a path,
+    except that hf:owner/name stays a name.
 
-    A folder of one's own that is called shapes or emoji is written ./shapes or ./emoji.
+    With `settings.alpha` the set is made with transparency, if it has any. A user's own folder called shapes or emoji is written ./shapes or
+    ./emoji.
     """
     if data == "shapes":
         return _shapes(resolution)
     if data == "emoji":
-        return _emoji(resolution, "transparent" if alpha else "white")
+        return _emoji(resolution, "transparent" if settings and settings.alpha else "white")
     return data if data.startswith(hub.PREFIX) else Path(data).expanduser()
 
 
@@ -31,8 +33,8 @@ def _shapes(resolution: int) -> Path:
     from gan_t2i.data.builtin import shapes
 
     size = min(max(resolution, shapes.SMALLEST), shapes.LARGEST)
-    # The defaults of make_shapes are part of its version.
-    return _made(f"shapes-{size}px-v{shapes.VERSION}", lambda folder: shapes.make_shapes(folder, size=size))
+    # the defaults of make_shapes are part of its version
+    return _make_once(f"shapes-{size}px-v{shapes.VERSION}", lambda folder: shapes.make_shapes(folder, size=size))
 
 
 def _emoji(resolution: int, background: str) -> Path:
@@ -42,25 +44,25 @@ def _emoji(resolution: int, background: str) -> Path:
 
     size = min(max(resolution, emoji_font.SMALLEST), emoji_font.LARGEST)
     font = emoji_font.find_font()
-    # Another font draws other pictures, and another release of the library knows other names.
+    # another font draws other pictures, and another release of the library has other names
     origin = hashlib.sha256(font.read_bytes() + emoji.__version__.encode()).hexdigest()[:12]
     name = f"emoji-{size}px-{origin}-v{emoji_font.VERSION}{'-transparent' * (background == 'transparent')}"
-    return _made(name, lambda folder: emoji_font.make_emoji(folder, font=font, size=size, background=background))
+    return _make_once(name, lambda folder: emoji_font.make_emoji(folder, font=font, size=size, background=background))
 
 
-def _made(name: str, make: Callable[[Path], Path]) -> Path:
+def _make_once(name: str, make: Callable[[Path], Path]) -> Path:
     folder = cache_dir() / "datasets" / name
-    if not _is_whole(folder):
+    if not _is_complete(folder):
         log.info(f"making the built-in data set {name} (once) in {folder}")
         try:
             make(folder)
         except (OSError, UsageError):
-            # Another process may have been faster: its folder stands, and renaming ours over it fails.
-            if not _is_whole(folder):
+            # another process may have been faster: its folder is there, and renaming ours over it fails
+            if not _is_complete(folder):
                 raise
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
-    # The folder appears under its name only when it is finished.
+def _is_complete(folder: Path) -> bool:
+    # the folder appears under its name only when it is finished
     return (folder / "metadata.jsonl").is_file()

@@ -1,7 +1,7 @@
-"""The emoji of an installed colour font as a data set: one picture each, with its names in the languages asked for.
+"""The emoji of an installed colour font as a data set: a picture of each, with its names in the chosen languages.
 
-Names come from the `emoji` library. Fonts are drawn by Pillow, which knows CBDT, sbix and COLR version 0. Sequences (a family, a heart on
-fire) need Pillow's raqm layout; without it only the emoji of a single code point are drawn.
+Names come from the `emoji` library. Pillow renders the fonts, in the formats CBDT, sbix and COLR version 0. Sequences (a family, a heart on
+fire) need Pillow's raqm layout; without it only emoji of a single code point are rendered.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from gan_t2i.core.config import nearest
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder
 
-# MicroBatch of the name of cached copies: raise it when the same font and options give other pictures or captions.
+# Part of the name of cached copies: raise it when the same font and options give other pictures or captions.
 VERSION = 1
 SMALLEST, LARGEST = 16, 1024
 
-# Known colour fonts, the best-drawn first; any other file with "emoji" in its name is tried after them.
+# Known colour fonts, the best first; any other file with "emoji" in its name is tried after them.
 _KNOWN_FONTS = ("notocoloremoji", "apple color emoji", "seguiemj", "twemoji", "openmoji-color", "joypixels", "emojione")
 _FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
-# Bitmap fonts load only at the sizes that they hold, and do not say which.
+# Bitmap fonts load only at the sizes that they contain, and do not list them.
 _STRIKES = (160, 136, 128, 109, 96, 72, 64, 48, 40, 32, 20)
 _MARGIN = 0.04  # of the picture's side, on each side
-_PROBES = 64  # glyphs that tell how large this font draws
+_PROBES = 64  # glyphs that measure how large this font renders
 _INK, _OTHER_INK = (255, 0, 255), (0, 255, 0)
 _VARIATION = "\N{VARIATION SELECTOR-16}"
 _NO_CHARACTER = "\U000ffffe"
@@ -46,11 +46,11 @@ def make_emoji(
     skin_tones: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Draw every emoji that `font` (the first colour font installed unless told) holds into the folder `out`, with ``metadata.jsonl``.
+    """Render every emoji of `font` (by default the first colour font installed) into the folder `out`, with ``metadata.jsonl``.
 
-    Pictures are `size` x `size` pixels over `background`, a colour name of Pillow or "transparent". `languages` are codes such as
-    "en" and "zh", or "all". Flags of countries and regions, and skin tones, are drawn only on demand. Raises `UsageError` for a wrong
-    option or where `out` holds something, `GanT2IError` where no font can be used. Returns `out`.
+    Pictures are `size` x `size` pixels on `background`, a colour name of Pillow or "transparent". `languages` are codes such as "en" and
+    "zh", or "all". Flags of countries and regions, and skin tones, are rendered only on demand. Raises `UsageError` for a wrong option or
+    where `out` is not empty, and `GanT2IError` where no font can be used. Returns `out`.
     """
     if not SMALLEST <= size <= LARGEST:
         raise UsageError(f"size = {size}: must be from {SMALLEST} to {LARGEST} pixels")
@@ -68,7 +68,7 @@ def make_emoji(
                 continue
             codes = [f"{ord(character):04x}" for character in text]
             name = f"images/{'-'.join(codes)}.png"
-            _placed(glyph, opened.cell, size, colour).save(folder / name, compress_level=4)
+            _centred(glyph, opened.cell, size, colour).save(folder / name, compress_level=4)
             unicode = " ".join(f"U+{code.upper()}" for code in codes)
             line = {"file_name": name, "text": texts, "emoji": text, "unicode": unicode, "font": opened.name}
             metadata.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -76,7 +76,7 @@ def make_emoji(
 
 
 def joins_sequences() -> bool:
-    """Whether this Pillow can draw emoji of several code points; if not, only the single ones are made."""
+    """Return True if this Pillow can render emoji of several code points; if not, only single ones are made."""
     return bool(features.check("raqm"))
 
 
@@ -84,7 +84,7 @@ def joins_sequences() -> bool:
 
 
 def _wanted(*, flags: bool, skin_tones: bool) -> Iterator[str]:
-    """The fully-qualified emoji, short ones first: a font that lacks a sequence may draw its first part, and then is a duplicate."""
+    """Yield the fully-qualified emoji, short ones first: a font that lacks a sequence may render its first part, which is a duplicate then."""
     qualified = (text for text, entry in emoji.EMOJI_DATA.items() if entry["status"] == emoji.STATUS["fully_qualified"])
     for text in sorted(qualified, key=lambda text: (len(text), text)):
         if (flags or not _is_flag(text)) and (skin_tones or not _has_skin_tone(text)):
@@ -92,7 +92,7 @@ def _wanted(*, flags: bool, skin_tones: bool) -> Iterator[str]:
 
 
 def _is_flag(text: str) -> bool:
-    """A country's or region's flag: regional indicators or tag characters."""
+    """Return True for the flag of a country or region: regional indicators or tag characters."""
     return any(0x1F1E6 <= ord(character) <= 0x1F1FF or 0xE0020 <= ord(character) <= 0xE007F for character in text)
 
 
@@ -101,7 +101,7 @@ def _has_skin_tone(text: str) -> bool:
 
 
 def names(text: str, languages: Sequence[str] = ("en",)) -> list[str]:
-    """The names of an emoji in these languages, English aliases included, none twice; empty where it has none."""
+    """Return the names of an emoji in these languages, English aliases included, each once; empty where it has none."""
     found: dict[str, str] = {}
     emoji.config.load_language(list(languages))  # does nothing for what is loaded already
     for language in languages:
@@ -110,14 +110,14 @@ def names(text: str, languages: Sequence[str] = ("en",)) -> list[str]:
         if language == "en":
             raw += entry.get("alias", [])
         for name in raw:
-            cleaned = _cleaned(name, language)
-            if cleaned:
-                found.setdefault(cleaned.casefold(), cleaned)
+            readable = _readable(name, language)
+            if readable:
+                found.setdefault(readable.casefold(), readable)
     return list(found.values())
 
 
-def _cleaned(name: str, language: str) -> str:
-    """ ":red_apple:" as "red apple". A hyphen before a digit is a minus, and outside English it is part of the spelling."""
+def _readable(name: str, language: str) -> str:
+    """Turn ":red_apple:" into "red apple". A hyphen before a digit is a minus, and outside English it is part of the spelling."""
     words = name.strip(":").replace("_", " ")
     if language == "en":
         words = re.sub(r"(?<=\w)-(?=\w)", " ", words)
@@ -149,10 +149,10 @@ def _parse_background(background: str) -> tuple[int, ...] | None:
 
 
 class EmojiFont:
-    """A colour font at the size that it draws best at. `cell` is the side in pixels of a square that its usual emoji fill."""
+    """A colour font at the size that it renders best at. `cell` is the side in pixels of the square that its usual emoji fill."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Raises `UsageError` where there is no such file, and `GanT2IError` where Pillow draws no colour emoji from it."""
+        """Raise `UsageError` where there is no such file, and `GanT2IError` where Pillow renders no colour emoji from it."""
         if not path.is_file():
             raise UsageError(f"font {path} does not exist")
         self._font = self._open(path, size)
@@ -175,7 +175,7 @@ class EmojiFont:
                 return self._font
         if fault and "pixel size" not in fault:
             raise GanT2IError(f"{path} is not a font that can be read ({fault})")
-        raise GanT2IError(f"{path} holds no colour emoji that can be drawn; formats that can: CBDT, sbix, COLR version 0")
+        raise GanT2IError(f"{path} has no colour emoji in a format that Pillow renders: CBDT, sbix or COLR version 0")
 
     def _singles(self) -> Iterator[Image.Image]:
         for text in _wanted(flags=False, skin_tones=False):
@@ -185,25 +185,25 @@ class EmojiFont:
                     yield glyph
 
     def draw(self, text: str) -> Image.Image | None:
-        """The emoji cut to its ink (mode RGBa: colours multiplied by coverage), or None where the font has no colour glyph for it."""
+        """Return the emoji cropped to its ink (mode RGBa: premultiplied colours), or None where the font has no colour glyph for it."""
         if self._font.layout_engine == ImageFont.Layout.BASIC:
             text = text.replace(_VARIATION, "")
             if len(text) > 1:
                 return None
-        # A sequence that the font does not join is drawn as its parts, side by side.
+        # a sequence that the font does not join is rendered as its parts, side by side
         elif len(text) > 1 and self._font.getlength(text) > 1.5 * self._font.getlength(text[0]) > 0:
             return None
         glyph = self._ink(text, _INK)
         if glyph is None or _same(glyph, self._missing):
             return None
-        # What changes with the ink has no colour of its own.
+        # pixels that change with the ink have no colour of their own
         other = self._ink(text, _OTHER_INK)
         if other is None or other.size != glyph.size or not _shared_colour(glyph, other):
             return None
         return glyph if _same(glyph, other) else self._ink(text, (0, 0, 0))
 
     def _ink(self, text: str, ink: tuple[int, int, int]) -> Image.Image | None:
-        """The pixels that `text` leaves on an empty canvas, cut to their box; None where it leaves none."""
+        """Return the pixels of `text` on an empty canvas, cropped to their box; None where there are none."""
         left, top, right, bottom = (round(edge) for edge in self._font.getbbox(text))
         spare = 8 + (right - left + bottom - top) // 4  # some glyphs reach beyond the box that they report
         canvas = Image.new("RGBA", (right - left + 2 * spare, bottom - top + 2 * spare))
@@ -214,7 +214,7 @@ class EmojiFont:
         box = canvas.getchannel("A").getbbox()
         if box is None:
             return None
-        # Drawing blends into transparent black, which leaves the colours multiplied by their coverage.
+        # blending into transparent black leaves premultiplied colours
         canvas = canvas.crop(box)
         return Image.frombytes("RGBa", canvas.size, canvas.tobytes())
 
@@ -224,14 +224,14 @@ def _same(a: Image.Image, b: Image.Image | None) -> bool:
 
 
 def _shared_colour(a: Image.Image, b: Image.Image) -> bool:
-    """Whether some covered pixel is the same in both."""
+    """Return True if some covered pixel is the same in both."""
     bands = [ImageChops.difference(x, y) for x, y in zip(a.split()[:3], b.split()[:3], strict=True)]
     changed = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2]).point([0] + [255] * 255)
     return ImageChops.subtract(a.getchannel("a").point([0] * 128 + [255] * 128), changed).getbbox() is not None
 
 
 def _distinct(font: EmojiFont, texts: Iterable[str]) -> Iterator[tuple[str, Image.Image]]:
-    """The emoji that the font holds, of several that look the same the first."""
+    """Yield the emoji of the font, of several that look the same the first."""
     seen: set[bytes] = set()
     for text in texts:
         glyph = font.draw(text)
@@ -243,8 +243,8 @@ def _distinct(font: EmojiFont, texts: Iterable[str]) -> Iterator[tuple[str, Imag
             yield text, glyph
 
 
-def _placed(glyph: Image.Image, cell: int, size: int, background: tuple[int, ...] | None) -> Image.Image:
-    """The glyph in the middle of a picture; all share one scale, so that a small square stays small, unless one is larger than `cell`."""
+def _centred(glyph: Image.Image, cell: int, size: int, background: tuple[int, ...] | None) -> Image.Image:
+    """Return a picture with the glyph in its centre; all share a scale, so that a small square stays small, except glyphs above `cell`."""
     room = size - 2 * max(1, round(_MARGIN * size))
     scale = room / max(cell, *glyph.size)
     width, height = (max(1, round(side * scale)) for side in glyph.size)
@@ -255,7 +255,7 @@ def _placed(glyph: Image.Image, cell: int, size: int, background: tuple[int, ...
 
 
 def find_font() -> Path:
-    """The first installed font that draws colour emoji; raises `GanT2IError` where there is none."""
+    """Return the first installed font that renders colour emoji; raises `GanT2IError` where there is none."""
     for path in _candidates():
         try:
             EmojiFont(path, SMALLEST)
@@ -263,12 +263,12 @@ def find_font() -> Path:
             continue
         return path
     raise GanT2IError(
-        "no colour emoji font is installed; the package fonts-noto-color-emoji (Debian, Ubuntu) holds one, and --font FILE takes any"
+        "no colour emoji font is installed: install the package fonts-noto-color-emoji (Debian, Ubuntu), or name a font with --font FILE"
     )
 
 
 def _candidates() -> list[Path]:
-    """Font files that by their names may hold colour emoji: the known ones first, the user's before the system's."""
+    """Return font files whose names suggest colour emoji: the known ones first, the user's before the system's."""
     ranked = []
     for order, folder in enumerate(_font_folders()):
         for root, _, files in os.walk(folder):
@@ -281,7 +281,7 @@ def _candidates() -> list[Path]:
 
 
 def _font_folders() -> list[Path]:
-    """The usual places of Linux, macOS and Windows."""
+    """Return the usual font folders of Linux, macOS and Windows."""
     home = Path.home()
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
     system = [Path(folder) for folder in (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(os.pathsep) if folder]

@@ -1,7 +1,7 @@
-"""The built-in data set of simple shapes: scenes drawn from a seed, with captions that are true of them by construction.
+"""Built-in data set of simple shapes: random scenes, with captions that are true of them by construction.
 
-Good for learning and for measuring: the scene behind every picture stands in its metadata, and a share of the combinations (say, one
-"pink ring", with or without a place) never occurs in the training split. Every picture follows from (seed, index) alone.
+It serves learning and measuring: the metadata hold the scene of every picture, and a share of the combinations (say, a single "pink ring",
+with or without a position) never occurs in the training split. Every picture follows from (seed, index) alone.
 """
 
 import io
@@ -24,28 +24,28 @@ from gan_t2i.data.builtin.shapes_grammar import Scene, Split, Task, Thing, capti
 
 __all__ = ["Scene", "Thing", "captions", "composition", "draw_scene", "make_shapes", "sample_scene", "split_of", "vocabulary"]
 
-# MicroBatch of the name of cached copies: raise it when the same (seed, size, count) gives other pictures or captions.
+# Part of the name of cached copies: raise it when the same (seed, size, count) gives other pictures or captions.
 VERSION = 2
 SMALLEST, LARGEST = 16, 1024
 
 TASKS: dict[Task, float] = {"single": 0.28, "position": 0.22, "two": 0.15, "relation": 0.20, "count": 0.15}
 _SIZE_JITTER = 0.08
-_PLACE_JITTER = 0.04  # a stated place stays the nearest of the nine, by far
-_FREE_JITTER = 0.14  # of a single object whose place is not stated
+_POSITION_JITTER = 0.04  # a stated position stays by far the nearest of the nine
+_FREE_JITTER = 0.14  # of a single object without a stated position
 _BORDER = 0.008
 _GAP = 0.045  # between the boxes of two objects: more than a pixel at 32 px
 _PAIR_RADIUS = 0.17
 _COUNT_RADIUS = {1: 0.20, 2: 0.17, 3: 0.14, 4: 0.12}
 _SAME_SHAPE_SHARE = 0.15  # of pairs of objects, which then differ in colour alone
-CAPTIONS = 3  # a picture
+CAPTIONS = 3  # per picture
 _CHUNK = 64
 
 
 def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0, heldout: int | None = None, progress: bool = True) -> Path:
     """Draw `count` pictures of `size` x `size` pixels into the folder `out`, with ``metadata.jsonl``; returns `out`.
 
-    The last `heldout` of them (one in 25 unless told) show only combinations that the others never show.
-    Raises `UsageError` where a number is out of range or `out` holds something already.
+    The last `heldout` of them (by default one in 25) show only combinations that the others never show. Raises `UsageError` where a number is
+    out of range or `out` is not empty.
     """
     if heldout is None:
         heldout = min(count - 1, max(1, count // 25))
@@ -59,7 +59,7 @@ def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0,
         def draw(chunk: range) -> list[str]:
             return [_write_item(folder, index, seed, size, "train" if index < count - heldout else "heldout") for index in chunk]
 
-        # Threads, not processes: encoding and writing leave the interpreter free, and nothing depends on how the caller was started.
+        # threads, not processes: encoding and writing release the GIL, and threads do not depend on how the caller was started
         with (
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
             (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata,
@@ -82,7 +82,7 @@ def _check_numbers(count: int, size: int, heldout: int) -> None:
 
 def _write_item(folder: Path, index: int, seed: int, size: int, split: Split) -> str:
     """Draw picture `index` into `folder`; returns its metadata line."""
-    # A string seeds through SHA-512: neighbouring indices share nothing, and every Python version gives the same stream.
+    # a string seeds through SHA-512: neighbouring indices share nothing, and every Python version gives the same numbers
     rng = random.Random(f"shapes {seed} {index}")
     scene = sample_scene(rng, split=split)
     plain, *others = captions(scene)
@@ -95,7 +95,7 @@ def _write_item(folder: Path, index: int, seed: int, size: int, split: Split) ->
 
 
 def sample_scene(rng: random.Random, *, split: Split | None = None, task: Task | None = None) -> Scene:
-    """A random scene of `task` (any unless told) whose composition is on the side `split` (either unless told)."""
+    """Return a random scene, of `task` if given, whose composition is on the side `split` if given."""
     if task is None:
         [task] = rng.choices(list(TASKS), weights=list(TASKS.values()))
     assert task in get_args(Task), task
@@ -119,29 +119,30 @@ def _sample(rng: random.Random, task: Task) -> Scene:
         if count == 1:
             return Scene(task, background, (_alone(rng, shape, colour, "", None),))
         radii = [_jittered(rng, _COUNT_RADIUS[count])] * count
-        places = _scattered(rng, radii)
-        return Scene(task, background, tuple(_thing(shape, colour, x, y, r) for (x, y), r in zip(places, radii, strict=True)))
+        centres = _scatter(rng, radii)
+        return Scene(task, background, tuple(_thing(shape, colour, x, y, r) for (x, y), r in zip(centres, radii, strict=True)))
     other_shape = shape if rng.random() < _SAME_SHAPE_SHARE else rng.choice([other for other in words.shapes if other != shape])
     other_colour = rng.choice([other for other in colours if other != colour])
     radii = [_jittered(rng, _PAIR_RADIUS) for _ in range(2)]
     relation = rng.choice(words.relations) if task == "relation" else None
-    places = _related(rng, radii, relation) if relation else _scattered(rng, radii)
-    things = [_thing(*it, *place, r) for it, place, r in zip([(shape, colour), (other_shape, other_colour)], places, radii, strict=True)]
+    centres = _arrange(rng, radii, relation) if relation else _scatter(rng, radii)
+    looks = [(shape, colour), (other_shape, other_colour)]
+    things = [_thing(*look, *centre, r) for look, centre, r in zip(looks, centres, radii, strict=True)]
     return Scene(task, background, tuple(things), relation)
 
 
 def _alone(rng: random.Random, shape: str, colour: str, size: str, position: str | None) -> Thing:
-    """A single object, whole: a large one at the side is at the small end of large and moves inwards within the jitter."""
+    """Return a single object inside the picture: near the border a large one is at the small end of large and moves inwards in the jitter."""
     words = vocabulary()
     x, y = words.positions[position or "in the center"]
-    jitter = _PLACE_JITTER if position else _FREE_JITTER
-    room = min(x, y, 1 - x, 1 - y) + _PLACE_JITTER - _BORDER
+    jitter = _POSITION_JITTER if position else _FREE_JITTER
+    room = min(x, y, 1 - x, 1 - y) + _POSITION_JITTER - _BORDER
     r = _jittered(rng, words.sizes[size], room)
     return _thing(shape, colour, _near(rng, x, jitter, r), _near(rng, y, jitter, r), r, size, position)
 
 
 def _thing(shape: str, colour: str, x: float, y: float, r: float, size: str = "", position: str | None = None) -> Thing:
-    # Rounded before it is drawn, so that the metadata gives the same picture again.
+    # rounded before it is drawn, so that the metadata give the same picture again
     return Thing(shape, colour, size, position, round(x, 4), round(y, 4), round(r, 4))
 
 
@@ -150,28 +151,28 @@ def _jittered(rng: random.Random, radius: float, most: float = 1.0) -> float:
 
 
 def _near(rng: random.Random, centre: float, jitter: float, r: float) -> float:
-    """A coordinate within `jitter` of `centre` at which half extent `r` is inside the picture."""
+    """Return a coordinate within `jitter` of `centre` at which half extent `r` is inside the picture."""
     low, high = max(centre - jitter, r + _BORDER), min(centre + jitter, 1 - r - _BORDER)
     return rng.uniform(low, high) if low < high else (low + high) / 2
 
 
-def _scattered(rng: random.Random, radii: list[float]) -> list[tuple[float, float]]:
-    """Random places at which the boxes of all objects stand apart and inside."""
-    places: list[tuple[float, float]] = []
+def _scatter(rng: random.Random, radii: list[float]) -> list[tuple[float, float]]:
+    """Return random centres at which the boxes of all objects are apart and inside the picture."""
+    centres: list[tuple[float, float]] = []
     tries = 0
-    while len(places) < len(radii):
-        r = radii[len(places)]
+    while len(centres) < len(radii):
+        r = radii[len(centres)]
         x, y = (rng.uniform(r + _GAP, 1 - r - _GAP) for _ in range(2))
-        if all(max(abs(x - u), abs(y - v)) >= r + q + _GAP for (u, v), q in zip(places, radii, strict=False)):
-            places.append((x, y))
+        if all(max(abs(x - u), abs(y - v)) >= r + q + _GAP for (u, v), q in zip(centres, radii, strict=False)):
+            centres.append((x, y))
         tries += 1
         if tries % 40 == 0:  # the first ones may leave no room for the last
-            places.clear()
-    return places
+            centres.clear()
+    return centres
 
 
-def _related(rng: random.Random, radii: list[float], relation: str) -> list[tuple[float, float]]:
-    """Places of two objects of which the first stands in `relation` to the second, at most 0.2 as far apart across as along."""
+def _arrange(rng: random.Random, radii: list[float], relation: str) -> list[tuple[float, float]]:
+    """Return the centres of two objects, the first in `relation` to the second; they are at most 0.2 as far apart across as along."""
     least = sum(radii) + _GAP
     along = rng.uniform(least, 1 - sum(radii) - 2 * _GAP)
     start = rng.uniform(radii[0] + _GAP, 1 - radii[1] - _GAP - along)
@@ -179,7 +180,7 @@ def _related(rng: random.Random, radii: list[float], relation: str) -> list[tupl
     shift = rng.uniform(-0.1, 0.1) * along
     near, far = (start, across - shift), (start + along, across + shift)
     if relation in ("to the right of", "below"):
-        # Mirrored, so that each radius stays with its object.
+        # mirrored, so that each radius stays with its object
         near, far = (1 - near[0], near[1]), (1 - far[0], far[1])
     if relation in ("above", "below"):
         return [near[::-1], far[::-1]]
@@ -187,7 +188,7 @@ def _related(rng: random.Random, radii: list[float], relation: str) -> list[tupl
 
 
 def draw_scene(scene: Scene, size: int) -> Image.Image:
-    """The picture of the scene: RGB, `size` x `size` pixels, edges anti-aliased."""
+    """Draw the scene: RGB, `size` x `size` pixels, edges anti-aliased."""
     words = vocabulary()
     picture = Image.new("RGB", (size, size), words.backgrounds[scene.background])
     for thing in scene.objects:
@@ -197,13 +198,13 @@ def draw_scene(scene: Scene, size: int) -> Image.Image:
 
 
 def _mask(thing: Thing, size: int) -> tuple[Image.Image, tuple[int, int]]:
-    """How much of each pixel the shape covers (0 to 255) in the box around it, and the box's upper left corner."""
-    fine = 8 if size <= 128 else 4  # samples a pixel along each axis; a small picture needs more
+    """Return the coverage of each pixel by the shape (0 to 255) in the box around it, and the box's upper left corner."""
+    fine = 8 if size <= 128 else 4  # samples per pixel along each axis; a small picture needs more
     left, top = (math.floor((centre - thing.r) * size) for centre in (thing.x, thing.y))
     right, bottom = (math.ceil((centre + thing.r) * size) + 1 for centre in (thing.x, thing.y))
     mask = Image.new("L", ((right - left) * fine, (bottom - top) * fine))
     draw = ImageDraw.Draw(mask)
-    # Pillow's coordinates name the centres of pixels.
+    # Pillow's coordinates are the centres of pixels
     x, y = (thing.x * size - left) * fine - 0.5, (thing.y * size - top) * fine - 0.5
     r = thing.r * size * fine
     if thing.shape in ("circle", "ring"):
@@ -218,7 +219,7 @@ def _mask(thing: Thing, size: int) -> tuple[Image.Image, tuple[int, int]]:
 
 @cache
 def _outline(shape: str) -> tuple[tuple[float, float], ...]:
-    """The corners of a shape whose box is centred on 0 and whose longer half extent is 1."""
+    """Return the corners of a shape whose box is centred on 0 and whose longer half extent is 1."""
     points = list(_corners(shape))
     xs, ys = zip(*points, strict=True)
     middle = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2

@@ -1,7 +1,7 @@
-"""What a picture of shapes holds, and the words for it: vocabulary, scenes, captions, and which combinations are held out.
+"""Scenes of shapes and the words for them: vocabulary, scenes, captions, and the held-out combinations.
 
-A `Scene` is the truth about a picture. Captions are made from it and never parsed back; a grader compares pictures with scenes.
-Lengths are fractions of the picture's side and y grows downwards.
+A `Scene` is the ground truth of a picture. Captions are made from it and never parsed back; a grader compares pictures with scenes. Lengths are
+fractions of the picture's side, and y grows downwards.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Colour = tuple[int, int, int]
 
 INVERSE = {"to the left of": "to the right of", "to the right of": "to the left of", "above": "below", "below": "above"}
 
-# The held-out combinations follow from this word alone, so that every seed, size and count holds out the same ones. It was chosen to
+# The held-out combinations follow from this salt alone, so that every seed, size and count holds out the same ones. It was chosen to
 # spread the eight held-out (shape, colour) pairs over eight colours and six shapes, and to hold out seven each of two, three and four.
 _HELDOUT_SALT = "shapes-2169"
 _HELDOUT_SHARE = 0.07
@@ -31,7 +31,7 @@ _RELATION_WORDS = {
     "above": ["above", "over"],
     "below": ["below", "under"],
 }
-_PLACE_WORDS = {
+_POSITION_WORDS = {
     "on the left": ["on the left side"],
     "on the right": ["on the right side"],
     "in the center": ["in the middle"],
@@ -44,7 +44,7 @@ _PLACE_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The words of the data set and what they mean: colours as RGB, sizes as half extents, positions as (x, y)."""
+    """Words of the data set and their meanings: colours as RGB, sizes as half extents, positions as (x, y)."""
 
     shapes: tuple[str, ...]
     plurals: dict[str, str]
@@ -59,7 +59,7 @@ class Vocabulary:
 
 @functools.cache
 def vocabulary() -> Vocabulary:
-    """The vocabulary of ``shapes.json``, which stands beside this module."""
+    """Return the vocabulary of ``shapes.json``, beside this module."""
     values = json.loads(importlib.resources.files("gan_t2i.data.builtin").joinpath("shapes.json").read_text(encoding="utf-8"))
     return Vocabulary(
         shapes=tuple(values["shapes"]),
@@ -68,7 +68,7 @@ def vocabulary() -> Vocabulary:
         backgrounds={name: tuple(rgb) for name, rgb in values["backgrounds"].items()},
         never_on={name: tuple(colours) for name, colours in values["never_on"].items()},
         sizes=values["sizes"],
-        positions={name: tuple(place) for name, place in values["positions"].items()},
+        positions={name: tuple(centre) for name, centre in values["positions"].items()},
         relations=tuple(values["relations"]),
         counts=values["counts"],
     )
@@ -76,8 +76,8 @@ def vocabulary() -> Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """One shape of a scene. `size` and `position` are the words that the caption states ("" and None where it states none);
-    (x, y) is the centre and r the half extent of what is drawn."""
+    """A shape of a scene, with centre (x, y) and half extent r. `size` and `position` are the words of the caption, "" and None where it has
+    none."""
 
     shape: str
     colour: str
@@ -90,7 +90,7 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture: its background, its objects, and for the task "relation" how the first object stands to the second."""
+    """Content of a picture: background, objects, and in the task "relation" the relation of the first object to the second."""
 
     task: Task
     background: str
@@ -99,10 +99,11 @@ class Scene:
 
     @property
     def count(self) -> int:
+        """Number of objects."""
         return len(self.objects)
 
     def to_json(self) -> dict[str, Any]:
-        """The scene as the plain values that stand in a metadata line."""
+        """Return the scene as plain values for a metadata line."""
         return {
             "task": self.task,
             "background": self.background,
@@ -113,15 +114,15 @@ class Scene:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Scene":
-        """The scene that `to_json` gave."""
+        """Return the scene from the values of `to_json`."""
         objects = tuple(Thing(**thing) for thing in values["objects"])
         return cls(task=values["task"], background=values["background"], objects=objects, relation=values["relation"])
 
 
 def composition(scene: Scene) -> tuple[str, ...]:
-    """What the scene combines, in one order: "B right of A" is "A left of B", and "A and B" is "B and A".
+    """Return the combination in a scene in canonical order: "B right of A" is "A left of B", and "A and B" is "B and A".
 
-    One object without a place, and a count of one, are both ("single", shape, colour).
+    A single object without a position, and a count of one, are both ("single", "colour shape").
     """
     pairs = [f"{thing.colour} {thing.shape}" for thing in scene.objects]
     if scene.task == "position":
@@ -139,11 +140,11 @@ def composition(scene: Scene) -> tuple[str, ...]:
 
 
 def split_of(scene: Scene) -> Split:
-    """The side that the scene's composition is on, whatever the seed. A (shape, colour) held out as a single object is held out at
-    every place too."""
+    """Return the side of the split that the scene's composition is on, whatever the seed. A (shape, colour) held out as a single object is
+    held out at every position too."""
     combined = composition(scene)
-    out = _is_held_out(combined) or (combined[0] == "position" and _is_held_out(("single", combined[1])))
-    return "heldout" if out else "train"
+    heldout = _is_held_out(combined) or (combined[0] == "position" and _is_held_out(("single", combined[1])))
+    return "heldout" if heldout else "train"
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -153,22 +154,22 @@ def _is_held_out(combined: tuple[str, ...]) -> bool:
 
 
 def captions(scene: Scene) -> list[str]:
-    """Every wording that the grammar has for the scene, the plain one ("... on a white background") first, none twice."""
+    """Return every wording of the scene in the grammar, the plain one ("... on a white background") first, each once."""
     result = []
     for subject in _subjects(scene):
         result += _with_background(subject, scene.background)
     if scene.task == "position":
         thing = scene.objects[0]
         for size in _SIZE_WORDS[thing.size]:
-            for place in _places(thing):
-                result.append(f"{_noun(thing, size)} {place} of a {scene.background} background")
-                result.append(f"{place}, {_noun(thing, size)} on {scene.background}")
+            for position in _positions(thing):
+                result.append(f"{_noun(thing, size)} {position} of a {scene.background} background")
+                result.append(f"{position}, {_noun(thing, size)} on {scene.background}")
     return list(dict.fromkeys(result))
 
 
 @functools.cache
 def known_words() -> frozenset[str]:
-    """Every word that a caption can hold, in small letters."""
+    """Return every word that occurs in captions, in lower case."""
     words = vocabulary()
     colours = list(words.colours)
 
@@ -179,7 +180,7 @@ def known_words() -> frozenset[str]:
     scenes = [Scene("single", background, (first,)) for background in words.backgrounds]
     scenes += [Scene("single", scenes[0].background, (thing(shape, colour),)) for shape in words.shapes for colour in colours]
     scenes += [Scene("single", scenes[0].background, (thing(words.shapes[0], size=size),)) for size in words.sizes]
-    scenes += [Scene("position", scenes[0].background, (thing(words.shapes[0], position=place),)) for place in words.positions]
+    scenes += [Scene("position", scenes[0].background, (thing(words.shapes[0], position=position),)) for position in words.positions]
     scenes += [Scene("count", scenes[0].background, (thing(shape),) * n) for shape in words.shapes for n in words.counts.values()]
     scenes += [Scene("relation", scenes[0].background, (first, first), relation) for relation in words.relations]
     scenes.append(Scene("two", scenes[0].background, (first, first)))
@@ -187,22 +188,22 @@ def known_words() -> frozenset[str]:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that no caption holds, in small letters."""
+    """Return the words of a prompt that occur in no caption, in lower case."""
     return [word for word in split_words(prompt) if word not in known_words()]
 
 
 def split_words(caption: str) -> list[str]:
-    """The words of a caption in small letters, without punctuation."""
+    """Return the words of a caption in lower case, without punctuation."""
     return re.findall(r"\w+", caption.lower())
 
 
 def _subjects(scene: Scene) -> list[str]:
-    """The wordings of everything but the background, the plain one first."""
+    """Return the wordings of everything except the background, the plain one first."""
     first = scene.objects[0]
     if scene.task == "single":
         return [_noun(first, size) for size in _SIZE_WORDS[first.size]]
     if scene.task == "position":
-        return [f"{_noun(first, size)} {place}" for size in _SIZE_WORDS[first.size] for place in _places(first)]
+        return [f"{_noun(first, size)} {position}" for size in _SIZE_WORDS[first.size] for position in _positions(first)]
     if scene.task == "count":
         return _counted(first, scene.count)
     a, b = (_noun(thing) for thing in scene.objects)
@@ -223,9 +224,9 @@ def _noun(thing: Thing, size: str = "") -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _places(thing: Thing) -> list[str]:
+def _positions(thing: Thing) -> list[str]:
     assert thing.position is not None
-    return [thing.position, *_PLACE_WORDS.get(thing.position, [])]
+    return [thing.position, *_POSITION_WORDS.get(thing.position, [])]
 
 
 def _counted(thing: Thing, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report of `gan-t2i data inspect` as one HTML file: no scripts, nothing from elsewhere, pictures within it, all text escaped."""
+"""The report of `gan-t2i data inspect` as a single HTML file: pictures embedded, all text escaped, no scripts, no external resources."""
 
 import base64
 import html
@@ -14,7 +14,7 @@ from gan_t2i.data.settings import DataSettings
 
 _SIDE = 128  # pixels of an example
 _SHOWN_CAPTIONS = 3
-# Whatever a caption may hold, the page loads nothing and runs nothing.
+# whatever a caption contains, the page loads nothing and runs nothing
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = (
     "body{font:16px/1.4 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
@@ -25,7 +25,7 @@ _STYLE = (
 
 
 def page(inspection: Inspection, settings: DataSettings, recommended: str) -> str:
-    """The whole page; `recommended` is the config that the data would be trained with, as YAML."""
+    """Return the page; `recommended` is the recommended config for the data, as YAML."""
     rows = "\n".join(_row(title, first, rest) for title, first, rest in inspection.sections())
     sheet = "\n".join(_figure(record, settings) for record in inspection.examples)
     title = f"Data set {html.escape(inspection.source)}"
@@ -33,7 +33,7 @@ def page(inspection: Inspection, settings: DataSettings, recommended: str) -> st
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n<table>\n{rows}\n</table>\n"
         f'<h2>Examples</h2>\n<div class="sheet">\n{sheet}\n</div>\n'
-        f"<h2>It would be trained with</h2>\n<pre>{html.escape(recommended)}</pre>\n</body></html>\n"
+        f"<h2>Recommended config</h2>\n<pre>{html.escape(recommended)}</pre>\n</body></html>\n"
     )
 
 
@@ -46,7 +46,7 @@ def _figure(record: Record, settings: DataSettings) -> str:
     captions = html.escape(" / ".join(record.captions[:_SHOWN_CAPTIONS]))
     try:
         pixels = load_image(record.image, _SIDE, settings.model_copy(update={"alpha": False}))  # a JPEG has none
-    except BadImageError as error:  # it has changed since it was looked at
+    except BadImageError as error:  # the file has changed since the inspection
         return f"<figure>{html.escape(str(error))}<figcaption>{captions}</figcaption></figure>"
     file = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "JPEG", quality=85)

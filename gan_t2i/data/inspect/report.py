@@ -1,4 +1,4 @@
-"""``gan-t2i data inspect``: everything about a data set that is worth knowing before it is trained on."""
+"""Report of ``gan-t2i data inspect``: everything worth knowing about a data set before training on it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.inspect.captions import FIRST, CaptionStats, describe_captions
-from gan_t2i.data.inspect.pictures import EMPTY_SPREAD, TINY, Groups, Named, PictureStats, describe_pictures
+from gan_t2i.data.inspect.captions import EXAMPLES, CaptionStats, describe_captions
+from gan_t2i.data.inspect.pictures import EMPTY_CONTRAST, TINY, Duplicates, Found, PictureStats, describe_pictures
 from gan_t2i.data.packing import PackedDataset, is_packed
 from gan_t2i.data.personal import KINDS
 from gan_t2i.data.readers import read
 from gan_t2i.data.records import BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
 
-_EXAMPLES = 12
+_PICTURES_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A data set's report; `str` gives the lines to show."""
+    """Report on a data set; `str` gives the lines to show."""
 
     source: str
     report: DataReport
@@ -29,7 +29,7 @@ class Inspection:
     examples: list[Record]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: `DataReport`'s fields, without its first_bad, and
+        """Return plain values for JSON: `DataReport`'s fields except its first_bad, and
 
         source: str. bad: {kind: count}. first_bad: {kind: [{where, why}], at most five}; `where` is file:line or a file.
         text: the fields of `CaptionStats`, first_personal as [{where, kinds}]. pictures: those of `PictureStats`.
@@ -50,7 +50,7 @@ class Inspection:
         return "\n".join(f"{title}: {first}" + "".join(f"\n  {line}" for line in rest) for title, first, rest in self.sections())
 
     def sections(self) -> list[tuple[str, str, list[str]]]:
-        """(title, what stands beside it, further lines) of each part, for text and for the page."""
+        """Return (title, first line, further lines) of each part, for text and for the page."""
         summary, *more = str(DataReport(**{**vars(self.report), "first_bad": ()})).splitlines()
         result = [("data", summary, more)]
         for kind, items in self.faults.items():
@@ -69,12 +69,12 @@ def inspect(
     progress: bool = True,
     workers: int | None = None,
 ) -> Inspection:
-    """Read `source`, anything that can be packed or a packed folder, and look at all its captions and pictures.
+    """Read `source`, anything that can be packed or a packed folder, and inspect all its captions and pictures.
 
     Args:
         source, settings: as for `packing.pack`.
-        count_tokens, window, counted_by: how long captions are for the text encoder, as `text.window.Window` says.
-        limit: look at only so many pictures, spread over the data; None takes all.
+        count_tokens, window, counted_by: lengths of captions in tokens, as in `text.window.Window`.
+        limit: number of pictures to inspect, evenly spaced over the data; None takes all.
 
     Errors as for `readers.read`, and `GanT2IError` where no picture can be decoded.
     """
@@ -82,36 +82,36 @@ def inspect(
         dataset = PackedDataset.open(source)
         report, records = dataset.report, dataset.records()
         faults = {"left out when packed": list(report.first_bad)} if report.first_bad else {}
-        pictures, usable = describe_pictures(_spread_over(records, limit), settings, BadItems(), progress=progress, workers=workers)
-        left = records
+        pictures, usable = describe_pictures(_evenly_spaced(records, limit), settings, BadItems(), progress=progress, workers=workers)
+        kept = records
     else:
         reading = read(source, settings)
         bad = BadItems(settings.on_bad)
-        chosen = _spread_over(reading.records, limit)
+        chosen = _evenly_spaced(reading.records, limit)
         pictures, usable = describe_pictures(chosen, settings, bad, progress=progress, workers=workers)
         good = set(map(id, usable)) | ({*map(id, reading.records)} - {*map(id, chosen)})
-        left = [record for record in reading.records if id(record) in good]
+        kept = [record for record in reading.records if id(record) in good]
         items = [*reading.bad, *bad.items]
-        report, faults = DataReport.of(left, items, reading.notes), first_of_each_kind(items)
+        report, faults = DataReport.of(kept, items, reading.notes), first_of_each_kind(items)
     if pictures is None:
         where, why = next(iter(faults.values()), [("", "no picture")])[0]
         raise GanT2IError(f"no usable pair in {source}: no picture can be read (first fault: {where}: {why})")
-    captions = describe_captions(left, count_tokens, window, counted_by)
-    return Inspection(str(source), report, faults, captions, pictures, _spread_over(usable, _EXAMPLES))
+    captions = describe_captions(kept, count_tokens, window, counted_by)
+    return Inspection(str(source), report, faults, captions, pictures, _evenly_spaced(usable, _PICTURES_SHOWN))
 
 
 def first_of_each_kind(items: Iterable[BadItem]) -> dict[str, list[tuple[str, str]]]:
-    """kind -> (where, why) of its first five items."""
+    """Return (where, why) of the first five items of each kind."""
     result: dict[str, list[tuple[str, str]]] = {}
     for item in items:
-        named = result.setdefault(item.kind, [])
-        if len(named) < FIRST:
-            named.append((item.where, item.why))
+        found = result.setdefault(item.kind, [])
+        if len(found) < EXAMPLES:
+            found.append((item.where, item.why))
     return result
 
 
-def _spread_over(records: Sequence[Record], limit: int | None) -> list[Record]:
-    """At most `limit` of the records, from the first to the last."""
+def _evenly_spaced(records: Sequence[Record], limit: int | None) -> list[Record]:
+    """Return at most `limit` of the records, from the first to the last."""
     if limit is None or len(records) <= limit:
         return list(records)
     return [records[index * (len(records) - 1) // max(1, limit - 1)] for index in range(limit)]
@@ -128,29 +128,29 @@ def _picture_sections(stats: PictureStats) -> list[tuple[str, str, list[str]]]:
         for name, values in (("width", stats.width), ("height", stats.height))
     )
     return [
-        ("sizes", f"{sizes} pixels; 95 in 100 have no side below {side['p5']}, in {stats.looked_at:,} pictures", []),
-        _group_section("exact duplicates", "the same file", stats.exact_duplicates),
-        _group_section("near duplicates", "nearly the same picture", stats.near_duplicates),
-        _named_section("near-empty pictures", f"all of one colour, to {EMPTY_SPREAD} of 255", stats.near_empty),
-        _named_section("tiny pictures", f"a side below {TINY} pixels", stats.tiny),
+        ("sizes", f"{sizes} pixels; 95% have no side below {side['p5']}; {stats.looked_at:,} pictures", []),
+        _duplicate_section("exact duplicates", "the same file", stats.exact_duplicates),
+        _duplicate_section("near duplicates", "nearly the same picture", stats.near_duplicates),
+        _found_section("near-empty pictures", f"a single colour, within {EMPTY_CONTRAST} of 255", stats.near_empty),
+        _found_section("tiny pictures", f"a side below {TINY} pixels", stats.tiny),
     ]
 
 
-def _group_section(title: str, meaning: str, groups: Groups) -> tuple[str, str, list[str]]:
-    lines = ["; ".join(group) for group in groups.first]
-    return title, f"{groups.surplus:,} could go, in {groups.groups:,} groups ({meaning})" if groups.groups else "none", lines
+def _duplicate_section(title: str, meaning: str, found: Duplicates) -> tuple[str, str, list[str]]:
+    lines = ["; ".join(group) for group in found.first]
+    return title, f"{found.surplus:,} surplus, in {found.groups:,} groups ({meaning})" if found.groups else "none", lines
 
 
-def _named_section(title: str, meaning: str, named: Named) -> tuple[str, str, list[str]]:
-    return title, f"{named.count:,} ({meaning})" if named.count else "none", named.first
+def _found_section(title: str, meaning: str, found: Found) -> tuple[str, str, list[str]]:
+    return title, f"{found.count:,} ({meaning})" if found.count else "none", found.first
 
 
 def _caption_sections(stats: CaptionStats) -> list[tuple[str, str, list[str]]]:
-    each, tokens = stats.per_picture, stats.tokens
+    counts, tokens = stats.per_picture, stats.tokens
     personal = ", ".join(f"{stats.personal[kind]:,} {kind}" for kind in KINDS if kind in stats.personal)
     flips = ", ".join(f"{word} {count:,}" for word, count in stats.directions.items())
     return [
-        ("captions", f"{stats.distinct:,} different ones; {each['least']} to {each['most']} a picture (mean {each['mean']})", []),
+        ("captions", f"{stats.distinct:,} distinct; {counts['least']} to {counts['most']} per picture (mean {counts['mean']})", []),
         (
             "caption lengths",
             f"median {tokens['median']}, longest {tokens['longest']} tokens; {stats.cut:,} of {stats.distinct:,} would be cut at the encoder's "
@@ -165,7 +165,7 @@ def _caption_sections(stats: CaptionStats) -> list[tuple[str, str, list[str]]]:
         ),
         (
             "personal data in captions",
-            f"{personal}; `gan-t2i data pack --redact` takes it out" if personal else "none found",
+            f"{personal}; `gan-t2i data pack --redact` removes it" if personal else "none found",
             _lines(stats.first_personal),
         ),
     ]

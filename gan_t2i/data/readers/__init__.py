@@ -1,7 +1,7 @@
-"""Readers of captioned pictures: which format a source holds, and its records.
+"""Readers of captioned pictures: they detect the format of a source, and read its records.
 
-A format is one entry of `READERS`; the first whose `find` recognises the source reads it, be it a folder, a file or a zip of either.
-Broken items never stop a reader: they are counted as `BadItem`, and refused (with on_bad="error") only when the user wants that.
+A format is an entry of `READERS`; the first whose `find` recognises the source reads it, be it a folder, a file or a zip of either. Broken
+items do not stop a reader: they are counted as `BadItem`, unless the user chooses on_bad="error".
 """
 
 import os
@@ -23,7 +23,7 @@ from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_bel
 from gan_t2i.data.records import BadItem, BadItems, Record
 from gan_t2i.data.settings import DataSettings
 
-# In the order of detection: what stands above may have among its files what stands below.
+# In the order of detection: a format may contain files of those below it.
 READERS: tuple[Reader, ...] = (
     Reader("imagefolder", "metadata.jsonl, metadata.csv, metadata.parquet", find_metadata, read_metadata),
     Reader("openclip", "a tab-separated .csv", find_openclip, read_openclip),
@@ -38,13 +38,13 @@ _LOOKED_FOR = ", ".join(reader.looks_for for reader in READERS[:-1]) + f", or {R
 
 
 def read_records(source: Any, settings: DataSettings | None = None) -> tuple[list[Record], list[BadItem]]:
-    """The usable records of `source`, in an order that depends on its content alone, and what was left out. Errors as for `read`."""
+    """Return the usable records of `source`, in an order that depends on its content alone, and the items left out. Errors as for `read`."""
     reading = read(source, settings)
     return reading.records, reading.bad
 
 
 def read(source: Any, settings: DataSettings | None = None) -> Reading:
-    """`read_records` with the notes on what the reader chose.
+    """Read `source`: its usable records, the items left out, and notes on the reader's choices.
 
     Args:
         source: a folder or file, a brace pattern of tars, hf:owner/name, or a `datasets.Dataset` or `DatasetDict`.
@@ -68,13 +68,13 @@ def read(source: Any, settings: DataSettings | None = None) -> Reading:
 
 
 def is_hub(source: Any) -> bool:
-    """Whether `source` is read through the library `datasets`: an object of it, or hf:owner/name."""
+    """Return True if `source` is read through the library `datasets`: an object of it, or hf:owner/name."""
     return hub.is_dataset(source) or os.fspath(source).startswith(hub.PREFIX)
 
 
 def files_of(source: Path, settings: DataSettings) -> list[str]:
-    """The paths of all files that a reading of `source` may look at, sorted within each folder; raises `UsageError` where it is not there."""
-    folder, named, archive = _place(source)
+    """Return the paths of all files that reading `source` may open, sorted within each folder; raises `UsageError` if it does not exist."""
+    folder, named, archive = _locate(source)
     if archive:
         found = [str(source)]
     elif named and all(name.lower().endswith((".tar", ".parquet")) for name in named):
@@ -87,18 +87,18 @@ def files_of(source: Path, settings: DataSettings) -> list[str]:
 
 
 def _paths_below(folder: Path) -> list[str]:
-    # Strings: to make a Path of each takes a twelfth of packing small pictures.
+    # strings: making a Path of each takes a twelfth of packing small pictures
     return [os.path.join(folder, name) for name in sorted(files_below(folder))]
 
 
-def _place(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
-    """(folder, the files in it that are meant or None for all, whether it is a zip); raises `UsageError` where it is not there."""
+def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
+    """Return (folder, its files to read or None for all, True for a zip); raises `UsageError` if `source` does not exist."""
     if source.is_dir():
         return source, None, False
     if source.is_file():
         return source.parent, [source.name], source.suffix.lower() == ".zip"
     pattern = str(source)
-    # Everything in braces stands behind the last folder that is there.
+    # braces come after the last folder that exists
     if "{" in pattern and not is_unsafe(pattern.partition("{")[2]):
         folder = Path(pattern.partition("{")[0] + "x").parent
         if folder.is_dir():
@@ -106,25 +106,16 @@ def _place(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
     raise UsageError(f"data {source} does not exist")
 
 
-def tars_of(source: Any, settings: DataSettings) -> Source:
-    """The tars of `source`, not yet read; raises `UsageError` where it holds anything else, or where they are in a zip."""
-    if not is_hub(source):
-        reader, found = _find(Path(source), settings, BadItems(settings.on_bad))
-        if reader.name == "tars" and isinstance(found.tree, FolderTree):
-            return found
-    raise UsageError(f"data.stream takes tars: a folder of them, or a pattern such as {{0000..0009}}.tar; {hub.name_of(source)} is none")
-
-
 def _read_path(source: Path, settings: DataSettings, bad: BadItems) -> Reading:
-    reader, found = _find(source, settings, bad)
+    reader, found = find_reader(source, settings, bad)
     return reader.read(found)
 
 
-def _find(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, Source]:
-    """The format of `source`, and what its reader works on."""
-    folder, named, archive = _place(source)
+def find_reader(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, Source]:
+    """Return the reader of `source`, and the files that it would read; raises `UsageError` where there is none."""
+    folder, named, archive = _locate(source)
     if settings.image_root is not None and not Path(settings.image_root).is_dir():
-        raise UsageError(f"image_root {settings.image_root} is no folder")
+        raise UsageError(f"image_root {settings.image_root} is not a folder")
     tree: FileSource = ZipTree(source, bad) if archive else FolderTree(folder)
     if archive:
         named = None
@@ -134,12 +125,12 @@ def _find(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, 
         if entries:
             return reader, Source(tree, entries, settings, bad)
     if settings.format != "auto":
-        raise UsageError(f"data {source} is no {settings.format}: it has no {wanted[0].looks_for}")
+        raise UsageError(f"data {source} is not in the format {settings.format}: it has no {wanted[0].looks_for}")
     raise UsageError(f"data {source} is neither a folder nor a .zip, .jsonl, .csv, .json, .tar or .parquet file")
 
 
 def _nothing_usable(source: Any, reading: Reading) -> str:
     message = f"no usable pair in {hub.name_of(source)}: found {reading.images} images, {reading.captions} captions; looked for {_LOOKED_FOR}"
-    # Where a picture or a caption alone is missing, the counts say it all.
-    telling = [item for item in reading.bad if item.kind not in ("image without caption", "caption without image")]
-    return message + (f" (first fault: {telling[0].where}: {telling[0].why})" if telling else "")
+    # the counts are enough where only pictures or captions are missing
+    others = [item for item in reading.bad if item.kind not in ("image without caption", "caption without image")]
+    return message + (f" (first fault: {others[0].where}: {others[0].why})" if others else "")

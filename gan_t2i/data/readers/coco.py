@@ -1,4 +1,4 @@
-"""COCO's captions JSON (images and annotations), and the dataset.json of StyleGAN3 (a list of labels), whose labels are captions here."""
+"""COCO's captions JSON (images and annotations), and the dataset.json of StyleGAN3 (a list of labels), with labels as captions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from gan_t2i.data.readers.base import (
     captions_of_value,
     clean_captions,
     picture_of_row,
-    refuse_column,
+    reject_caption_column,
     split_of_name,
-    with_two_sides,
+    without_single_side,
 )
 from gan_t2i.data.readers.tables import json_object
 from gan_t2i.data.readers.tree import FileSource, FolderTree
@@ -24,20 +24,20 @@ STYLEGAN = "dataset.json"
 
 
 def find_coco(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    """A JSON file by name; of a folder captions_*.json, at its top or in annotations."""
+    """Find JSON files that are named, or else captions_*.json in the folder or its subfolder annotations."""
     if named is not None:
         return [name for name in named if name.lower().endswith(".json") and name != STYLEGAN]
-    places = [name.removeprefix("annotations/") for name in tree.names()]
-    return [name for name, place in zip(tree.names(), places, strict=True) if place.startswith("captions_") and place.endswith(".json")]
+    bases = [name.removeprefix("annotations/") for name in tree.names()]
+    return [name for name, base in zip(tree.names(), bases, strict=True) if base.startswith("captions_") and base.endswith(".json")]
 
 
 def read_coco(source: Source) -> Reading:
-    """Records of the images that have annotations, in the order of the file."""
-    refuse_column(source.settings, "COCO captions")
+    """Read the images that have annotations, in the order of the file."""
+    reject_caption_column(source.settings, "COCO captions")
     reading = Reading()
     for name in source.entries:
         reading.add(_read_annotations(source, name))
-    return with_two_sides(reading)
+    return without_single_side(reading)
 
 
 def _read_annotations(source: Source, name: str) -> Reading:
@@ -45,7 +45,7 @@ def _read_annotations(source: Source, name: str) -> Reading:
     label = PurePosixPath(name).name
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
-        raise GanT2IError(f"{label} is no COCO captions file: it needs the lists images and annotations")
+        raise GanT2IError(f"{label} is not a COCO captions file: it needs the lists images and annotations")
     reading = Reading(notes=[f"captions from the annotations of {label}"])
     texts: dict[Any, list[Any]] = {}
     for number, annotation in enumerate(annotations):
@@ -54,10 +54,10 @@ def _read_annotations(source: Source, name: str) -> Reading:
             texts.setdefault(image_id, []).append(annotation.get("caption"))
         else:
             source.bad.add("malformed JSON", f"{label}: annotation {number}", "the annotation has no image_id")
-    place = label.removeprefix("captions_").removesuffix(".json")  # train2017
-    side = split_of_name(place.rstrip("0123456789"))
-    pictures = _pictures(source, place)
-    seen: set[str] = set()
+    folder = label.removeprefix("captions_").removesuffix(".json")  # train2017
+    side = split_of_name(folder.rstrip("0123456789"))
+    pictures = _pictures(source, folder)
+    used: set[str] = set()
     ids = Counter(row["id"] for row in images if isinstance(row, dict) and isinstance(row.get("id"), (int, str)))
     for number, row in enumerate(images):
         where = f"{label}: image {number}"
@@ -67,7 +67,7 @@ def _read_annotations(source: Source, name: str) -> Reading:
             source.bad.add("duplicate key", where, f"the id {image_id!r} belongs to {ids[image_id]} images, so none of them is used")
             texts.pop(image_id, None)
             continue
-        image = picture_of_row(pictures, row, "file_name", where, source.bad, seen)
+        image = picture_of_row(pictures, row, "file_name", where, source.bad, used)
         if image is None:
             continue
         reading.images += 1
@@ -77,16 +77,17 @@ def _read_annotations(source: Source, name: str) -> Reading:
         reading.captions += len(captions)
         if captions:
             reading.records.append(Record(image, captions, where, side))
-    for image_id, left in texts.items():
-        source.bad.add("caption without image", f"{label}: image_id {image_id!r}", f"{len(left)} annotations belong to no image of the list")
+    for image_id, unused in texts.items():
+        where = f"{label}: image_id {image_id!r}"
+        source.bad.add("caption without image", where, f"{len(unused)} annotations belong to no image of the list")
     return reading
 
 
-def _pictures(source: Source, place: str) -> FileSource:
-    """Where the images are: the root that the user names, the folder `place` in the source, or the file's own."""
+def _pictures(source: Source, folder: str) -> FileSource:
+    """Return the folder of the images: the user's image root, `folder` in the source, or the file's own."""
     if source.settings.image_root is not None:
         return FolderTree(Path(source.settings.image_root))
-    return source.tree.below(place) if any(name.startswith(f"{place}/") for name in source.tree.names()) else source.tree
+    return source.tree.below(folder) if any(name.startswith(f"{folder}/") for name in source.tree.names()) else source.tree
 
 
 # StyleGAN3
@@ -99,19 +100,19 @@ def find_stylegan(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 
 def read_stylegan(source: Source) -> Reading:
-    """Records of the labels, each a picture's name with a caption or a list of captions."""
-    refuse_column(source.settings, "the labels of dataset.json")
+    """Read the labels, each a picture's name with a caption or a list of captions."""
+    reject_caption_column(source.settings, "the labels of dataset.json")
     labels = json_object(source.tree, STYLEGAN).get("labels")
     if not isinstance(labels, list):
         raise GanT2IError(f"{STYLEGAN} has no captions: labels must be a list of picture and caption, not {type(labels).__name__}")
     reading = Reading(notes=[f"captions from the labels of {STYLEGAN}"])
     root = source.settings.image_root
     pictures = source.tree if root is None else FolderTree(Path(root))
-    seen: set[str] = set()
+    used: set[str] = set()
     for number, label in enumerate(labels):
         where = f"{STYLEGAN}: label {number}"
         name, caption = label if isinstance(label, list) and len(label) == 2 else (None, None)
-        image = picture_of_row(pictures, {"file_name": name}, "file_name", where, source.bad, seen)
+        image = picture_of_row(pictures, {"file_name": name}, "file_name", where, source.bad, used)
         if image is None:
             continue
         reading.images += 1

@@ -15,8 +15,8 @@ from gan_t2i.data.readers.base import (
     captions_of_text,
     picture_of_row,
     printable,
-    refuse_column,
-    with_two_sides,
+    reject_caption_column,
+    without_single_side,
 )
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
@@ -25,7 +25,7 @@ SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
 IMAGE_FOLDERS = ("CUB_200_2011/images", "images")
 TEXT = "text"
 MAX_PICKLE = 1 << 24  # bytes; the real ones have 500 kB
-# What a list of strings is made of, in any protocol. Besides classes this leaves out whatever takes more memory than it has bytes.
+# Opcodes of a list of strings, in any protocol. Besides classes this excludes everything that takes more memory than it has bytes.
 OPCODES = frozenset(("PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE")) | {
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"),
@@ -33,10 +33,10 @@ OPCODES = frozenset(("PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "AP
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads what consists of lists and strings. Any class, and with it any code, is refused before it is looked up."""
+    """Unpickler of lists and strings. It refuses every class, and with it all code, before looking it up."""
 
     def find_class(self, module: str, name: str) -> Never:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and a list of names needs no class")
+        raise pickle.UnpicklingError(f"it needs the class {module}.{name}, and a list of names needs none")
 
     def persistent_load(self, pid: Any) -> Never:
         raise pickle.UnpicklingError("it refers to objects outside")
@@ -47,17 +47,17 @@ def find_cub(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 
 def read_cub(source: Source) -> Reading:
-    """Records of the pictures that the pickles list, the ones of test held out."""
-    refuse_column(source.settings, "CUB's texts")
-    folder = next((place for place in IMAGE_FOLDERS if any(name.startswith(f"{place}/") for name in source.tree.names())), "")
+    """Read the pictures that the pickles list; those of test are held out."""
+    reject_caption_column(source.settings, "CUB's texts")
+    folder = next((folder for folder in IMAGE_FOLDERS if any(name.startswith(f"{folder}/") for name in source.tree.names())), "")
     pictures = source.tree.below(folder)
     texts = source.tree.below(TEXT)
     reading = Reading(notes=[f"captions from {TEXT}, sides from {' and '.join(source.entries)}"])
-    seen: set[str] = set()
+    used: set[str] = set()
     for entry in source.entries:
         for number, stem in enumerate(_names(source.tree, entry, source.bad)):
             where = f"{entry}:{number}"
-            image = picture_of_row(pictures, {"file_name": f"{stem}.jpg"}, "file_name", where, source.bad, seen)
+            image = picture_of_row(pictures, {"file_name": f"{stem}.jpg"}, "file_name", where, source.bad, used)
             if image is None:
                 continue
             reading.images += 1
@@ -70,20 +70,20 @@ def read_cub(source: Source) -> Reading:
             reading.captions += len(captions)
             if captions:
                 reading.records.append(Record(image, captions, where, SIDES[entry]))
-    return with_two_sides(reading)
+    return without_single_side(reading)
 
 
 def _check_opcodes(content: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name not in OPCODES:
             raise pickle.UnpicklingError(f"it holds the opcode {opcode.name} ({argument}), and a list of names needs none")
-        # The unpickler makes room for every number below this one.
+        # the unpickler allocates room for every number below this one
         if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
             raise pickle.UnpicklingError(f"it numbers an object {argument}")
 
 
 def _names(tree: FileSource, entry: str, bad: BadItems) -> list[str]:
-    """The strings in a pickled list; raises `GanT2IError` where the pickle holds anything but one."""
+    """Return the strings in a pickled list; raises `GanT2IError` for any other pickle."""
     try:
         content = tree.read(entry, MAX_PICKLE)
         if len(content) > MAX_PICKLE:
@@ -92,7 +92,7 @@ def _names(tree: FileSource, entry: str, bad: BadItems) -> list[str]:
         names = _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()  # Python 2 wrote the real ones
     except Rejected as error:
         raise GanT2IError(f"{entry} {error.why}") from error
-    # A broken pickle raises nearly any class.
+    # a broken pickle raises nearly any class
     except Exception as error:
         raise GanT2IError(f"{entry} is refused: {' '.join(str(error).split())}") from error
     if not isinstance(names, list):

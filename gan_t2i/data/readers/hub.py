@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, hf:owner/name, and `datasets.Dataset` objects. Their code is never run: `datasets` reads their tables."""
+"""Data sets of the Hugging Face hub, hf:owner/name, and `datasets.Dataset` objects. `datasets` reads the tables and runs none of their code."""
 
 import os
 import re
@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, captions_of_value, choose_column, with_two_sides
+from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, captions_of_value, choose_column, without_single_side
 from gan_t2i.data.readers.tree import MAX_MEMBER
 from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
 PREFIX = "hf:"
-_FETCHED = "hub"  # marks what came from there
+_FETCHED = "hub"  # builder name that marks tables from there
 
 
 def is_dataset(source: Any) -> bool:
-    """Whether `source` is an object of the `datasets` library, which is not imported for the question."""
+    """Return True for an object of the `datasets` library, without importing it."""
     return not isinstance(source, (str, os.PathLike))
 
 
 def load(source: Any) -> Any:
-    """The `datasets.Dataset` or `DatasetDict` of a name, which is fetched, or `source` where it is one."""
+    """Fetch the `datasets.Dataset` or `DatasetDict` of a name, or return `source` if it is one."""
     try:
         import datasets
     except ImportError as error:
@@ -32,12 +32,12 @@ def load(source: Any) -> Any:
             return source
         raise UsageError(f"data must be a path, hf:owner/name, or a datasets.Dataset or DatasetDict, not {type(source).__name__}")
     name = str(source).removeprefix(PREFIX)
-    # A name of another shape is a folder or a builder of `datasets`, which would read any path.
+    # `datasets` takes any other name for a folder or a builder, which could read any path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) or Path(name).exists():
         raise UsageError(f"data {source} must be {PREFIX}owner/name, a data set of the hub")
     try:
         tables = datasets.load_dataset(name)
-    # What fails between here and the hub has many classes.
+    # failures on the way to the hub have many classes
     except Exception as error:
         raise GanT2IError(f"data {PREFIX}{name} cannot be loaded: {' '.join(str(error).split())}") from error
     for _, table in _splits(tables):
@@ -46,28 +46,28 @@ def load(source: Any) -> Any:
 
 
 def _splits(tables: Any) -> list[tuple[str, Any]]:
-    """(split, table) of a `DatasetDict`, or ('', table) of a `Dataset`."""
+    """Return (split, table) pairs of a `DatasetDict`, or ('', table) of a `Dataset`."""
     return list(tables.items()) if isinstance(tables, dict) else [("", tables)]
 
 
 def name_of(source: Any) -> str:
-    """What messages call a source of the hub."""
+    """Return the name of a source in messages."""
     return f"a {type(source).__name__}" if is_dataset(source) else str(source)
 
 
 def fingerprints(tables: Any) -> list[tuple[str, str]]:
-    """What tells whether the tables have changed, without reading them; the library has no public name for it."""
+    """Return (split, fingerprint) pairs that change with the tables, without reading them; the library has no public name for it."""
     return [(split, table._fingerprint) for split, table in _splits(tables)]
 
 
 def read_hub(source: Any, settings: DataSettings, bad: BadItems) -> Reading:
-    """Records of the rows that have a picture and a caption; train is trained on, test and validation are held out."""
+    """Read the rows that have a picture and a caption; train is trained on, test and validation are held out."""
     reading = Reading()
     for split, table in _splits(load(source)):
-        # What the user's own code made of pictures or a folder names files of this machine; a table from elsewhere must not.
+        # a table that the user made, of pictures or a folder, may name files of this machine; a table from elsewhere may not
         local = is_dataset(source) and table.info.builder_name in (None, "imagefolder")
         reading.add(_read_table(table, split, local, settings, bad))
-    return with_two_sides(reading)
+    return without_single_side(reading)
 
 
 def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad: BadItems) -> Reading:
@@ -78,9 +78,9 @@ def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad
     if not images:
         raise GanT2IError(f"{label} has no column of pictures; its columns are: {', '.join(table.column_names)}")
     column = images[0]
-    # Undecoded, so that the pictures go the same way as those of files.
+    # undecoded, so that they are decoded like the pictures of files
     pictures = table.select_columns([column]).cast_column(column, datasets.Image(decode=False)).with_format(None)
-    # Sounds and further pictures would be decoded for nothing.
+    # sounds and further pictures would be decoded for nothing
     texts = [name for name, feature in table.features.items() if "string" in str(feature) and name not in images]
     rows = list(table.select_columns(texts).with_format(None)) if texts else [{}] * len(table)
     caption = choose_column(label, rows, settings.caption_column, ())
@@ -97,7 +97,7 @@ def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad
 
 
 def _cell(table: Any, index: int, column: str, local: bool) -> bytes:
-    """The bytes of a picture: those in the cell, or of a file that `datasets` fetched or, where `local`, of any file. No URL is opened."""
+    """Return the bytes of a picture: from the cell, from a file that `datasets` fetched, or with `local` from any file; never from a URL."""
     value = table[index][column] or {}
     content, path = value.get("bytes"), value.get("path")
     if content is None and path is not None and Path(path).is_file() and (local or _is_fetched(Path(path))):
@@ -109,7 +109,7 @@ def _cell(table: Any, index: int, column: str, local: bool) -> bytes:
 
 
 def _is_fetched(path: Path) -> bool:
-    """Whether a file lies in the caches of the hub: a table may name any other file of this machine, or a URL."""
+    """Return True if a file is in the caches of the hub: a table may name any other file of this machine, or a URL."""
     import datasets
     from huggingface_hub import constants
 

@@ -1,5 +1,4 @@
-"""metadata.jsonl, metadata.csv or metadata.parquet among pictures, the layout of the Hugging Face imagefolder; and OpenCLIP's CSV, whose
-values stand between tabs."""
+"""Tables of captions beside pictures: metadata.jsonl, .csv or .parquet, as in Hugging Face's imagefolder, and OpenCLIP's tab-separated CSV."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from gan_t2i.data.readers.base import (
     choose_column,
     picture_of_row,
     split_of_name,
-    with_two_sides,
+    without_single_side,
 )
 from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
@@ -28,7 +27,7 @@ FILE_PATH = "filepath"  # OpenCLIP's name for the picture's column
 
 
 def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    """The metadata at the top; else of the folders one below, which may be train, validation and test."""
+    """Find the metadata of the folder, or else of its subfolders, which may be train, validation and test."""
     if named is not None:
         return [
             name
@@ -42,7 +41,7 @@ def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 
 def read_metadata(source: Source) -> Reading:
-    """Records of the rows whose keys are file_name (relative to the metadata's folder), a caption column, split and any others."""
+    """Read rows with the keys file_name (relative to the metadata's folder), a caption column, split and any others."""
     reading = Reading()
     for name in source.entries:
         folder = PurePosixPath(name).parent.as_posix().removeprefix(".")
@@ -52,14 +51,14 @@ def read_metadata(source: Source) -> Reading:
             side = split_of_name(folder)
             part.records = [record if record.split else replace(record, split=side) for record in part.records]
         reading.add(part)
-    return with_two_sides(reading) if len(source.entries) > 1 else reading
+    return without_single_side(reading) if len(source.entries) > 1 else reading
 
 
 def _rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".parquet":
         file = parquet_file(tree, name)
-        # Neither pictures, which are another format's, nor what the packed folder's JSON has no form for.
+        # neither pictures, which belong to another format, nor types that JSON lacks
         columns = [field.name for field in file.schema_arrow if not re.search("binary|date|time|decimal|duration", str(field.type))]
         return (row for _, _, row in parquet_rows(file, name, columns, bad))
     return jsonl_rows(tree, name, bad) if suffix == ".jsonl" else csv_rows(tree, name, bad)
@@ -70,9 +69,9 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
     column = choose_column(label, [row for _, row in rows], source.settings.caption_column)
     reading = Reading(notes=[f'captions from column "{column}" of {label}'])
     bad = source.bad
-    seen: set[str] = set()
+    used: set[str] = set()
     for where, row in rows:
-        image = picture_of_row(pictures, row, "file_name", where, bad, seen)
+        image = picture_of_row(pictures, row, "file_name", where, bad, used)
         if image is None:
             continue
         reading.images += 1
@@ -106,7 +105,7 @@ def _is_tabbed(tree: FileSource, name: str) -> bool:
 
 
 def read_openclip(source: Source) -> Reading:
-    """Records of the rows of OpenCLIP's CSV: the columns filepath and title, or another caption column."""
+    """Read the rows of OpenCLIP's CSV: the columns filepath and title, or another caption column."""
     reading = Reading()
     root = source.settings.image_root
     pictures = source.tree if root is None else FolderTree(Path(root))
@@ -114,7 +113,7 @@ def read_openclip(source: Source) -> Reading:
         rows = list(csv_rows(source.tree, name, source.bad, "\t"))
         column = choose_column(name, [row for _, row in rows], source.settings.caption_column, (FILE_PATH,))
         reading.notes.append(f'captions from column "{column}" of {name}')
-        # OpenCLIP trains on a picture once for each of its rows; here they become the captions of one.
+        # OpenCLIP trains on a picture once per row; here its rows become its captions
         found: dict[str, tuple[Any, dict[str, None], str]] = {}
         for where, row in rows:
             path = row.get(FILE_PATH)

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Sequence
 
-from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, printable, refuse_column
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, printable, reject_caption_column
 from gan_t2i.data.readers.tree import MISSING, FileSource, Rejected
 from gan_t2i.data.records import BadItems, Record
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # the first one wins where a picture has both
-BROKEN = "the file is a broken link or no regular file"
+BROKEN = "the file is a broken link or not a regular file"
 
 
 def find_pairs(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
@@ -16,8 +16,8 @@ def find_pairs(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 
 def read_pairs(source: Source) -> Reading:
-    """Records of the pictures that have a caption file, one caption a line."""
-    refuse_column(source.settings, "images with same-stem .txt")
+    """Read the pictures that have a caption file, with one caption per line."""
+    reject_caption_column(source.settings, "images with same-stem .txt")
     tree, bad = source.tree, source.bad
     reading = Reading(notes=["captions from .txt files beside the images"])
     texts: dict[str, str] = {}
@@ -39,7 +39,7 @@ def read_pairs(source: Source) -> Reading:
         try:
             image = tree.picture(name)
         except Rejected as error:
-            _refuse(name, error, MISSING, bad)
+            _reject(name, error, MISSING, bad)
             continue
         if stem not in captions_of:
             captions_of[stem] = _captions_in(source, texts[stem])
@@ -56,13 +56,13 @@ def _captions_in(source: Source, name: str) -> tuple[str, ...]:
     try:
         content = source.tree.read(name, MAX_CAPTION_FILE)
     except Rejected as error:
-        _refuse(name, error, "unreadable caption", source.bad)
+        _reject(name, error, "unreadable caption", source.bad)
         return ()
     return captions_of_text(content, printable(name), source.settings, source.bad)
 
 
-def _refuse(name: str, error: Rejected, kind: str, bad: BadItems) -> None:
-    # The name was found in a listing, so a file that is missing is a link to nowhere, a pipe or the like.
+def _reject(name: str, error: Rejected, kind: str, bad: BadItems) -> None:
+    # the name is from a listing, so a missing file is a broken link, a pipe or the like
     if error.kind == MISSING:
         bad.add(kind, printable(name), BROKEN)
     else:

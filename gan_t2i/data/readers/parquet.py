@@ -1,5 +1,5 @@
-"""Parquet files with the pictures in them, as img2dataset writes them (a column jpg, png or webp) and the Hugging Face hub holds them
-(a column of bytes and path)."""
+"""Parquet files that contain the pictures, as of img2dataset (a column jpg, png or webp) and of the Hugging Face hub (a column of bytes and
+path)."""
 
 import functools
 import threading
@@ -16,35 +16,35 @@ from gan_t2i.data.readers.base import (
     captions_of_value,
     choose_column,
     split_of_name,
-    with_two_sides,
+    without_single_side,
 )
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, FileSource
 from gan_t2i.data.records import LazyFile, Record
 
-# In this order; another column of bytes is taken where there is none of these.
+# in order of preference; without any of these, another column of bytes is taken
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
-_STATES = frozenset({"key", "status"})  # img2dataset's columns on each picture
+_STATES = frozenset({"key", "status"})  # columns of img2dataset
 
 
 class _Cells:
-    """The pictures of a parquet file, read by row group: one group is in memory, as they are asked for in their order."""
+    """The pictures of a parquet file, read by row group. As they are read in order, one group in memory is enough."""
 
     def __init__(self, tree: FileSource, file: Any, name: str, column: str) -> None:
-        self._tree = tree  # which may have lent the file
+        self._tree = tree  # keeps a temporary file alive
         self._file, self._name, self._column = file, name, column
         self._lock = threading.Lock()
         self._group: tuple[int, list[Any]] = (-1, [])
 
     def read(self, group: int, row: int) -> bytes:
-        """The bytes of one cell; raises `ValueError` where it holds none, or too many."""
+        """Return the bytes of a cell; raises `ValueError` where it has none, or too many."""
         with self._lock:
             if self._group[0] != group:
                 column = self._file.read_row_group(group, columns=[self._column]).column(0)
                 self._group = (group, column)
             value = self._group[1][row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
-        # A path in place of the bytes is not followed.
+        # a path instead of bytes is not followed
         if not isinstance(content, bytes):
             raise ValueError("the cell holds no bytes")
         if len(content) > MAX_MEMBER:
@@ -53,7 +53,7 @@ class _Cells:
 
 
 def find_parquet(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    """Parquet files; in a folder with picture files they are img2dataset's lists of what it fetched."""
+    """Find parquet files; in a folder with picture files they are img2dataset's lists of downloads, and do not count."""
     names = tree.names() if named is None else named
     if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
         return []
@@ -61,11 +61,11 @@ def find_parquet(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]
 
 
 def read_parquet(source: Source) -> Reading:
-    """Records of the rows that have a picture and a caption."""
+    """Read the rows that have a picture and a caption."""
     reading = Reading()
     for name in source.entries:
         reading.add(_read_file(source, name))
-    return with_two_sides(reading)
+    return without_single_side(reading)
 
 
 def _read_file(source: Source, name: str) -> Reading:
@@ -78,22 +78,22 @@ def _read_file(source: Source, name: str) -> Reading:
     texts = [field.name for field in file.schema_arrow if "string" in str(field.type) and field.name not in images]
     wanted = source.settings.caption_column
     candidates = [column for column in texts if column == wanted or (wanted is None and column in CAPTION_COLUMNS)]
-    # Without a candidate the choice fails, and names the others.
+    # without a candidate the choice fails, and its message names the others
     rows = list(parquet_rows(file, name, [*candidates, *_STATES.intersection(texts)] if candidates else texts, source.bad))
     column = choose_column(label, [row for _, _, (_, row) in rows], wanted, tuple(_STATES))
     reading = Reading(notes=[f'captions from column "{column}", pictures from column "{image}" of the parquet files'])
     cells = _Cells(source.tree, file, name, image)
-    seen: set[str] = set()
+    used: set[str] = set()
     for group, index, (where, row) in rows:
         status, key = row.get("status"), row.get("key")
         if status not in (None, "success"):
             source.bad.add("missing image", where, f"img2dataset could not fetch the image: {status}")
             continue
         reading.images += 1
-        if key is not None and key in seen:
+        if key is not None and key in used:
             source.bad.add("duplicate key", where, f"the key {key!r} has been described before")
             continue
-        seen.add(str(key))
+        used.add(str(key))
         captions = captions_of_value(row.get(column), "the row", where, source.bad)
         reading.captions += len(captions)
         if captions:

@@ -1,4 +1,4 @@
-"""Rows of tables: JSON lines, CSV and parquet. A broken row is a bad item, and reading goes on behind it."""
+"""Rows of tables: JSON lines, CSV and parquet. A broken row is a bad item, and reading continues after it."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def table_bytes(tree: FileSource, name: str) -> bytes:
-    """A whole table; raises `GanT2IError` where it cannot be read or is too large."""
+    """Return the bytes of a table; raises `GanT2IError` where it cannot be read or is too large."""
     try:
         content = tree.read(name, MAX_TABLE)
     except Rejected as error:
@@ -27,12 +27,12 @@ def table_bytes(tree: FileSource, name: str) -> bytes:
 
 
 class DuplicateKeyError(ValueError):
-    """A key stands twice in an object of JSON, and which of its values is meant, nobody knows: readers differ."""
+    """A JSON object has a key twice, so its value is ambiguous: parsers differ."""
 
 
 def json_value(content: bytes) -> Any:
-    """JSON as a value; raises ValueError or RecursionError where it is none, and `DuplicateKeyError`."""
-    # Bytes that are not UTF-8 become lone surrogates, so that one caption alone is refused for them.
+    """Parse JSON; raises ValueError or RecursionError where it is malformed, and `DuplicateKeyError`."""
+    # bytes that are not UTF-8 become lone surrogates, so that only their caption is rejected
     return json.loads(content.decode("utf-8", "surrogateescape"), object_pairs_hook=_without_duplicates)
 
 
@@ -40,12 +40,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         names = [name for name, _ in pairs]
-        raise DuplicateKeyError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+        raise DuplicateKeyError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
     return result
 
 
 def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
-    """The objects of a JSON-lines file with their places; lines that are none are counted in `bad`."""
+    """Yield the objects of a JSON-lines file with their locations; malformed lines go to `bad`."""
     label = PurePosixPath(name).name
     for number, line in enumerate(table_bytes(tree, name).split(b"\n"), start=1):
         where = f"{label}:{number}"
@@ -56,7 +56,7 @@ def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
         except DuplicateKeyError as error:
             bad.add("duplicate key", where, str(error))
             continue
-        # A thousand brackets exhaust the parser's stack.
+        # a thousand brackets exhaust the parser's stack
         except (ValueError, RecursionError) as error:
             bad.add("malformed JSON", where, f"the line is not JSON: {' '.join(str(error).split())}")
             continue
@@ -67,10 +67,10 @@ def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
 
 
 def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -> Iterator[Row]:
-    """The rows of a CSV file with their places; lines that are none are counted in `bad`."""
+    """Yield the rows of a CSV file with their locations; malformed lines go to `bad`."""
     label = PurePosixPath(name).name
     text = table_bytes(tree, name).decode("utf-8", "surrogateescape")
-    # newline="" leaves the line ends that a quoted value holds; str.splitlines would also cut at form feeds and the like.
+    # newline="" keeps line ends within quoted values; str.splitlines would also split at form feeds and the like
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     _check_header(reader, label)
     while True:
@@ -82,7 +82,7 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -
         if row is None:
             return
         where = f"{label}:{reader.line_num}"
-        # DictReader keeps the values beyond the last column under None.
+        # DictReader puts values beyond the last column under None
         if None in row:
             bad.add("malformed CSV", where, f"the line has more than the {len(row) - 1} values of the header")
         else:
@@ -90,18 +90,18 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -
 
 
 def _check_header(reader: "csv.DictReader[str]", label: str) -> None:
-    """Raises `GanT2IError` where a column has its name twice."""
+    """Raise `GanT2IError` where two columns have the same name."""
     try:
         names = list(reader.fieldnames or ())
     except csv.Error as error:
         raise GanT2IError(f"{label}:1: the line is not CSV: {error}") from error
     for name in names:
         if names.count(name) > 1:
-            raise GanT2IError(f"{label} has the column {name!r} twice, and which of them is meant, nobody knows: rename one")
+            raise GanT2IError(f"{label} has the column {name!r} twice: rename one of them")
 
 
 def json_object(tree: FileSource, name: str) -> dict[str, Any]:
-    """A JSON file that holds one object; raises `GanT2IError`."""
+    """Return the object in a JSON file; raises `GanT2IError`."""
     try:
         value = json_value(table_bytes(tree, name))
     except DuplicateKeyError as error:
@@ -114,7 +114,7 @@ def json_object(tree: FileSource, name: str) -> dict[str, Any]:
 
 
 def parquet_file(tree: FileSource, name: str) -> Any:
-    """A `pyarrow.parquet.ParquetFile`; raises `GanT2IError` without pyarrow, or where it is none."""
+    """Open a `pyarrow.parquet.ParquetFile`; raises `GanT2IError` without pyarrow, or for another kind of file."""
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -123,13 +123,13 @@ def parquet_file(tree: FileSource, name: str) -> Any:
         return parquet.ParquetFile(tree.local(name))
     except Rejected as error:
         raise GanT2IError(f"{name} {error.why}") from error
-    # Of a damaged file pyarrow raises errors of its own and OSError.
+    # for a damaged file pyarrow raises errors of its own and OSError
     except Exception as error:
-        raise GanT2IError(f"{name} is no readable parquet file: {' '.join(str(error).split())}") from error
+        raise GanT2IError(f"{name} is not a readable parquet file: {' '.join(str(error).split())}") from error
 
 
 def parquet_rows(file: Any, name: str, columns: list[str], bad: BadItems) -> Iterator[tuple[int, int, Row]]:
-    """(row group, row in it, row) of a parquet file, with `columns` alone; a damaged row group is one bad item."""
+    """Yield (row group, index in it, row) of a parquet file with `columns` alone; a damaged row group is a single bad item."""
     label = PurePosixPath(name).name
     number = 0
     for group in range(file.num_row_groups):

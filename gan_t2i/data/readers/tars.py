@@ -1,6 +1,6 @@
-"""Tars of img2dataset and WebDataset: members of one key, the name up to its first dot, are one sample: 0001.jpg, 0001.txt, 0001.json.
+"""Tars of img2dataset and WebDataset: members with the same key, the name up to its first dot, form a sample: 0001.jpg, 0001.txt, 0001.json.
 
-No member is ever unpacked: the standard library's tarfile tells where each begins, and pictures are read from there when they are decoded.
+No member is unpacked: the standard library's tarfile gives the offset of each, and pictures are read from there when they are decoded.
 """
 
 import tarfile
@@ -23,7 +23,7 @@ from gan_t2i.data.readers.base import (
     is_text,
     printable,
     split_of_name,
-    with_two_sides,
+    without_single_side,
 )
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import DuplicateKeyError, json_value
@@ -35,7 +35,7 @@ _LINK = "link in the archive"
 
 @dataclass
 class _Sample:
-    """The members of one key, and where they came from."""
+    """The members with the same key, and their location."""
 
     where: str
     image: LazyFile | None = None
@@ -51,21 +51,21 @@ def find_tars(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 
 def read_tars(source: Source) -> Reading:
-    """Records of the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
+    """Read the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
     samples = [sample for name in source.entries for sample in _samples(source, name)]
-    return with_two_sides(_records(source, samples, _caption_key(source, samples)))
+    return without_single_side(_records(source, samples, _caption_key(source, samples)))
 
 
 def caption_key(source: Source) -> str | None:
-    """Where all shards have their captions, as the first shard with a sample tells: a key of the .json, or None for the texts."""
-    # which of them has a sample that is usable is not looked for: a stream is not read as a whole
+    """Return the source of the captions of all shards, from the first shard with a sample: a key of the .json, or None for the text files."""
+    # the first shard with a sample, usable or not, is the last one read: together they may be large
     silent = replace(source, bad=BadItems())
     samples = next((samples for name in source.entries if (samples := _samples(silent, name))), [])
     return _caption_key(source, samples)
 
 
 def read_shard(source: Source, name: str, key: str | None) -> Reading:
-    """Like `read_tars` of the tar `name` alone, whose captions stand under `key`; its records have the side that its name tells."""
+    """Read the tar `name` alone, as `read_tars` does, with the captions of `key`; the split of its records is that of its name."""
     return _records(source, _samples(source, name), key)
 
 
@@ -99,7 +99,7 @@ def _records(source: Source, samples: Sequence[_Sample], key: str | None) -> Rea
 
 
 def _samples(source: Source, name: str) -> list[_Sample]:
-    """The samples of one tar, in the order of their first members. A key with two members of one kind makes the sample unusable."""
+    """Return the samples of a tar, in the order of their first members. A sample with two members of a kind is unusable."""
     tree, bad, wanted = source.tree, source.bad, source.settings.caption_column
     try:
         path = tree.local(name)
@@ -120,18 +120,18 @@ def _samples(source: Source, name: str) -> list[_Sample]:
                 if suffix in IMAGE_SUFFIXES:
                     sample.image = LazyFile(printable(member.name), partial(read_slice, tree, path, member.offset_data, member.size))
                 else:
-                    file.seek(member.offset_data)  # tarfile finds its place again by itself
+                    file.seek(member.offset_data)  # tarfile seeks by itself
                     _keep_text(sample, file.read(member.size), suffix, wanted, bad)
     except OSError as error:
         bad.add("unreadable archive", printable(name), f"the tar cannot be read: {error.strerror}")
     if wanted is None:
         for sample in samples.values():
-            sample.row = None if sample.text is not None else sample.row  # not asked for, and many of them take memory
+            sample.row = None if sample.text is not None else sample.row  # not needed, and many of them take memory
     return list(samples.values())
 
 
 def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadItems) -> bool:
-    """Whether a member is one to read: a picture or a caption, the first of its kind in the sample, and below the cap."""
+    """Return True for a member to read: a picture or a caption, the first of its kind in the sample, and below the cap."""
     kind = "image" if suffix in IMAGE_SUFFIXES else suffix
     if not sample.usable or (kind != "image" and suffix not in (*CAPTION_SUFFIXES, ".json")):
         return False
@@ -155,7 +155,7 @@ def _keep_text(sample: _Sample, content: bytes, suffix: str, wanted: str | None,
 
 
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
-    """What may be a caption of a .json, and the names of its other texts: img2dataset puts addresses and EXIF there."""
+    """Return the values of a .json that may be captions, and the keys of its other texts: img2dataset puts addresses and EXIF there."""
     try:
         row = json_value(content)
     except DuplicateKeyError as error:
@@ -170,13 +170,13 @@ def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[
 
 
 def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a tar, all of which lie in it; what is left out goes to `bad`, and a damaged header ends it."""
+    """Yield the regular files within a tar; other members go to `bad`, and a damaged header ends the tar."""
     try:
-        # "r:" takes no compression: a member could not be found again in a compressed tar, and it could expand without end.
+        # "r:" accepts no compression: a compressed tar has no offsets to read members from, and it could expand without end
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the caller closes the file)
-    # Besides its own errors tarfile lets those of the values in a damaged header out.
+    # besides its own errors, tarfile raises those of parsing values in a damaged header
     except Exception as error:
-        bad.add("unreadable archive", where, f"the file is no uncompressed tar: {' '.join(str(error).split())}")
+        bad.add("unreadable archive", where, f"the file is not an uncompressed tar: {' '.join(str(error).split())}")
         return
     last = -1
     while True:
@@ -187,29 +187,29 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
             return
         if member is None:
             break
-        # A hostile header may claim a negative size, and lead in circles. A sparse member claims what it would expand to.
+        # a hostile header may have a negative size or lead in circles; a sparse member has the size that it would expand to
         end = member.offset_data + (member.size if member.isreg() and not member.issparse() else 0)
         if member.offset <= last or member.size < 0 or end > size:
             bad.add("damaged archive", where, f"the tar ends within {printable(member.name)}")
             return
         last = member.offset
-        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every member
         if member.isdir():
             continue
         if is_unsafe(member.name):
             bad.add(OUTSIDE, where, f"{member.name!r} leads out of the archive")
         elif not member.isreg() or member.issparse():
-            bad.add(_LINK, where, f"{member.name!r} is a link or no regular file")
+            bad.add(_LINK, where, f"{member.name!r} is a link or not a regular file")
         else:
             yield member
-    # tarfile takes a damaged header, and a file cut off between two members, for the end; a whole tar ends with zeros.
+    # tarfile takes a damaged header, or a cut between two members, for the end; a complete tar ends with zeros
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        bad.add("damaged archive", where, "the tar has a damaged member or was cut off, and nothing behind that is read")
+        bad.add("damaged archive", where, "the tar has a damaged member or was cut off, and nothing after that is read")
 
 
 def read_slice(tree: FileSource, path: Path, offset: int, size: int) -> bytes:
-    """`size` bytes of a file from `offset`; `tree` is held, as it may have lent the file.
+    """Return `size` bytes of a file from `offset`; the reference to `tree` keeps a temporary file alive.
 
     The file is opened each time: a data set may have more shards than a process may open files.
     """
@@ -219,7 +219,7 @@ def read_slice(tree: FileSource, path: Path, offset: int, size: int) -> bytes:
 
 
 def expand_braces(pattern: str, limit: int = 100_000) -> list[str]:
-    """The names that a pattern such as {0000..0009}.tar or {a,b}.tar stands for; raises `UsageError` where they are more than `limit`."""
+    """Expand a pattern such as {0000..0009}.tar or {a,b}.tar into names; raises `UsageError` beyond `limit` names."""
     start = pattern.find("{")
     end = pattern.find("}", start)
     if start < 0 or end < 0:
@@ -228,13 +228,13 @@ def expand_braces(pattern: str, limit: int = 100_000) -> list[str]:
     if dots and low.isdecimal() and high.isdecimal():
         width = len(low) if low.startswith("0") else 0
         if abs(int(high) - int(low)) >= limit:
-            raise UsageError(f"data {pattern} stands for more than {limit} files")
+            raise UsageError(f"data {pattern} expands to more than {limit} files")
         choices = [f"{number:0{width}}" for number in range(int(low), int(high) + 1)]
         if not choices:
-            raise UsageError(f"data {pattern} stands for no file: {low} is above {high}")
+            raise UsageError(f"data {pattern} expands to no file: {low} is above {high}")
     else:
         choices = pattern[start + 1 : end].split(",")
     rests = expand_braces(pattern[end + 1 :], limit)
     if len(choices) * len(rests) > limit:
-        raise UsageError(f"data {pattern} stands for more than {limit} files")
+        raise UsageError(f"data {pattern} expands to more than {limit} files")
     return [pattern[:start] + choice + rest for choice in choices for rest in rests]

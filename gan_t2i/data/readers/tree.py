@@ -1,4 +1,4 @@
-"""Where a reader finds files: a folder, or a zip that is read as one. Nothing outside is ever opened, and no archive is unpacked by name."""
+"""Sources of files for readers: a folder, or a zip that is read as one. Nothing outside is opened, and no archive is unpacked by name."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ MAX_NESTED = 1 << 34  # bytes of a tar or parquet file in a zip, which is copied
 
 
 class Rejected(Exception):
-    """A file that is not to be used: the kind of its bad item, and why, to be put behind the file's name."""
+    """A file that must not be used: the kind of its bad item, and the reason, which follows the file's name in messages."""
 
     def __init__(self, kind: str, why: str) -> None:
         super().__init__(why)
@@ -34,47 +34,47 @@ class FileSource(Protocol):
     """Files by their relative name, with slashes."""
 
     def names(self) -> list[str]:
-        """All, sorted, without hidden ones."""
+        """Return the names of all files, sorted, without hidden ones."""
 
     def is_file(self, name: str) -> bool:
-        """Whether `name` is there and may be used."""
+        """Return True if `name` exists and may be used."""
 
     def picture(self, name: str) -> Path | LazyFile:
-        """The picture `name`; raises `Rejected`."""
+        """Return the picture `name`; raises `Rejected`."""
 
     def read(self, name: str, cap: int) -> bytes:
-        """The first `cap` + 1 bytes of a file; raises `Rejected`."""
+        """Return the first `cap` + 1 bytes of a file; raises `Rejected`."""
 
     def local(self, name: str) -> Path:
-        """A seekable file with the content of `name`, which lives as long as the tree; raises `Rejected`."""
+        """Return a seekable file with the content of `name`, which exists as long as the tree; raises `Rejected`."""
 
     def below(self, folder: str) -> "FileSource":
-        """The tree of a folder in this one; an empty name is this one."""
+        """Return the source of a folder in this one; an empty name gives this one."""
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a name is absolute, a URL, a drive, or has ``..``."""
+    """Return True for a name that is absolute, a URL or a drive, or contains ``..``."""
     if ":" not in name and ".." not in name and not name.startswith(("/", "\\")):
-        return False  # as nearly every name of a data set, and said ten times as fast
-    # The Windows reading of a name knows both slashes, drives and shares.
+        return False  # nearly every name of a data set; this check is ten times as fast
+    # a Windows path covers both slashes, drives and shares
     parts = PureWindowsPath(name)
     return bool("://" in name or parts.drive or parts.root or ".." in parts.parts)
 
 
 def inside(root: str, name: str) -> str | None:
-    """The file `name` below `root` (which must be resolved), or None where it is unsafe or leads out through a link."""
+    """Return the file `name` below `root` (which must be resolved), or None where it is unsafe or leads out through a link."""
     if is_unsafe(name):
         return None
     path = root
     for part in name.replace(os.sep, "/").split("/"):
         path = os.path.join(path, part)
-        # Without links, a name that leads nowhere up stays below; to follow the whole path for each picture takes a tenth of packing.
+        # without links, a name without .. stays below; resolving the whole path of each picture takes a tenth of packing
         try:
             is_link = stat.S_ISLNK(os.lstat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             break
         if is_link:
-            # Path.resolve raises on a loop of links, realpath does not.
+            # Path.resolve raises on a loop of links, realpath does not
             if not Path(os.path.realpath(os.path.join(root, name))).is_relative_to(root):
                 return None
             break
@@ -82,8 +82,8 @@ def inside(root: str, name: str) -> str | None:
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Relative names (with /) of the files below `root`, without hidden ones, without following links to folders, and without the grids
-    of a training run that stands among the pictures."""
+    """Yield relative names (with /) of the files below `root`, without hidden files, links to folders, and the grids of a training run that
+    lies among the pictures."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(folder, name))]
         below = Path(folder).relative_to(root).as_posix()
@@ -120,7 +120,7 @@ class FolderTree:
         try:
             path = inside(self._top, name)
             is_file = path is not None and os.path.isfile(path)
-        except (OSError, ValueError) as error:  # a name that no file can have: too long, with a NUL, not encodable
+        except (OSError, ValueError) as error:  # an impossible file name: too long, with a NUL, not encodable
             raise Rejected(MISSING, f"cannot be opened: {error}") from error
         if path is None:
             raise Rejected(OUTSIDE, "leads out of the folder")
@@ -143,7 +143,7 @@ class FolderTree:
 
 
 class _Scratch:
-    """A temporary folder, made when asked for, that goes with the last user of this object."""
+    """A temporary folder, made on first use and removed with this object."""
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -153,14 +153,14 @@ class _Scratch:
 
 
 class ZipTree:
-    """The files of a zip. Members that are unsafe, links or named twice go to `bad` and are not there."""
+    """The files of a zip. Members that are unsafe, links or named twice go to `bad` and are left out."""
 
     def __init__(self, path: Path, bad: BadItems) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        # A damaged directory makes zipfile raise more than its own error.
+        # on a damaged directory zipfile raises other errors than its own
         except Exception as error:
-            raise GanT2IError(f"data {path} is no readable zip: {' '.join(str(error).split())}") from error
+            raise GanT2IError(f"data {path} is not a readable zip: {' '.join(str(error).split())}") from error
         self._members = _usable_members(self._zip, bad)
         self._prefix = _common_folder(self._members)
         self._scratch = _Scratch()
@@ -189,7 +189,7 @@ class ZipTree:
         return member
 
     def picture(self, name: str) -> Path | LazyFile:
-        # zipfile reads no more than the size that was checked, whatever the member holds.
+        # zipfile reads at most the size that was checked, whatever the member contains
         return LazyFile(name, functools.partial(self._zip.read, self._member(name, MAX_MEMBER)))
 
     def read(self, name: str, cap: int) -> bytes:
@@ -213,7 +213,7 @@ class ZipTree:
 
 def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
-    refused: set[str] = set()
+    duplicates: set[str] = set()
     for member in archive.infolist():
         name = os.path.normpath(member.filename).replace("\\", "/")
         where = member.filename.encode("utf-8", "backslashreplace").decode()
@@ -223,17 +223,17 @@ def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfil
             bad.add(OUTSIDE, where, "the member's name leads out of the archive")
         elif stat.S_ISLNK(member.external_attr >> 16):
             bad.add("link in the archive", where, "the member is a link")
-        elif name in members or name in refused:
-            # Which of the two is meant, nobody knows; readers and unpackers differ.
+        elif name in members or name in duplicates:
+            # it is ambiguous which one counts: readers and unpackers differ
             bad.add("duplicate name in the archive", where, "two members have this name, so neither is used")
             members.pop(name, None)
-            refused.add(name)
+            duplicates.add(name)
         elif not any(part.startswith(".") for part in name.split("/")):
             members[name] = member
     return members
 
 
 def _common_folder(names: dict[str, zipfile.ZipInfo]) -> str:
-    """The folder with a slash that holds everything, as many tools pack one, or ''."""
+    """Return the folder, with a slash, that contains everything, as many tools pack it, or ''."""
     tops = {name.partition("/")[0] for name in names}
     return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""

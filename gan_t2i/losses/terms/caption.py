@@ -36,8 +36,8 @@ class CaptionTerm(LossTerm):
     config: Config
 
     def check(self, run: Any) -> None:
-        if self.active and run.data.stream:
-            raise ValueError("terms.caption needs all pictures at hand, which data.stream does not have: leave one of them out")
+        if self.active:
+            run.data.require_packed("terms.caption")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
         self._device, self._precision = run.device, run.precision

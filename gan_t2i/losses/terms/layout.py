@@ -27,8 +27,8 @@ class LayoutTerm(LossTerm):
         return True
 
     def check(self, run: Any) -> None:
-        if run.data.stream and run.generator.params.get("layout"):
-            raise ValueError("generator.params.layout needs all pictures at hand, which data.stream does not have: leave one of them out")
+        if run.generator.params.get("layout"):
+            run.data.require_packed("generator.params.layout")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
         self._predictor = run.G.layout

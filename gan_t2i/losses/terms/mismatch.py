@@ -30,14 +30,11 @@ class MismatchTerm(LossTerm):
     def check(self, run: Any) -> None:
         if self.active and run.batch < 2:
             raise ValueError("terms.mismatch needs a batch of at least two images, to pair one with the other's caption")
-        if run.data.stream and (others := sorted({*self.config.negatives} - {"random"})):
-            raise ValueError(
-                f"terms.mismatch.negatives {others[0]} needs all captions at hand, which data.stream does not have; allowed: random"
-            )
+        for kind in sorted({*self.config.negatives} - {"random"}):
+            run.data.require_packed(f"terms.mismatch.negatives {kind}")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
-        captions = {index for item in run.dataset.train.tolist() for index in run.dataset.caption_ids[item]}
-        if self.active and len(captions) < 2:
+        if self.active and len(run.dataset.train_caption_ids) < 2:
             raise GanT2IError(
                 "all pictures have the same caption: there is nothing to tell apart; caption them, or set terms.mismatch.weight=0"
             )

@@ -1,18 +1,17 @@
 """The n-th picture of a run comes with a caption of its own, and depends on (seed, n) alone."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageColor
+from PIL import ImageColor
 
-from gan_t2i.core.errors import UsageError
+from gan_t2i.data.batches.negatives import OneChange
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.builtin.shapes import make_shapes
-from gan_t2i.data.packing import PackedDataset, pack
+from gan_t2i.data.packing import pack
 from gan_t2i.training.session import Session
 
 HELDOUT_COLOUR = "orange"
@@ -24,14 +23,14 @@ def session(make_session: Callable[..., Session]) -> Session:
 
 
 def items_of(session: Session, images: torch.Tensor) -> list[int]:
-    """Which pictures of the data set these are, by their pixels."""
+    """Find the indices of these pictures in the data set, by their pixels."""
     every = session.dataset.gather(range(len(session.dataset)))
     matches = (every[None] == images[:, None]).flatten(2).all(dim=2)  # [N, pictures]
     assert (matches.sum(dim=1) == 1).all()
     return matches.int().argmax(dim=1).tolist()
 
 
-def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
+def test_a_picture_comes_with_its_own_caption(session: Session) -> None:
     batch = session.sampler.batch(0, 100)
     for image, item, caption_id in zip(batch.images, items_of(session, batch.images), batch.captions.tolist(), strict=True):
         assert caption_id in session.dataset.caption_ids[item]
@@ -40,25 +39,25 @@ def test_a_picture_travels_with_its_own_caption(session: Session) -> None:
         assert image[:, 8, 8].tolist() == list(ImageColor.getrgb(colour))  # what it looks like, not what the index says
 
 
-def test_the_step_is_given_the_embeddings_of_these_captions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
-    monkeypatch.setattr(session, "step", lambda batch, encode, nimg: seen.update(images=batch.images, text=encode(batch.captions)) or {})
+def test_the_step_gets_the_embeddings_of_these_captions(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    monkeypatch.setattr(session, "step", lambda batch, encode, nimg: given.update(images=batch.images, text=encode(batch.captions)) or {})
     session.run_step(8)
     batch = session.sampler.batch(8, 4)
-    assert torch.equal(seen["images"], batch.images)
+    assert torch.equal(given["images"], batch.images)
     for row, caption_id in enumerate(batch.captions.tolist()):
         encoded = session.encoder.encode([session.dataset.captions[caption_id]])
-        torch.testing.assert_close(seen["text"].pooled[row], encoded.pooled[0], rtol=1e-3, atol=1e-3)  # the cache holds float16
-        torch.testing.assert_close(seen["text"].tokens[row][seen["text"].mask[row]], encoded.tokens[0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(given["text"].pooled[row], encoded.pooled[0], rtol=1e-3, atol=1e-3)  # the cache holds float16
+        torch.testing.assert_close(given["text"].tokens[row][given["text"].mask[row]], encoded.tokens[0], rtol=1e-2, atol=1e-2)
 
 
-def test_a_caption_is_no_mismatch_where_it_is_one_of_the_pictures_own(session: Session) -> None:
+def test_the_mask_excludes_the_pictures_own_captions(session: Session) -> None:
     captions = session.dataset.caption_ids
     batch = session.sampler.batch(0, 1000)
     assert batch.negatives[:, 0].tolist() == batch.captions.roll(1).tolist()
-    expected = [[batch.captions[place - 1].item() not in captions[item]] for place, item in enumerate(items_of(session, batch.images))]
-    assert batch.wrong.tolist() == expected
-    assert not batch.wrong.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
+    expected = [[batch.captions[row - 1].item() not in captions[item]] for row, item in enumerate(items_of(session, batch.images))]
+    assert batch.negative_mask.tolist() == expected
+    assert not batch.negative_mask.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
 
 
 def test_every_epoch_shows_every_training_picture_once(session: Session) -> None:
@@ -79,7 +78,7 @@ def test_no_held_out_picture_or_caption_is_shown(session: Session) -> None:
     assert not any(HELDOUT_COLOUR in session.dataset.captions[caption_id] for caption_id in batch.captions.tolist())
 
 
-def test_all_captions_of_a_picture_are_drawn(session: Session) -> None:
+def test_all_captions_of_a_picture_are_shown(session: Session) -> None:
     counts = Counter(session.sampler.batch(0, 400).captions.tolist())
     assert set(counts) == {caption_id for item in session.dataset.train for caption_id in session.dataset.caption_ids[item]}
     assert min(counts.values()) > 5  # of 20 on average
@@ -87,84 +86,54 @@ def test_all_captions_of_a_picture_are_drawn(session: Session) -> None:
 
 def test_a_batch_is_a_function_of_seed_and_nimg(session: Session) -> None:
     first, again, other = (Sampler(session.dataset, seed) for seed in (3, 3, 4))
-    places = [0, 4, 8, 12, 40, 400, 4000]
-    expected = {nimg: first.batch(nimg, 4) for nimg in places}
-    for nimg in reversed(places):
+    positions = [0, 4, 8, 12, 40, 400, 4000]
+    expected = {nimg: first.batch(nimg, 4) for nimg in positions}
+    for nimg in reversed(positions):
         for part, value in vars(again.batch(nimg, 4)).items():
-            assert torch.equal(value, getattr(expected[nimg], part))
-    assert not all(torch.equal(other.batch(nimg, 4).captions, expected[nimg].captions) for nimg in places)
+            assert value is None or torch.equal(value, getattr(expected[nimg], part))
+    assert not all(torch.equal(other.batch(nimg, 4).captions, expected[nimg].captions) for nimg in positions)
     assert not torch.equal(first.batch(0, 40).captions, first.batch(40, 40).captions)
 
 
-def test_negatives_of_several_kinds_stand_beside_each_other(tmp_path: Path) -> None:
+def test_negatives_of_several_kinds_fill_one_column_each(tmp_path: Path) -> None:
     dataset = pack(make_shapes(tmp_path / "set", count=300, size=16, progress=False), tmp_path / "packed", 16, progress=False)
-    both = Sampler(dataset, 0, ("random", "one_change"))
+    changed = OneChange(dataset)
+    both = Sampler(dataset, 0, (None, changed))
     batch = both.batch(0, 64)
-    assert batch.negatives.shape == batch.wrong.shape == (64, 2)
+    assert batch.negatives.shape == batch.negative_mask.shape == (64, 2)
     assert torch.equal(batch.negatives[:, :1], Sampler(dataset, 0).batch(0, 64).negatives)
-    hard = Sampler(dataset, 0, ("one_change",)).batch(0, 64)
+    hard = Sampler(dataset, 0, (changed,)).batch(0, 64)
     assert torch.equal(batch.negatives[:, 1:], hard.negatives)
-    assert hard.wrong.all()
+    assert hard.negative_mask.all()
     assert not torch.equal(hard.negatives, both.batch(64, 64).negatives[:, 1:])
     trained = {caption for item in dataset.train for caption in dataset.caption_ids[item]}
     assert set(batch.negatives[:, 0].tolist()) <= trained
 
 
-def test_nearest_negatives_are_those_of_the_encoders_vectors(make_session: Callable[..., Session]) -> None:
-    session = make_session(loss={"negatives": ["random", "nearest"]})
+def test_nearest_negatives_follow_the_encoders_vectors(make_session: Callable[..., Session]) -> None:
+    session = make_session(terms={"mismatch": {"negatives": ["random", "nearest"]}})
     captions = session.dataset.caption_ids
     batch = session.sampler.batch(0, 400)
     assert batch.negatives.shape == (400, 2)
-    assert batch.wrong[:, 1].all()
+    assert batch.negative_mask[:, 1].all()
     trained = {caption for item in session.dataset.train for caption in captions[item]}
     for item, shown, negative in zip(items_of(session, batch.images), batch.captions.tolist(), batch.negatives[:, 1].tolist(), strict=True):
         others = sorted(trained - set(captions[item]))
         assert len(others) == 18
         similarity = torch.cosine_similarity(session.cache.gather(others).pooled, session.cache.gather([shown]).pooled)
-        nearest = [others[place] for place in similarity.argsort(descending=True)[:16].tolist()]
+        nearest = [others[index] for index in similarity.argsort(descending=True)[:16].tolist()]
         assert negative in nearest
     assert torch.equal(batch.negatives[:, :1], Sampler(session.dataset, 0).batch(0, 400).negatives)
-    again = make_session(loss={"negatives": ["random", "nearest"]}).sampler
+    again = make_session(terms={"mismatch": {"negatives": ["random", "nearest"]}}).sampler
     assert torch.equal(again.batch(0, 400).negatives, batch.negatives)
     assert not torch.equal(again.batch(400, 400).negatives, batch.negatives)
     assert all(value.isfinite() for value in session.run_step(0).values())
 
 
-@pytest.fixture
-def styles(tmp_path: Path) -> PackedDataset:
-    """Nine pictures in a style, three in another and one without any; two more are held out."""
-    rows = []
-    for index in range(15):
-        Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / f"{index}.png")
-        style = {"style": "flat" if index < 9 else "line"} if index != 12 else {}
-        rows.append({"file_name": f"{index}.png", "text": f"icon {index}", "split": "train" if index < 13 else "heldout", **style})
-    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return pack(tmp_path, tmp_path / "packed", 16, progress=False)
-
-
-def test_classes_are_shown_equally_often_and_their_pictures_too(styles: PackedDataset) -> None:
-    balanced = [Sampler(styles, 0, balance="style").item(position) for position in range(3 * 90)]
-    shown = Counter(balanced)
-    assert [shown[item] for item in range(15)] == [10] * 9 + [30] * 3 + [90] + [0] * 2
-    for start in range(0, 270, 3):  # each turn has every class once
-        assert [sum(item in group for item in balanced[start : start + 3]) for group in (range(9), range(9, 12), [12])] == [1, 1, 1]
-    assert len({tuple(item < 9 for item in balanced[start : start + 3]) for start in range(0, 270, 3)}) == 3  # in an order of its own
-    passes = [tuple(item for item in balanced if item < 9)[start : start + 9] for start in range(0, 90, 9)]
-    assert len(set(passes)) == 10  # shuffled anew
-    plain = Counter(Sampler(styles, 0).item(position) for position in range(13 * 10))
-    assert [plain[item] for item in range(13)] == [10] * 13
-
-
-def test_a_balanced_batch_is_a_function_of_seed_and_nimg_and_can_be_shared(styles: PackedDataset) -> None:
-    whole = Sampler(styles, 3, balance="style").batch(8, 16)
-    again = Sampler(styles, 3, balance="style")
+def test_rows_of_a_batch_equal_those_of_the_whole(session: Session) -> None:
+    whole = Sampler(session.dataset, 3).batch(8, 16)
+    again = Sampler(session.dataset, 3)
     again.batch(8000, 16)
     halves = [again.batch(8, 16, rows) for rows in (slice(8, 16), slice(0, 8))]
     assert torch.equal(torch.cat([halves[1].images, halves[0].images]), whole.images)
     assert torch.equal(halves[0].captions, whole.captions)
-    assert not torch.equal(Sampler(styles, 4, balance="style").batch(8, 16).images, whole.images)
-
-
-def test_a_column_that_is_not_there_is_refused(styles: PackedDataset) -> None:
-    with pytest.raises(UsageError, match=r"data\.balance = 'kind': no training picture has that column; allowed: style"):
-        Sampler(styles, 0, balance="kind")

@@ -15,6 +15,7 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import builtin
 from gan_t2i.data.builtin import emoji_font
 from gan_t2i.data.builtin.emoji_font import find_font, make_emoji, names
+from gan_t2i.data.settings import DataSettings
 
 APPLE, HEART, FIRE, STAR = "\U0001f34e", "\u2764\ufe0f", "\U0001f525", "\u2b50"
 FRANCE, THUMB, LIGHT_THUMB = "\U0001f1eb\U0001f1f7", "\U0001f44d", "\U0001f44d\U0001f3fb"
@@ -198,7 +199,7 @@ def test_refuses_wrong_options(tmp_path: Path, font: Path, options: dict[str, An
     assert not list(tmp_path.iterdir())
 
 
-def test_refuses_what_is_no_colour_font(tmp_path: Path) -> None:
+def test_refuses_a_file_that_is_not_a_colour_font(tmp_path: Path) -> None:
     text = tmp_path / "text.ttf"
     text.write_text("not a font")
     with pytest.raises(GanT2IError, match="is not a font"):
@@ -230,7 +231,7 @@ def test_builtin_emoji_are_made_once(tmp_path: Path, font: Path, monkeypatch: py
     assert len(said) == 1
     assert APPLE in read_lines(folder)
     assert builtin.resolve_source("emoji", 32) != folder
-    transparent = builtin.resolve_source("emoji", 16, alpha=True)
+    transparent = builtin.resolve_source("emoji", 16, DataSettings(alpha=True))
     name = read_lines(folder)[APPLE]["file_name"]
     with Image.open(folder / name) as opaque, Image.open(transparent / name) as clear:
         assert (opaque.mode, clear.mode) == ("RGB", "RGBA")
@@ -254,7 +255,7 @@ def test_builtin_shapes_survive_a_race(tmp_path: Path, monkeypatch: pytest.Monke
     assert folder.parent == tmp_path / "datasets"
 
 
-def test_a_failure_is_not_hidden_as_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_not_taken_for_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.data.builtin import shapes
 
     def full(out: Path, *, size: int) -> Path:

@@ -185,7 +185,7 @@ def test_refuses_numbers_out_of_range(tmp_path: Path, values: dict[str, int]) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
+def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UsageError, match="not empty"):
         make_shapes(tmp_path, count=2, progress=False)

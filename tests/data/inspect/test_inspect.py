@@ -1,4 +1,4 @@
-"""What `data inspect` finds: each thing that can be wrong with a data set, put there on purpose."""
+"""Findings of `data inspect`: each possible fault of a data set, planted."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def messy(tmp_path: Path) -> Path:
     return folder
 
 
-def test_everything_that_is_wrong_is_found(messy: Path) -> None:
+def test_every_fault_is_found(messy: Path) -> None:
     found = look(messy)
     assert found.report.pairs == found.pictures.looked_at == 9
     assert found.report.bad == {"unreadable image": 7, "missing image": 1}
@@ -111,7 +111,7 @@ def test_the_page_is_one_file_without_scripts(messy: Path) -> None:
     assert "default-src 'none'" in html
 
 
-def test_a_limit_looks_at_some_pictures_and_all_captions(messy: Path) -> None:
+def test_a_limit_inspects_some_pictures_and_all_captions(messy: Path) -> None:
     found = look(messy, limit=2)
     assert found.pictures.looked_at == 1  # the last one is broken
     assert found.report.pairs == 15
@@ -122,7 +122,7 @@ def test_threads_change_nothing(messy: Path) -> None:
     assert look(messy, workers=1).to_json() == look(messy, workers=3).to_json()
 
 
-def test_a_packed_folder_is_looked_at_too(messy: Path, tmp_path: Path) -> None:
+def test_a_packed_folder_is_inspected_too(messy: Path, tmp_path: Path) -> None:
     found = look(pack(messy, tmp_path / "packed", 32, progress=False).folder)
     assert found.pictures.looked_at == 9
     assert found.pictures.width == {"least": 32, "median": 32, "most": 32}
@@ -131,7 +131,7 @@ def test_a_packed_folder_is_looked_at_too(messy: Path, tmp_path: Path) -> None:
     assert len(found.faults["left out when packed"]) == 5
 
 
-def test_bad_pictures_stop_where_that_is_wanted(messy: Path) -> None:
+def test_a_bad_picture_stops_with_on_bad_error(messy: Path) -> None:
     with pytest.raises(GanT2IError, match=r"metadata.jsonl:17"):  # the reader comes before the pictures
         inspect(messy, DataSettings(on_bad="error"), count_words, 8, "words", progress=False)
 
@@ -145,12 +145,12 @@ def test_no_picture_at_all(tmp_path: Path) -> None:
 
 def test_a_pictures_size_does_not_stay_in_memory(tmp_path: Path) -> None:
     photograph(0, (1200, 900)).save(tmp_path / "a.jpg")
-    seen = picture_stats.look_at(tmp_path / "a.jpg", "white")
-    assert seen.size == (1200, 900)
-    assert seen.colours.nbytes + len(seen.digest) == 64
+    facts = picture_stats.facts_of(tmp_path / "a.jpg", "white")
+    assert facts.size == (1200, 900)
+    assert facts.colours.nbytes + len(facts.digest) == 64
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(BadImageError):
-        picture_stats.look_at(tmp_path / "b.png", "white")
+        picture_stats.facts_of(tmp_path / "b.png", "white")
 
 
 def test_words() -> None:
