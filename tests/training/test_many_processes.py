@@ -69,9 +69,9 @@ def take_steps(values: Values, frozen: tuple[str, ...] = ()) -> tuple[Arrays, Ar
         getattr(networks, network).get_submodule(part).requires_grad_(False)
     before = arrays_of(networks)
     count = session.config.batch
-    wrong = torch.tensor([[True], [False], [True], [False], [True], [True], [True], [True]])
+    mask = torch.tensor([[True], [False], [True], [False], [True], [True], [True], [True]])
     for nimg in range(0, 3 * count, count):
-        batch = dataclasses.replace(session.sampler.batch(nimg, count, own_rows(count)), wrong=wrong)
+        batch = dataclasses.replace(session.sampler.batch(nimg, count, own_rows(count)), negative_mask=mask)
         assert len(batch.images) == len(range(count)[own_rows(count)])
         metrics = session.step(batch, session.cache.gather, nimg)
     return before, arrays_of(networks), {name: value.item() for name, value in metrics.items()}

@@ -156,12 +156,12 @@ def test_every_negative_is_held_against_its_own_picture(make_session: MakeSessio
     session = make_session(precision="float32", discriminator={"name": name}, loss=loss, **blur)
     shown = session.sampler.batch(0, 4)
     negatives = torch.stack([shown.captions.roll(1), shown.captions.roll(2), shown.captions], dim=1)
-    wrong = torch.tensor([True, True, False]).expand(4, 3)
+    mask = torch.tensor([True, True, False]).expand(4, 3)
     D, G = session.networks.D.eval(), session.networks.G  # in training mode a spectral norm moves with each look
     latents: list[Tensor] = []
     hook = G.register_forward_pre_hook(lambda network, inputs: latents.append(inputs[0]))
     record_gradients(session, monkeypatch)
-    metrics = session.step(Batch(shown.images, shown.captions, negatives, wrong), session.cache.gather, 4)
+    metrics = session.step(Batch(shown.images, shown.captions, negatives, mask), session.cache.gather, 4)
     hook.remove()
     real = shown.images.float() / 127.5 - 1
     fake = G(torch.cat(latents), session.cache.gather(shown.captions))
@@ -193,8 +193,8 @@ def test_accumulated_parts_are_the_whole_batch(
         session = make_session(accumulation=parts, **changes)
         gradients = record_gradients(session, monkeypatch)
         batch = session.sampler.batch(4, 4)
-        wrong = torch.tensor([[True], [False], [True], [True]])  # a masked pair in one part, so that parts weigh differently
-        metrics = session.step(dataclasses.replace(batch, wrong=wrong), session.cache.gather, 4)
+        mask = torch.tensor([[True], [False], [True], [True]])  # a masked pair in one part, so that parts weigh differently
+        metrics = session.step(dataclasses.replace(batch, negative_mask=mask), session.cache.gather, 4)
         results.append((gradients, metrics))
     (whole, whole_metrics), (parts, parts_metrics) = results
     assert whole["G"].keys() == parts["G"].keys()
@@ -332,7 +332,7 @@ def test_a_frozen_trunk_is_passed_backward_once(make_session: MakeSession, monke
 
 
 def test_weights_that_are_missing_are_missed_before_the_data_are_touched(make_session: MakeSession) -> None:
-    with pytest.raises(GanT2IError, match=r"weights = 'nowhere\.pt' is no file"):
+    with pytest.raises(GanT2IError, match=r"weights = 'nowhere\.pt' is not a file"):
         make_session(discriminator={"name": "projected", "params": {"weights": "nowhere.pt"}}, data={"source": "no-such-data"})
 
 
