@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command("bench")
-@click.argument("configs", metavar="CONFIG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("configs", metavar="CONFIG...", nargs=-1, required=True)
 @click.option("--data", help="Captioned pictures, as for train, in place of the configs'.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY.SUBKEY=VALUE", help="Change one setting of each config; repeatable.")
 @click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Training steps per repeat.")
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file.")
 @click.option("--profile", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a profiler trace of a few steps to this file.")
 def command(
-    configs: tuple[Path, ...],
+    configs: tuple[str, ...],
     data: str | None,
     overrides: tuple[str, ...],
     steps: int,
@@ -27,7 +27,7 @@ def command(
     json_file: Path | None,
     trace: Path | None,
 ) -> None:
-    """Measure how fast configs train and sample.
+    """Measure how fast configs, YAML files or shipped recipes, train and sample.
 
     Reports pictures per second in training, the share of each phase of a step, floating-point operations per picture, the share that this
     is of the machine's speed in the same operations alone, seconds per picture in sampling, and peak memory. Networks are new, and nothing
@@ -36,21 +36,22 @@ def command(
     if trace is not None and len(configs) > 1:
         raise click.UsageError("--profile traces one config: name a single one")
     from gan_t2i.cli.options import given
+    from gan_t2i.core import recipes
     from gan_t2i.core.config import read_yaml, with_overrides
     from gan_t2i.doctor.bench import run_benchmark
     from gan_t2i.evaluation.results import write_json
     from gan_t2i.training.config import TrainConfig
 
     parsed = []
-    for path in configs:  # all are checked before the first one runs, which takes minutes
-        values = with_overrides(read_yaml(path), overrides)
+    for name in configs:  # all are checked before the first one runs, which takes minutes
+        values = with_overrides(read_yaml(recipes.path_of(name)), overrides)
         group = values.setdefault("data", {})
         if isinstance(group, dict):  # else `parse` reports it
             group |= given(source=data)
         parsed.append(TrainConfig.parse(values | given(device=device)))
     results = []
-    for path, config in zip(configs, parsed, strict=True):
-        measured = run_benchmark(str(path), config, steps=steps, repeats=repeats, trace=trace)
+    for name, config in zip(configs, parsed, strict=True):
+        measured = run_benchmark(name, config, steps=steps, repeats=repeats, trace=trace)
         click.echo(measured.table())
         results.append(measured.to_json())
         if json_file is not None:  # after each, so that a later config's failure does not lose the earlier ones

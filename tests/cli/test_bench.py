@@ -80,6 +80,7 @@ def test_refusals(config: Path, tmp_path: Path) -> None:
         ([tmp_path / "none.yaml"], f"Error: cannot read config {tmp_path / 'none.yaml'}: No such file or directory\n"),
         # the second is looked at before the first is run
         ([config, tmp_path / "none.yaml"], f"Error: cannot read config {tmp_path / 'none.yaml'}: No such file or directory\n"),
+        (["quikstart"], "Error: there is no recipe 'quikstart'; did you mean quickstart?\n"),
         ([config, "--set", "batsh=2"], "Error: unknown config key batsh; did you mean batch?\n"),
         ([config, "--set", "data=3"], "Error: config key data = 3"),
         ([config, config, "--profile", tmp_path / "t.json"], "--profile traces one config: name a single one\n"),
