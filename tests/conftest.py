@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from gan_t2i.core.log import PACKAGE
+from gan_t2i.doctor import recommend
+from gan_t2i.doctor.recommend import Recipe
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.run import run_training
@@ -141,6 +143,16 @@ def small_config(pictures: Path) -> Callable[..., dict[str, Any]]:
         return {**SMALL, "data": {"source": str(pictures)}, **changes}
 
     return make
+
+
+@pytest.fixture
+def small_recipe(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Makes the small config, without data and encoder, the one recipe that is recommended; returns its values."""
+    recipe = Recipe("small", 64, 100)
+    values = {key: value for key, value in small_config(kimg=1).items() if key not in ("data", "text_encoder")}
+    recipe.__dict__["values"] = values
+    monkeypatch.setattr(recommend, "ON_CPU", (recipe,))
+    return values
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +32,24 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options for loading a trained model."""
     function = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")(function)
     return click.option("--text-encoder", metavar="FOLDER|NAME", help="The text encoder's weights, if not where training found them.")(function)
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --config and --preset, as `config_path` and `preset`."""
+    preset = click.option("--preset", metavar="NAME", help="Take a shipped recipe, such as quickstart or emoji64, for the config.")
+    return click.option("--config", "config_path", type=click.Path(path_type=Path), help="Take a YAML file for the config.")(preset(function))
+
+
+def config_values(config_path: Path | None, preset: str | None) -> dict[str, Any] | None:
+    """Return the values of the config that --config or --preset names; None without either."""
+    from gan_t2i.core import recipes
+    from gan_t2i.core.config import read_yaml
+    from gan_t2i.core.errors import UsageError
+
+    if config_path is not None and preset is not None:
+        raise UsageError("--config and --preset both name a config: give one of them")
+    path = config_path or (recipes.find(preset) if preset is not None else None)
+    return read_yaml(path) if path is not None else None
 
 
 def given(**options: object) -> dict[str, object]:

@@ -1,12 +1,14 @@
-"""``train --dry-run`` and ``doctor``: what would be trained, on what, in which memory and time. Nothing is written to a run folder."""
+"""Measurements of a config before it is trained: layers, memory, speed and time. Nothing is written to a run folder."""
 
 import contextlib
+import io
 import json
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,23 +17,27 @@ from torch import Tensor, nn
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
-from gan_t2i.core.log import muted
+from gan_t2i.core.log import PACKAGE
 from gan_t2i.core.runtime import peak_memory_gib
-from gan_t2i.data.decode import load_image, to_image
-from gan_t2i.data.packing import pack
+from gan_t2i.data.builtin import resolve_source
+from gan_t2i.data.decode import BadImageError, load_image, to_image
+from gan_t2i.data.packing import PackedDataset, is_packed, pack
+from gan_t2i.data.readers import read
 from gan_t2i.data.records import TRAIN, Record
 from gan_t2i.data.settings import DataConfig, DataSettings
 from gan_t2i.doctor.flops import FlopCounter, convolution_rate
 from gan_t2i.losses.term import LossTerm
+from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 
-# About how many steps are timed, after as many that are not: kernels are chosen and memory is taken in the first.
+# Timed steps, roughly; as many come before them, in which kernels are chosen and memory is allocated.
 TIMED_STEPS = 8
+EXAMPLES = 12  # pictures that a pace is measured with
 
 
 def dry_run_report(config: TrainConfig) -> str:
-    """Both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
+    """Return both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, measured=True)
     batch = session.preview_batch(2)
     images, text = composite_on_grey_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
@@ -48,19 +54,18 @@ def dry_run_report(config: TrainConfig) -> str:
             f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
             *discriminator_rows,
             str(measure(session, TIMED_STEPS)),
-            *pretraining_lines(session),
             "dry run: nothing was trained or written to a run folder",
         ]
     )
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def layer_table(network: nn.Module, forward: Callable[[], object]) -> list[str]:
-    """A line for each part that `forward` passes through, two levels deep: name, class, parameters, shape of the output."""
+    """Return a line for each module that `forward` runs, two levels deep: name, class, parameters, shape of the output."""
     shapes: dict[str, str] = {}
     hooks = []
     parts = [(name, part) for name, part in network.named_modules() if name and name.count(".") < 2]
@@ -81,7 +86,7 @@ def layer_table(network: nn.Module, forward: Callable[[], object]) -> list[str]:
 
 
 def _shape(output: object) -> str:
-    """Shapes without the batch."""
+    """Return the shapes of tensors without the batch."""
     if isinstance(output, Tensor):
         return "x".join(map(str, output.shape[1:])) or "1"
     if isinstance(output, tuple):
@@ -91,46 +96,49 @@ def _shape(output: object) -> str:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a few real steps tell of a whole run's time and memory; `str` gives the line to show."""
+    """Speed and memory of a run, from a few real steps; `str` gives the lines to show."""
 
     where: str  # processes and device
     steps: int
     batch: int
     kimg: float
-    rate: float  # pictures a second
+    rate: float  # images per second
     peak_gib: float
+    pretraining: Mapping[str, float] = field(default_factory=dict)
+    """Minutes of each pretraining that comes before the run, by name."""
 
     @property
     def minutes(self) -> float:
-        """Of the whole run."""
+        """Minutes of the run, without its pretraining."""
         return self.kimg * 1000 / self.rate / 60
 
     def __str__(self) -> str:
-        return (
+        lines = [
             f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
             f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
-        )
+        ]
+        before = "pretraining before the run, once for these data"
+        return "\n".join([*lines, *(f"{before}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A pace, and how near it comes to the machine's limit; `str` gives the lines to show."""
+    """A pace, and how close it comes to the machine's limit; `str` gives the lines to show."""
 
     pace: Pace
-    gflop: float  # a picture
+    gflop: float  # per image
     limit: float  # GFLOP/s that the machine reaches in convolutions
 
     def __str__(self) -> str:
         reached = self.pace.rate * self.gflop
         return (
-            f"{self.pace}\narithmetic: {self.gflop:.2f} GFLOP a picture, {reached:.0f} GFLOP/s, {reached / self.limit:.0%} of this machine's "
+            f"{self.pace}\narithmetic: {self.gflop:.2f} GFLOP per picture, {reached:.0f} GFLOP/s, {reached / self.limit:.0%} of this machine's "
             f"{self.limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
         )
 
 
 def measure(session: Session, steps: int) -> Estimate:
-    """The memory and the time of the whole run, and how near it comes to the machine's limit, from a few real steps: as many as are asked for,
-    in whole intervals of the penalty."""
+    """Return speed, memory and arithmetic of a run, from about `steps` real steps in whole intervals of the penalty."""
     config = session.config
     interval = config.penalty.interval
     counted = []
@@ -147,8 +155,8 @@ def measure(session: Session, steps: int) -> Estimate:
 
 
 def measure_pace(session: Session) -> Pace:
-    """The memory and the time of the whole run, from the few steps of one interval of the penalty."""
-    session.run_step(0)  # kernels are chosen and memory is taken
+    """Return speed and memory of a run, from the few steps of one interval of the penalty."""
+    session.run_step(0)  # kernels are chosen and memory is allocated
     return _pace(session, session.config.penalty.interval)
 
 
@@ -160,56 +168,76 @@ def _pace(session: Session, steps: int) -> Pace:
     [value.item() for value in metrics.values()]  # waits for the device
     rate = steps * config.batch / (time.perf_counter() - start)
     many = f"{world_size()} processes, each " if world_size() > 1 else ""
-    return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak_memory_gib(session.device))
+    peak = peak_memory_gib(session.device)
+    return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak, _pretraining_minutes(session))
 
 
-def pretraining_lines(session: Session) -> list[str]:
-    """Return a line for each network that a run would pretrain first, with its time, from a few batches of it."""
-    lines = []
+def _pretraining_minutes(session: Session) -> dict[str, float]:
+    """Return the minutes of each pretraining that a run would begin with, by the term's name, from a few batches of it."""
+    minutes = {}
     for name, term in session.terms.items():
         if kimg := term.pretraining_kimg:
             batch = term.config.batch
             _seconds(term, session, 2 * batch / kimg)  # kernels are chosen
             few, more = (_seconds(term, session, batches * batch / kimg) for batches in (2, 2 + TIMED_STEPS))
-            minutes = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
-            lines.append(f"pretraining before the run, once for these data: {name}, {minutes:.1f} minutes")
-    return lines
+            minutes[name] = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
+    return minutes
 
 
 def _seconds(term: LossTerm, session: Session, images_per_kimg: float) -> float:
-    """Time a share of a term's pretraining, given in images per thousand of its length."""
+    """Return the time of a share of a term's pretraining, given in images per thousand of its length."""
     start = time.perf_counter()
     term.pretrain(session.parts, images_per_kimg / 1000)
     return time.perf_counter() - start
 
 
-def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
-    """`measure_pace` with only these few pictures, which are shown again and again: what a step takes does not depend on how many there are.
+def examples_of(config: TrainConfig) -> list[Record]:
+    """Return a few records of a config's data, spread over them, for `pace_on`; errors as for `readers.read`."""
+    source = resolve_source(config.data.source, config.resolution, config.data)
+    if isinstance(source, Path) and is_packed(source):
+        records = PackedDataset.open(source).records()
+    else:
+        records = read(source, config.data).records
+    return list(records[:: max(1, len(records) // EXAMPLES)][:EXAMPLES])
 
-    Nothing is left on disk. Raises `GanT2IError` where the config does not fit into memory, or the encoder's weights cannot be had.
+
+def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
+    """Return `measure_pace` of a config on these few pictures, shown again and again: the time of a step does not depend on their number.
+
+    Nothing stays on disk. Raises `GanT2IError` where the config does not fit into memory, or the encoder's weights cannot be found.
     """
     with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder, _cache_in(Path(folder) / "cache"):
         packed = _pack_few(records, Path(folder), config)
         data = DataConfig(source=str(packed), holdout_fraction=0.0, alpha=config.data.alpha)
         if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()  # an earlier config's peak is not this one's
+            torch.cuda.reset_peak_memory_stats()  # an earlier config's peak does not count
         try:
-            with muted():
-                session = prepare(config.model_copy(update={"data": data}), measured=True, text_folder=Path(folder) / "text")
-            return measure_pace(session)
+            with _silent():
+                session = prepare(_without_download(config).model_copy(update={"data": data}), measured=True, text_folder=Path(folder) / "text")
+                return measure_pace(session)
         except torch.OutOfMemoryError as error:
             raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
 
 
+def _without_download(config: TrainConfig) -> TrainConfig:
+    """Return the config with a text encoder that needs no download, where its own is the default one and not on this machine; a step takes
+    about as long with it."""
+    if config.text_encoder.params.get("model") != weights.MINILM.id or weights.find_local() is not None:
+        return config
+    return TrainConfig.parse({**config.model_dump(), "text_encoder": {"name": "tiny"}})
+
+
 def _pack_few(records: Sequence[Record], folder: Path, config: TrainConfig) -> Path:
-    """Pack the pictures of `records` below `folder`, all of them for training."""
+    """Pack the pictures of `records` below `folder`, all of them for training; returns the packed folder."""
     pictures = folder / "pictures"
     pictures.mkdir()
     with (pictures / "metadata.jsonl").open("w", encoding="utf-8") as file:
         for number, record in enumerate(records):
-            pixels = load_image(record.image, config.resolution, config.data)
-            to_image(pixels).save(pictures / f"{number}.png")
-            # A caption of its own: the matching term refuses data in which all are the same, as these few may be.
+            try:
+                to_image(load_image(record.image, config.resolution, config.data)).save(pictures / f"{number}.png")
+            except BadImageError:
+                continue
+            # A caption of its own: the mismatch term refuses data in which all captions are the same, as these few may be.
             own = {"file_name": f"{number}.png", "text": [*record.captions, f"picture {number}"], "split": TRAIN}
             file.write(json.dumps({**record.extra, **own}) + "\n")
     settings = DataSettings(caption_column="text", alpha=config.data.alpha)
@@ -217,8 +245,20 @@ def _pack_few(records: Sequence[Record], folder: Path, config: TrainConfig) -> P
 
 
 @contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Within ``with``, neither log nor progress bars are shown, since they would report on the few pictures of a measurement."""
+    level = PACKAGE.level
+    PACKAGE.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        PACKAGE.setLevel(level)
+
+
+@contextlib.contextmanager
 def _cache_in(folder: Path) -> Iterator[None]:
-    """What would stay in the cache goes to `folder`."""
+    """Within ``with``, the cache is in `folder`."""
     before = os.environ.get("GAN_T2I_CACHE")
     os.environ["GAN_T2I_CACHE"] = str(folder)
     try:

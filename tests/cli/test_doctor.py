@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from gan_t2i.cli.doctor import with_local_encoder
 from gan_t2i.cli.main import command
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.files import cache_dir
 from gan_t2i.doctor import dry_run as estimate
-from gan_t2i.doctor import machine, recommend
+from gan_t2i.doctor import machine
+from gan_t2i.doctor.dry_run import Pace
 from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
 
@@ -36,7 +35,7 @@ def test_every_check_has_a_line() -> None:
     states = dict(line.split()[1::-1] for line in result.output.splitlines() if line.startswith(("ok ", "missing ")))
     assert set(states) >= {"versions", "device", "arithmetic", "bfloat16", "threads", "disk", "text", "TensorBoard", "optional", "emoji"}
     assert states["arithmetic"] == states["versions"] == "ok"
-    assert "cannot be found out" not in result.output
+    assert "check failed" not in result.output
     assert "training works here" in result.output
 
 
@@ -67,7 +66,7 @@ def test_a_check_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(machine, "_device", broken)
     result = doctor()
     assert result.exit_code == 0
-    assert "cannot be found out: the driver is ill" in result.output
+    assert "check failed: the driver is ill" in result.output
 
 
 @pytest.mark.parametrize(("load", "total", "said"), [(1.1, 2, "OMP_NUM_THREADS=1"), (0.3, 2, None), (5.0, 8, None)])
@@ -97,12 +96,10 @@ def test_the_exit_code_is_one_where_training_cannot_work(fault: str, monkeypatch
     assert ("pip install torchvision" if fault == "package" else "no kernel image") in result.output
 
 
-@pytest.mark.usefixtures("no_encoder")
+@pytest.mark.usefixtures("no_encoder", "small_recipe")
 def test_it_writes_a_config_that_train_takes(
     pictures: Path, small_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = {key: small_config()[key] for key in ("generator", "discriminator")}
-    monkeypatch.setattr(recommend, "ON_CPU", (replace(recommend.ON_CPU[0], networks=small),))
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(small_config(batch=6)))
     before = sorted(cache_dir().rglob("*"))
     result = doctor("--config", tmp_path / "mine.yaml", "--write", tmp_path / "new.yaml", "--caption-column", "text")
@@ -114,7 +111,8 @@ def test_it_writes_a_config_that_train_takes(
     config = TrainConfig.parse(read_yaml(tmp_path / "new.yaml"))
     assert (config.resolution, config.data.source, config.data.caption_column) == (16, str(pictures), "text")
     text = (tmp_path / "new.yaml").read_text()
-    assert "(measured here)" in text
+    assert "img/s, measured here" in text
+    assert "recommended: small, " in result.output
     assert text.startswith("# gan-t2i train --config")
     taken: list[TrainConfig] = []
     monkeypatch.setattr(estimate, "dry_run_report", lambda config: taken.append(config))
@@ -124,7 +122,7 @@ def test_it_writes_a_config_that_train_takes(
 
 def test_it_refuses_before_it_measures(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "there.yaml").write_text("kimg: 1\nbacth: 2\n")
-    assert "--write needs --data or --config" in doctor("--write", tmp_path / "new.yaml").output
+    assert "--write needs --data, --config or --preset" in doctor("--write", tmp_path / "new.yaml").output
     again = doctor("--data", pictures, "--write", tmp_path / "there.yaml")
     assert (again.exit_code, "name a new file" in again.output) == (2, True)
     wrong = doctor("--config", tmp_path / "there.yaml")
@@ -133,10 +131,15 @@ def test_it_refuses_before_it_measures(pictures: Path, tmp_path: Path) -> None:
     assert doctor("--data", tmp_path / "missing").exit_code == 2
 
 
-def test_an_encoder_that_is_not_here_is_not_downloaded_to_measure() -> None:
-    config = TrainConfig()
-    config = TrainConfig.parse(config.model_dump())
-    assert with_local_encoder(config, True) is config
-    assert with_local_encoder(config, False).text_encoder.name == "tiny"
-    own = TrainConfig.parse({"text_encoder": {"params": {"model": "folder"}}})
-    assert with_local_encoder(own, False) is own
+def test_a_recipe_is_measured_on_the_data_that_it_names(
+    pictures: Path, small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Pace("cpu", 4, 16, 52, rate=100, peak_gib=1, pretraining={"caption": 3})
+    measured: list[TrainConfig] = []
+    monkeypatch.setattr(estimate, "pace_on", lambda config, records: measured.append(config) or pace)
+    result = doctor("--preset", "quickstart", "--data", pictures)
+    assert result.exit_code == 0, result.output
+    assert "quickstart\nestimate on cpu, from 4 steps of 16 pictures: 100 img/s, 9 minutes for 52 kimg" in result.output
+    assert "recommended: quickstart, 340 kimg, about 57 minutes at 100 img/s, measured here, after 3 minutes of pretraining, " in result.output
+    assert [config.data.source for config in measured] == [str(pictures)] * 2
+    assert doctor("--preset", "quikstart").output.endswith("there is no recipe 'quikstart'; did you mean quickstart?\n")

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data.packing import pack
 from gan_t2i.data.readers import read
 from gan_t2i.doctor import dry_run
-from gan_t2i.doctor.dry_run import pace_on, pretraining_lines
+from gan_t2i.doctor.dry_run import examples_of, measure_pace, pace_on
+from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.session import prepare
+from gan_t2i.training.session import Session, prepare
 
 
 def test_pictures_with_one_caption_can_be_measured(
@@ -31,28 +33,61 @@ def test_pictures_with_one_caption_can_be_measured(
     assert f"{found.rate:.0f} img/s" in str(found)
 
 
-def test_a_dry_run_counts_pretraining_by_its_images(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretraining_counts_by_the_pictures_that_it_shows(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     generator = small_config()["generator"]
-    placed = {**generator, "params": {**generator["params"], "local_styles": True, "layout": True}}
+    with_layout = {**generator, "params": {**generator["params"], "local_styles": True, "layout": True}}
     terms = {"layout": {"localizer_kimg": 60, "kimg": 30, "batch": 8}, "caption": {"weight": 1, "kimg": 120, "batch": 4}}
-    session = prepare(TrainConfig.parse(small_config(generator=placed, terms=terms)), measured=True)
+    session = prepare(TrainConfig.parse(small_config(generator=with_layout, terms=terms)), measured=True)
+    monkeypatch.setattr(Session, "run_step", lambda session, nimg: {})
     shown = []
 
     def layout(*arguments: Any) -> None:
-        settings = arguments[1]
-        shown.append(("layout", round(settings.localizer_kimg * 1000, 6), round(settings.kimg * 1000, 6)))
+        shown.append(("layout", arguments[1].localizer_kimg * 1000, arguments[1].kimg * 1000))
 
     monkeypatch.setattr("gan_t2i.pretraining.layout.pretrain", layout)
-    monkeypatch.setattr(
-        "gan_t2i.pretraining.captioner.pretrain", lambda *arguments: shown.append(("caption", round(arguments[1].kimg * 1000, 6)))
-    )
-    seconds = iter([0, 0, 0, 1, 10, 13, 20, 20, 30, 33, 40, 53])  # caption: two for 32 pictures; layout: ten for 64
+    monkeypatch.setattr("gan_t2i.pretraining.captioner.pretrain", lambda *arguments: shown.append(("caption", arguments[1].kimg * 1000)))
+    times = {"caption": [0, 1, 10, 11, 20, 23], "layout": [0, 3, 10, 13, 20, 33]}  # two for 32 pictures, and ten for 64
+    seconds = iter([0, 1, *times["caption"], *times["layout"]])
     monkeypatch.setattr(dry_run.time, "perf_counter", lambda: next(seconds))
-    assert pretraining_lines(session) == [
+    pace = measure_pace(session)
+    assert {name: round(minutes, 1) for name, minutes in pace.pretraining.items()} == {"caption": 125.0, "layout": 156.2}
+    assert str(pace).splitlines()[1:] == [
         "pretraining before the run, once for these data: caption, 125.0 minutes",
         "pretraining before the run, once for these data: layout, 156.2 minutes",
     ]
-    assert shown == [*[("caption", 8)] * 2, ("caption", 40), *[("layout", 16, 8)] * 2, ("layout", 80, 40)]
+    assert [(name, *map(round, lengths)) for name, *lengths in shown] == [
+        *[("caption", 8)] * 2,
+        ("caption", 40),
+        *[("layout", 16, 8)] * 2,
+        ("layout", 80, 40),
+    ]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_examples_are_spread_over_the_data(many_pictures: Path, tmp_path: Path, packed: bool) -> None:
+    source = pack(many_pictures, tmp_path / "packed", 16).folder if packed else many_pictures
+    captions = [record.captions[0] for record in examples_of(TrainConfig.parse({"data": {"source": str(source)}, "resolution": 16}))]
+    assert len(captions) == 12
+    assert captions[0].split()[0] == "tone0"
+    assert captions[-1].split()[0] > "tone180"
+
+
+def test_broken_pictures_are_left_out_of_the_measurement(small_config: Callable[..., dict[str, Any]], pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    records = read(pictures).records[:2]
+    assert pace_on(TrainConfig.parse(small_config()), [replace(records[0], image=tmp_path / "broken.png"), *records]).rate > 0
+
+
+def test_an_encoder_that_is_not_here_is_not_downloaded_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig()
+    config = TrainConfig.parse(config.model_dump())
+    without_download = dry_run._without_download
+    monkeypatch.setattr(weights, "find_local", lambda: object())
+    assert without_download(config) is config
+    monkeypatch.setattr(weights, "find_local", lambda: None)
+    assert without_download(config).text_encoder.name == "tiny"
+    own = TrainConfig.parse({"text_encoder": {"params": {"model": "folder"}}})
+    assert without_download(own) is own
 
 
 def test_what_does_not_fit_into_memory_is_one_sentence(

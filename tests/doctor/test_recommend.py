@@ -1,17 +1,17 @@
 """The recommended config: rules, reasons, and that training takes it."""
 
+import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
 
+from gan_t2i.core import recipes
 from gan_t2i.core.config import read_yaml
-from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Machine, Preset, recommend
+from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Length, Machine, Recipe, recommend
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import check_networks
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = Machine("cpu", 16, has_encoder=True, has_features=False)
 FEATURES = replace(CPU, has_features=True)
 GPU = Machine("cuda", 24, has_encoder=True, has_features=False)
@@ -27,24 +27,26 @@ FACTS = Facts(
 )
 
 
-@pytest.mark.parametrize("preset", [*ON_CPU, FEW_ON_CPU, *ON_GPU], ids=lambda preset: preset.name)
-def test_presets_are_the_shipped_configs(preset: Preset) -> None:
-    shipped = TrainConfig.parse(read_yaml(CONFIGS / f"{preset.name}.yaml"))
-    ours = TrainConfig.parse(preset.networks)
-    assert (ours.generator, ours.discriminator) == (shipped.generator, shipped.discriminator)
-    assert (preset.resolution, preset.batch) == (shipped.resolution, shipped.batch)
-    if preset is not FEW_ON_CPU:  # what else that one has hangs on the duration, see below
-        assert (ours.optimizer, ours.penalty) == (shipped.optimizer, shipped.penalty)
+@pytest.mark.parametrize("recipe", [*ON_CPU, FEW_ON_CPU, *ON_GPU], ids=lambda recipe: recipe.name)
+def test_what_is_recommended_is_the_shipped_recipe_but_for_what_the_rules_adapt(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = TrainConfig.parse(read_yaml(recipes.find(recipe.name)))
+    monkeypatch.setattr("gan_t2i.doctor.recommend.choose_recipe", lambda *arguments: (recipe, ""))
+    facts = replace(FACTS, packed_at=shipped.resolution)
+    ours = recommend(facts, replace(GPU, memory_gib=10**6), Length(shipped.kimg, "")).config()
+    adapted = {"data", "ema", "report", "penalty", "augment", "accumulation"}
+    assert {name for name in TrainConfig.model_fields if getattr(ours, name) != getattr(shipped, name)} <= adapted
+    assert ours.penalty == shipped.penalty or shipped.resolution > 64
 
 
 def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
-    shipped = TrainConfig.parse(read_yaml(CONFIGS / "emoji64.yaml"))
-    found = recommend(FACTS, FEATURES, rate=shipped.kimg * 1000 / 3600)
+    shipped = TrainConfig.parse(read_yaml(recipes.find("emoji64")))
+    found = recommend(FACTS, FEATURES, Length.fitting(60, shipped.kimg * 1000 / 3600))
     ours = found.config()
-    assert found.preset is FEW_ON_CPU
+    assert found.recipe is FEW_ON_CPU
     assert ours.kimg == shipped.kimg
-    for name in ("generator", "discriminator", "loss", "captioner", "penalty", "optimizer", "augment", "blur", "batch"):
+    for name in ("generator", "discriminator", "loss", "terms", "penalty", "optimizer", "augment", "batch"):
         assert getattr(ours, name) == getattr(shipped, name), name
+    assert (ours.loss, ours.augment.blur, ours.penalty.r1_gamma) == ("hinge", 0.08, 0)  # filled in by the discriminator
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_where_the_features_are_missing_the_command_is_named_that_gets_them() ->
 
 
 def test_pictures_that_share_captions_are_not_pulled_to() -> None:
-    assert recommend(replace(FACTS, captions=2000), FEATURES).config().loss.reconstruction_weight == 0
+    assert recommend(replace(FACTS, captions=2000), FEATURES).config().terms["reconstruction"]["weight"] == 0
 
 
 @pytest.mark.parametrize("machine", [CPU, FEATURES, GPU, replace(CPU, has_encoder=False)])
@@ -90,11 +92,11 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
     check_networks(config)
     assert config.data.source == "pictures"
     assert max(map(len, text.splitlines())) < 144
-    assert {choice.key for choice in found.choices if not choice.why} <= {"generator", "discriminator", "optimizer"}
+    assert {choice.key for choice in found.choices if not choice.why} <= {"generator", "discriminator"}
 
 
 @pytest.mark.parametrize(
-    ("side", "machine", "resolution", "preset"),
+    ("side", "machine", "resolution", "recipe"),
     [
         (9, CPU, 16, "quickstart"),
         (32, CPU, 32, "quickstart"),
@@ -107,16 +109,16 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
         (900, replace(GPU, memory_gib=80), 512, "base512"),
     ],
 )
-def test_resolution_follows_the_smallest_side_and_the_machine(side: int, machine: Machine, resolution: int, preset: str) -> None:
+def test_resolution_follows_the_smallest_side_and_the_machine(side: int, machine: Machine, resolution: int, recipe: str) -> None:
     found = recommend(replace(FACTS, smallest_side=side), machine)
-    assert (found.config().resolution, found.preset.name) == (resolution, preset)
+    assert (found.config().resolution, found.recipe.name) == (resolution, recipe)
 
 
 @pytest.mark.parametrize(("side", "gamma"), [(16, 1), (64, 1), (128, 4), (256, 16)])
 def test_penalties_grow_with_the_pixels_above_what_was_tried(side: int, gamma: float) -> None:
     found = recommend(replace(FACTS, smallest_side=side), GPU)
     assert (found.config().penalty.r1_gamma, found.config().penalty.r2_gamma) == (gamma, gamma)
-    assert ("has not" in found.to_yaml()) == (side > 64)
+    assert ("was measured at 64 px" in found.to_yaml()) == (side > 64)
 
 
 def test_packed_data_keep_their_resolution_and_their_split() -> None:
@@ -146,13 +148,50 @@ def test_few_pictures_are_augmented_but_for_what_captions_speak_of() -> None:
 
 
 def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
-    found = recommend(FACTS, CPU).with_rate(10.0)
+    found = recommend(FACTS, CPU).with_length(Length.fitting(60, 10.0))
     config = found.config()
     assert config.kimg == 36
     assert config.ema.half_life_kimg == 0.7
     assert config.report.grid_kimg == 3.6
-    assert "about an hour at 10 img/s (measured here)" in found.to_yaml()
+    assert "about an hour at 10 img/s, measured here" in found.to_yaml()
     assert len(found.choices) == len(recommend(FACTS, CPU).choices)
+
+
+def test_durations_follow_the_length_and_pretraining_does_not() -> None:
+    config = recommend(FACTS, FEATURES, Length(41.5, "")).config()  # half of the recipe's
+    assert (config.optimizer.cooldown_kimg, config.terms["reconstruction"]["kimg"], config.terms["caption"]["kimg"]) == (15, 95, 60)
+    assert (config.optimizer.warmup_kimg, config.report.grid_kimg, config.report.stats_kimg) == (1, 4.2, 0.83)
+    short = recommend(FACTS, FEATURES, Length(0.83, "", pretraining=0.1)).config()
+    assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.terms["caption"]["kimg"]) == (0.3, 1.9, 6)
+    assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.17, 0.5, 0.017)
+
+
+def test_the_recipe_in_memory_stays_as_it_is() -> None:
+    before = copy.deepcopy(FEW_ON_CPU.values)
+    recommend(replace(FACTS, captions=1), FEATURES, Length(1.0, "", pretraining=0.1))
+    recommend(FACTS, FEATURES, Length(1.0, "", pretraining=0.1))
+    assert before == FEW_ON_CPU.values
+
+
+@pytest.mark.parametrize(
+    ("minutes", "pretraining", "kimg", "share", "why"),
+    [
+        (60, 0, 36, 1, "about an hour at 10 img/s, measured here"),
+        (10, 0, 6, 1, "about 10 minutes at"),
+        (10, 4, 3.6, 1, "about 6 minutes at 10 img/s, measured here, after 4 minutes of pretraining"),
+        (10, 20, 3, 0.25, "about 5 minutes at 10 img/s, measured here, after 5 minutes of pretraining, cut to half of the time"),
+        (1e-6, 0, 6e-7, 1, "about 1e-06 minutes"),
+    ],
+)
+def test_the_minutes_are_filled(minutes: float, pretraining: float, kimg: float, share: float, why: str) -> None:
+    length = Length.fitting(minutes, 10, pretraining)
+    assert (length.kimg, length.pretraining) == (pytest.approx(kimg), share)
+    assert length.why.startswith(why)
+
+
+def test_every_length_makes_a_valid_config() -> None:
+    for kimg in (1e-6, 0.001, 0.5, 3.0, 12345.0):
+        assert recommend(FACTS, FEATURES, Length(kimg, "")).config().kimg == kimg
 
 
 def test_a_batch_that_does_not_fit_is_worked_off_in_parts() -> None:
@@ -166,4 +205,4 @@ def test_the_encoder_is_one_that_is_here_and_takes_the_captions() -> None:
     assert "text_encoder" not in recommend(FACTS, CPU).values()
     assert recommend(FACTS, replace(CPU, has_encoder=False)).config().text_encoder.name == "tiny"
     assert recommend(replace(FACTS, p95_tokens=70), CPU).config().text_encoder.params["max_tokens"] == 80
-    assert recommend(replace(FACTS, captions=1), CPU).config().loss.match_weight == 0
+    assert recommend(replace(FACTS, captions=1), CPU).config().terms["mismatch"]["weight"] == 0

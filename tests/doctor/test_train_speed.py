@@ -57,7 +57,7 @@ def test_every_phase_of_a_step_is_counted(session: Session) -> None:
     assert loop.report.bar.disable  # the report is closed
     known = [part for parts in SHARES.values() for part in parts]
     assert len(known) == len(set(known))
-    assert set(timer.calls) == set(known)
+    assert set(timer.calls) == set(known) - {"captioner"}  # whose term is off
     assert {name: timer.calls[name] for name in ("data", "text", "G forward", "D forward", "G backward", "EMA")} == dict.fromkeys(
         ("data", "text", "G forward", "D forward", "G backward", "EMA"), 4
     )
