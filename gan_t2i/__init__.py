@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from gan_t2i.core.errors import GanT2IError, UsageError
 
 if TYPE_CHECKING:
+    from gan_t2i.api import Run, train
     from gan_t2i.sampling import Text2Image, generate_image
 
 __version__ = "0.1.0"
-__all__ = ["GanT2IError", "Text2Image", "UsageError", "__version__", "generate_image"]
+__all__ = ["GanT2IError", "Run", "Text2Image", "UsageError", "__version__", "generate_image", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from gan_t2i import sampling
 
         return getattr(sampling, name)
+    if name in ("Run", "train"):
+        from gan_t2i import api
+
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,6 +20,7 @@ FLOORS = [
     {"losses", "evaluation"},
     {"training"},
     {"doctor"},
+    {"api"},
     {"cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
@@ -99,6 +100,7 @@ def test_every_part_was_walked():
         ("training/loop.py", "from gan_t2i.cli.main import main"),
         ("training/loop.py", "from gan_t2i.doctor.machine import examine"),
         ("training/loop.py", "import click"),
+        ("doctor/plan.py", "from gan_t2i.api import train"),
         ("sampling/pipeline.py", "from click.testing import CliRunner"),
         ("attic.py", ""),
     ],
@@ -114,6 +116,7 @@ def test_an_import_that_runs_upward_or_sideways_is_caught(path, source):
         ("training/loop.py", "from gan_t2i.training.step import TrainStep\nfrom .state import save_state\nfrom gan_t2i import __version__"),
         ("models/generators/style.py", "from ..base import Generator\nfrom gan_t2i.ops.layers import linear"),
         ("text/tiny.py", "from gan_t2i import registry\nimport torch.nn"),
+        ("api.py", "from gan_t2i.doctor.plan import make_plan"),
         ("doctor/bench.py", "from gan_t2i.training.session import prepare\nfrom gan_t2i.sampling.pipeline import Text2Image"),
         ("ops/modulated_conv.py", "from gan_t2i.core.runtime import autocast_off\nfrom gan_t2i.ops.layers import linear"),
     ],
@@ -138,9 +141,11 @@ def test_the_command_starts_without_torch():
     assert heavy.split() == []
 
 
-def test_the_front_door_leads_to_sampling():
+def test_the_front_door_leads_to_sampling_and_training():
+    from gan_t2i import api
     from gan_t2i.sampling import Text2Image
 
     assert gan_t2i.Text2Image is Text2Image
+    assert (gan_t2i.train, gan_t2i.Run) == (api.train, api.Run)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         gan_t2i.Nothing  # noqa: B018

@@ -1,9 +1,11 @@
-"""From a config and a place to a run: a new folder, or the unfinished one that the same command began."""
+"""Start a run from its config: in a new folder, or in the folder of the unfinished run that the same command began."""
 
 import contextlib
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,57 +22,104 @@ from gan_t2i.training.warm_start import init_source, warm_start
 
 log = logging.getLogger(__name__)
 
+REQUEST = "request.json"
+"""File in a run folder with the request that its config was made for, where measurements on this machine decided on the config."""
+RECOMMENDED = "recommended.yaml"
+"""File in a run folder with the config as it was recommended, with the reasons."""
+
 
 def find_run(config: TrainConfig, outdir: Path, resume: str) -> RunFolder | None:
-    """The run to go on with, None for a new one.
+    """Return the run to resume, None for a new one.
 
-    `resume`: ``auto`` takes the newest run in `outdir` with exactly this config, if it is unfinished; ``never`` none; else a run folder,
-    or ``latest``, whose config must agree but for kimg, report, evaluate and device.
+    `resume`: ``auto`` takes the newest run in `outdir` with exactly this config, if it is unfinished; ``never`` takes none; a run folder or
+    ``latest`` takes that run, whose config may differ in kimg, report, evaluate and device alone.
     """
+    # a raised kimg is another config for auto: name the run to lengthen it
+    run = _find(lambda run: config_of(run) == config, outdir, resume)
+    if run is not None and resume != "auto":
+        recorded = config_of(run)
+        free = {"kimg": config.kimg, "report": config.report, "evaluate": config.evaluate, "device": config.device}
+        if recorded is None or recorded.model_copy(update=free) != config:
+            raise UsageError(f"--resume {resume}: its config.yaml differs from this command's in more than kimg, report, evaluate and device")
+    return run
+
+
+def find_requested(request: Mapping[str, Any], outdir: Path, resume: str) -> tuple[RunFolder, TrainConfig] | None:
+    """Return the run to resume and its config, None for a new one: as `find_run`, but a run is recognised by its `REQUEST` file."""
+    run = _find(lambda run: _request_of(run) == request and config_of(run) is not None, outdir, resume)
+    if run is None:
+        return None
+    config = config_of(run)
+    if config is None or _request_of(run) != request:
+        raise UsageError(f"--resume {resume}: {run.path} was begun by another command; repeat that, or name its config: --config {run.config}")
+    return run, config
+
+
+def _find(same: Callable[[RunFolder], bool], outdir: Path, resume: str) -> RunFolder | None:
+    """Return the newest run that is the `same`, if it is unfinished, or the run that `resume` names."""
     if resume == "never":
         return None
-    if resume == "auto":
-        # a kimg that was raised is another config here: name the run to lengthen it
-        same = [run for run in list_runs(outdir) if _config_of(run) == config]
-        return same[-1] if same and not _is_finished(same[-1], config) else None
     runs = list_runs(outdir)
+    if resume == "auto":
+        newest = next((run for run in reversed(runs) if same(run)), None)
+        return None if newest is None or is_finished(newest) else newest
     run = runs[-1] if resume == "latest" and runs else RunFolder(Path(resume))
     if not run.state.is_file():
         raise UsageError(f"--resume {resume}: {run.path} has no state to go on from; name a run folder, latest, auto or never")
-    recorded = _config_of(run)
-    free = {"kimg": config.kimg, "report": config.report, "evaluate": config.evaluate, "device": config.device}
-    if recorded is None or recorded.model_copy(update=free) != config:
-        raise UsageError(f"--resume {resume}: its config.yaml differs from this command's in more than kimg, report, evaluate and device")
     return run
 
 
 def run_training(
-    config: TrainConfig, outdir: Path, *, resume: str, description: str, changed_data: bool = False
+    config: TrainConfig,
+    outdir: Path,
+    *,
+    resume: str | RunFolder,
+    description: str,
+    changed_data: bool = False,
+    files: Mapping[str, str] | None = None,
 ) -> tuple[RunFolder, int | None]:
-    """Train as `config` says, in a new or an unfinished run folder; returns the folder and the signal that ended it early.
+    """Train with `config` in a new or an unfinished run folder; returns the folder and the signal that ended the run early.
 
-    `changed_data`: whether a run may go on with another data set than it began with. Of several processes, the first finds or makes the
-    folder, holds its lock and writes; all read the state.
+    Args:
+        config: the run's.
+        outdir: the folder of run folders.
+        resume: as for `find_run`, or the run to resume itself.
+        description: part of a new folder's name.
+        changed_data: allow a run to continue on another data set than it began with.
+        files: name -> text of further files to write into a new run folder.
+
+    Of several processes, the first finds or makes the folder, holds its lock and writes; all read the state.
     """
     if config.init is not None:
-        init_source(config.init)  # what is missing is missed before the data are packed
-    found = find_run(config, outdir, resume) if is_first() else None
+        init_source(config.init)  # a missing file is an error before the data are packed
+    found = None
+    if is_first():
+        found = resume if isinstance(resume, RunFolder) else find_run(config, outdir, resume)
     session = prepare(config)
     with _claimed(found, outdir, description) as folder:
         progress = _continue(session, folder, changed_data)
         if found is not None:
             log.info(f"going on with {folder.path} after {progress.nimg:,} images")
         if is_first():
-            remove_temporary(folder.path)  # the lock is held: whoever wrote them is gone
-            with atomic_file(folder.config) as temporary:
-                temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            remove_temporary(folder.path)  # the lock is held, so their writers are gone
+            new_files = (files or {}) if found is None else {}
+            for name, text in new_files.items():
+                _write(folder.path / name, text)
+            _write(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+            if RECOMMENDED in new_files:
+                log.info(f"written, with the reasons: {folder.path / RECOMMENDED}")
         log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
         return folder, train(session, folder, progress)
 
 
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def _claimed(found: RunFolder | None, outdir: Path, description: str) -> Iterator[RunFolder]:
-    """The first process's `found` folder, or a new one, in all processes; the lock on it is the first's."""
+    """Yield the first process's `found` folder, or a new one, in all processes; the first holds the lock on it."""
     if not is_first():
         yield RunFolder(from_first(outdir))
         return
@@ -81,7 +130,7 @@ def _claimed(found: RunFolder | None, outdir: Path, description: str) -> Iterato
 
 
 def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progress:
-    """Put the state in `folder`, if there is one, into the networks; returns where it stands, else the beginning."""
+    """Load the state in `folder`, if there is one, into the networks; returns its position, else the beginning."""
     there = from_first(folder.state.is_file())
     if there and not folder.state.is_file():
         raise GanT2IError(f"process {rank()} cannot read {folder.state}: the run folder must be on a disk that all nodes share")
@@ -93,14 +142,23 @@ def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progre
     return load_state(folder.state, session.networks, unchanged)
 
 
-def _config_of(run: RunFolder) -> TrainConfig | None:
+def config_of(run: RunFolder) -> TrainConfig | None:
+    """Return a run's config; None where the folder has none, or one that this version does not understand."""
     try:
         return TrainConfig.parse(read_yaml(run.config))
-    except GanT2IError:  # a folder without a config that this version understands is not this command's run
+    except GanT2IError:
         return None
 
 
-def _is_finished(run: RunFolder, config: TrainConfig) -> bool:
-    if not run.state.is_file():
-        return False
-    return read_progress(run.state).nimg >= config.kimg * 1000
+def _request_of(run: RunFolder) -> Any:
+    """Return the contents of a run's `REQUEST` file; None without one."""
+    try:
+        return json.loads((run.path / REQUEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Return True if a run has reached the length in its config."""
+    config = config_of(run)
+    return config is not None and run.state.is_file() and read_progress(run.state).nimg >= config.kimg * 1000

@@ -207,7 +207,7 @@ def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> No
     arguments = (
         "--data-format coco --image-root pictures --caption-lines first --crop fit --background black --caption-column x --on-bad error --alpha"
     )
-    result = CliRunner().invoke(command, ["train", "--dry-run", "--data", "captions.json", *arguments.split()])
+    result = CliRunner().invoke(command, ["train", "--dry-run", "--preset", "quickstart", "--data", "captions.json", *arguments.split()])
     assert result.exit_code == 0, result.output
     assert seen[0].data.model_dump() == {
         "source": "captions.json",

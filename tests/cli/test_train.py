@@ -1,6 +1,8 @@
 """``gan-t2i train`` from the config file to the run folder."""
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,12 @@ from click.testing import CliRunner, Result
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.cli.main import command
 from gan_t2i.core.config import read_yaml
+from gan_t2i.doctor import dry_run, plan
+from gan_t2i.doctor.dry_run import Pace
 from gan_t2i.runs import RunFolder, list_runs
+from gan_t2i.text import weights
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.session import Session
 
 
 @pytest.fixture
@@ -86,3 +93,182 @@ def test_dry_run(train: Callable[..., Result], tmp_path: Path) -> None:
     assert 0.1 < memory < 100
     assert "nothing was trained" in result.output
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def dial(tmp_path: Path, pictures: Path, small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs the command without a config on the test pictures, with the small recipe and encoder, in tmp_path/runs."""
+    monkeypatch.setattr(weights, "find_local", lambda: None)
+
+    def run(*arguments: object, data: object = pictures) -> Result:
+        return CliRunner().invoke(command, ["train", "--data", str(data), "--outdir", str(tmp_path / "runs"), *map(str, arguments)])
+
+    return run
+
+
+@pytest.fixture
+def paces(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Replaces measurements: each takes the next of these rates, in images per second."""
+    rates = [20.0, 40.0, 80.0]
+    monkeypatch.setattr(plan, "pace_on", lambda config, records: Pace("cpu", 4, config.batch, config.kimg, rates.pop(0), 1.0))
+    return rates
+
+
+def stop_at(nimg: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGINT before the step from `nimg` on, once."""
+    run_step = Session.run_step
+
+    def run_step_and_signal(session: Session, at: int) -> Any:
+        if at == nimg:
+            monkeypatch.setattr(Session, "run_step", run_step)
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_step(session, at)
+
+    monkeypatch.setattr(Session, "run_step", run_step_and_signal)
+
+
+def test_data_alone_trains_the_recommended_config(dial: Callable[..., Result], tmp_path: Path, pictures: Path) -> None:
+    result = dial("--minutes", "0.001", "--set", "seed=3", "--caption-column", "text")
+    assert result.exit_code == 0, result.output
+    (folder,) = list_runs(tmp_path / "runs")
+    assert folder.path.name.startswith("00000-pictures")
+    config, recommended = TrainConfig.parse(read_yaml(folder.config)), folder.path / "recommended.yaml"
+    said = "recipe|resolution|length|text encoder: tiny [(]|augmentation|written"
+    lines = [line for line in result.output.splitlines() if re.match(said, line)]
+    assert lines[0] == "recipe: small (the smallest one for 16 px on a CPU)"
+    size = "95% of the pictures have at least 24 px on their shorter side; 16 is the largest power of two within"
+    assert lines[1] == f"resolution: 16 px ({size})"
+    assert re.fullmatch(rf"length: {config.kimg:g} kimg \(about 0.001 minutes at [\d.e+]+ img/s, measured here\)", lines[2])
+    assert lines[3].startswith("text encoder: tiny (all-MiniLM-L6-v2 is not on this machine")
+    assert lines[4:] == [f"written, with the reasons: {recommended}"]
+    again = f"# gan-t2i train --data {pictures} --minutes 0.001 --set seed=3 --set data.caption_column=text"
+    assert recommended.read_text().splitlines()[0] == again
+    assert TrainConfig.parse(read_yaml(recommended) | {"seed": 3}) == config
+    assert (config.seed, config.data.source, config.data.caption_column) == (3, str(pictures), "text")
+    assert read_tensors(folder.state)[1]["nimg"] >= config.kimg * 1000
+
+
+def test_the_same_command_goes_on_whatever_the_pace_is(
+    dial: Callable[..., Result], paces: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(4, monkeypatch)
+    assert dial("--minutes", 0.01).exit_code == 128 + signal.SIGINT
+    (folder,) = list_runs(tmp_path / "runs")
+    assert (read_yaml(folder.config)["kimg"], read_tensors(folder.state)[1]["nimg"]) == (0.012, 8)
+    (folder.path / "recommended.yaml").write_text("mine\n")
+    result = dial("--minutes", 0.01)
+    assert result.exit_code == 0, result.output
+    assert f"going on with {folder.path} after 8 images" in result.output
+    assert (list_runs(tmp_path / "runs"), paces) == ([folder], [40, 80])  # nothing was measured
+    assert (read_yaml(folder.config)["kimg"], read_tensors(folder.state)[1]["nimg"]) == (0.012, 12)
+    assert (folder.path / "recommended.yaml").read_text() == "mine\n"
+    # a finished run is not continued, and another command is another run
+    assert dial("--minutes", 0.01).exit_code == 0
+    assert dial("--minutes", 0.01, "--seed", 1).exit_code == 0
+    assert [read_yaml(run.config)["kimg"] for run in list_runs(tmp_path / "runs")] == [0.012, 0.024, 0.048]
+
+
+def test_resuming_a_measured_run_by_name(
+    dial: Callable[..., Result], paces: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--resume latest: latest has no state to go on from" in dial("--resume", "latest").output
+    stop_at(4, monkeypatch)
+    dial("--minutes", 0.01)
+    (folder,) = list_runs(tmp_path / "runs")
+    refused = dial("--minutes", 0.02, "--resume", "latest")
+    assert refused.exit_code == 2
+    assert refused.output.splitlines()[-1] == (
+        f"Error: --resume latest: {folder.path} was begun by another command; repeat that, or name its config: --config {folder.config}"
+    )
+    assert dial("--minutes", 0.01, "--resume", "never").exit_code == 0
+    assert dial("--minutes", 0.01, "--resume", folder.path).exit_code == 0
+    assert read_tensors(folder.state)[1]["nimg"] == 12
+    longer = CliRunner().invoke(command, ["train", "--config", str(folder.config), "--kimg", "0.016", "--resume", str(folder.path)])
+    assert longer.exit_code == 0, longer.output
+    assert read_tensors(folder.state)[1]["nimg"] == 16
+    assert len(list_runs(tmp_path / "runs")) == 2
+
+
+def test_with_a_given_length_nothing_is_measured(dial: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(plan, "pace_on")
+    result = dial("--kimg", 0.008, "--set", "batch=2", "--keep", 2)
+    assert result.exit_code == 0, result.output
+    assert "length: 0.008 kimg (as given)" in result.output
+    (folder,) = list_runs(tmp_path / "runs")
+    config = TrainConfig.parse(read_yaml(folder.config))
+    assert (config.kimg, config.batch, config.report.keep, config.report.grid_kimg) == (0.008, 2, 2, 0.0008)
+    assert "--set batch=2 --set report.keep=2 --set kimg=0.008" in (folder.path / "recommended.yaml").read_text().splitlines()[0]
+
+
+def test_minutes_scale_the_durations_of_a_config(
+    train: Callable[..., Result], paces: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ("--set", "optimizer.cooldown_kimg=0.004", "--set", "report.stats_kimg=1")
+    for _ in range(2):  # the second is finished by then, and begins anew
+        result = train("--minutes", 0.01, *changes)
+        assert result.exit_code == 0, result.output
+    assert "length: 0.024 kimg (about 0.01 minutes at 40 img/s, measured here)" in result.output
+    first, second = (TrainConfig.parse(read_yaml(run.config)) for run in list_runs(tmp_path / "runs"))
+    assert (first.kimg, second.kimg) == (0.012, 0.024)
+    # what --set says stays, and the rest follows
+    assert (second.optimizer.cooldown_kimg, second.report.stats_kimg, second.report.grid_kimg) == (0.004, 1, 0.0024)
+    assert not list((tmp_path / "runs").glob("*/recommended.yaml"))
+    stop_at(4, monkeypatch)
+    assert train("--minutes", 0.01, *changes).exit_code == 128 + signal.SIGINT
+    assert train("--minutes", 0.01, *changes).exit_code == 0
+    assert len(list_runs(tmp_path / "runs")) == 3
+    assert paces == []
+
+
+def test_a_preset_is_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[TrainConfig] = []
+    monkeypatch.setattr(dry_run, "dry_run_report", taken.append)
+    config = Path(__file__).parents[2] / "configs" / "emoji64.yaml"
+    for arguments in (["--preset", "emoji64"], ["--config", str(config)]):
+        result = CliRunner().invoke(command, ["train", "--dry-run", *arguments])
+        assert result.exit_code == 0, result.output
+    assert taken[0] == taken[1]
+    assert taken[0].terms["caption"]["weight"] == 1
+
+
+@pytest.mark.usefixtures("paces")
+def test_a_dry_run_of_the_recommended_config(dial: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "dry_run_report", lambda config: f"report on {config.kimg:g} kimg")
+    result = dial("--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "length: 72 kimg (about an hour at 20 img/s, measured here)" in result.stdout
+    assert "report on 72 kimg" in result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to train on: name pictures with --data FOLDER, a recipe with --preset NAME, or a config with --config FILE"),
+        (("--minutes", "5"), "nothing to train on: name pictures with"),
+        (("--data", "PICTURES", "--minutes", "5", "--kimg", "1"), "minutes and kimg both set the length of the run: give one of them"),
+        (("--data", "PICTURES", "--minutes", "5", "--set", "kimg=1"), "minutes and kimg both set the length of the run: give one of them"),
+        (("--data", "PICTURES", "--minutes", "0"), "minutes = 0: give a number above 0"),
+        (("--data", "PICTURES", "--minutes", "nan"), "minutes = nan: give a number above 0"),
+        (("--data", "PICTURES", "--minutes", "soon"), "'soon' is not a valid float"),
+        (("--data", "nowhere"), "data nowhere does not exist"),
+        (("--data", "PICTURES", "--set", "data=3"), "config key data = 3"),
+        (("--data", "PICTURES", "--set", "data.crop=round"), "config key data.crop = 'round'"),
+        (("--data", "PICTURES", "--set", "bacth=3"), "unknown config key bacth; did you mean batch?"),
+        (("--data", "PICTURES", "--set", "device=tpu9"), "allowed: auto, cpu, cuda, cuda:N, mps"),
+        (("--preset", "emoji46"), "there is no recipe 'emoji46'; did you mean emoji64?"),
+        (("--preset", "quickstart", "--config", "mine.yaml"), "--config and --preset both name a config: give one of them"),
+        (("--preset", "quickstart", "--minutes", "5", "--set", "bacth=3"), "unknown config key bacth; did you mean batch?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_wrong_is_one_sentence_before_anything_is_measured(
+    arguments: tuple[str, ...], message: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(plan, "pace_on")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, ["train", *(str(pictures) if part == "PICTURES" else part for part in arguments)])
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert message in result.output.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

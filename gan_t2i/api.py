@@ -1,0 +1,140 @@
+"""Train from Python: `train`, and the `Run` that it returns. The command ``gan-t2i train`` is the same code with options for arguments."""
+
+import json
+import logging
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gan_t2i.core import recipes
+from gan_t2i.core.config import read_yaml
+from gan_t2i.core.distributed import from_first, is_first, process_group
+from gan_t2i.core.errors import UsageError
+from gan_t2i.doctor.plan import Request, make_plan
+from gan_t2i.runs import RunFolder
+from gan_t2i.sampling.pipeline import Text2Image
+from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.run import RECOMMENDED, REQUEST, find_requested, is_finished, run_training
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run of training: its folder with snapshots, grids, metrics and the state to resume from.
+
+    >>> run = gan_t2i.Run("runs/00000-my-pictures")
+    >>> run.model().generate("a blue teapot", seeds=range(4))
+
+    Args:
+        folder: the run folder; raises `UsageError` where it does not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        """Path of the run folder."""
+        if not self.folder.is_dir():
+            raise UsageError(f"there is no run folder {self.folder}")
+
+    def __repr__(self) -> str:
+        metrics = self.metrics
+        return f"Run({str(self.folder)!r}, {metrics[-1]['nimg'] if metrics else 0:,} images, {'finished' if self.finished else 'unfinished'})"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metrics of the run, one dict per tick, oldest first: ``nimg`` (images shown so far), ``Loss/G/loss``, ``Text/match_gap`` and more.
+
+        They are the lines of stats.jsonl: ``[(m["nimg"], m["Loss/D/loss"]) for m in run.metrics]`` is a curve.
+        """
+        return RunFolder(self.folder).records()
+
+    @property
+    def finished(self) -> bool:
+        """True if the run has reached the length in its config."""
+        return is_finished(RunFolder(self.folder))
+
+    def model(self, *, device: str = "auto") -> Text2Image:
+        """Load the newest snapshot; raises `GanT2IError` where there is none yet."""
+        return Text2Image.load(self.folder, device=device)
+
+
+def train(
+    config_or_preset: str | Path | Mapping[str, Any] | TrainConfig | None = None,
+    *,
+    data: str | Path | None = None,
+    minutes: float | None = None,
+    kimg: float | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    outdir: str | Path = "runs",
+    resume: str = "auto",
+) -> Run:
+    """Train a model on captioned pictures, and return the run.
+
+    >>> import gan_t2i
+    >>> run = gan_t2i.train(data="my_pictures", minutes=30)
+    >>> run.model().generate("a blue teapot")[0].save("teapot.png")
+
+    A run that was interrupted (Ctrl-C saves first) continues with the same call. Progress is reported to the logger ``gan_t2i``:
+    ``logging.basicConfig(level="INFO")`` shows it.
+
+    Args:
+        config_or_preset: the name of a shipped recipe such as "emoji64", a YAML file, or config values as a mapping. None takes a config
+            that suits the data, this machine and the minutes; it is kept in the run folder as recommended.yaml, with its reasons.
+        data: a folder of captioned pictures, a file, ``hf:owner/name``, or a built-in set, "shapes" or "emoji"; in place of the config's.
+        minutes: time that the run is to take, at the speed measured on this machine; 60 without a config, else the config's own length.
+        kimg: length of the run in thousands of images shown, in place of minutes.
+        seed: seed of every random number.
+        settings: changes of single settings by dotted key, such as ``{"optimizer.g_lr": 1e-4, "data.caption_column": "title"}``.
+        outdir: folder that the run's own folder is made in.
+        resume: "auto" continues the newest unfinished run of the same call; "never" begins a new one; "latest" or a run folder continues that.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: an argument or a setting is wrong; the message says which, and what is allowed.
+        GanT2IError: the data, a file or the machine does not allow the training, or it diverged.
+        KeyboardInterrupt: the run was interrupted, after it has been saved.
+    """
+    base, name = _base(config_or_preset)
+    changes = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items())
+    given = {"data": {"source": str(data)} if data is not None else {}, "kimg": kimg, "seed": seed}
+    request = Request(base, changes, {key: value for key, value in given.items() if value not in (None, {})}, minutes)
+    folder, stopped_by = begin(request, Path(outdir), resume=resume, description=name)
+    if stopped_by is not None:
+        signal.raise_signal(stopped_by)  # saved; now it does what it does everywhere
+    return Run(folder.path)
+
+
+def begin(
+    request: Request, outdir: Path, *, resume: str = "auto", description: str | None = None, changed_data: bool = False
+) -> tuple[RunFolder, int | None]:
+    """Train what is requested; arguments and result as for `training.run.run_training`. The description is the data's name by default."""
+    config = None if request.is_measured else make_plan(request).config
+    with process_group(request.device):
+        run: str | RunFolder = resume
+        files: dict[str, str] = {}
+        if config is None:
+            found = from_first(find_requested(request.to_json(), outdir, resume) if is_first() else None)
+            if found is not None:
+                run, config = found
+            else:
+                plan = make_plan(request)
+                for line in plan.lines:
+                    log.info(line)
+                run, config, files = "never", plan.config, {REQUEST: json.dumps(request.to_json())}
+                if plan.recommended is not None:
+                    files[RECOMMENDED] = plan.recommended
+        name = description or Path(config.data.source).name
+        return run_training(config, outdir, resume=run, description=name, changed_data=changed_data, files=files)
+
+
+def _base(config: str | Path | Mapping[str, Any] | TrainConfig | None) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Return config values and their name, None for those that are to be recommended."""
+    if config is None or isinstance(config, Mapping):
+        return config, None
+    if isinstance(config, TrainConfig):
+        return config.model_dump(mode="json"), None
+    path = recipes.path_of(str(config))
+    return read_yaml(path), path.stem
