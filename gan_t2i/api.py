@@ -1,5 +1,7 @@
 """Train from Python: `train`, and the `Run` that it returns. The command ``gan-t2i train`` is the same code with options for arguments."""
 
+from __future__ import annotations  # for short types in help()
+
 import json
 import logging
 import signal
@@ -21,18 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """A run of training: its folder with snapshots, grids, metrics and the state to resume from.
+    """A training run: its folder with snapshots, grids, metrics and the state to resume from.
 
     >>> run = gan_t2i.Run("runs/00000-my-pictures")
     >>> run.model().generate("a blue teapot", seeds=range(4))
 
     Args:
-        folder: the run folder; raises `UsageError` where it does not exist.
+        folder: the run folder, kept as the attribute ``folder``; raises `UsageError` where it does not exist.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        """Path of the run folder."""
         if not self.folder.is_dir():
             raise UsageError(f"there is no run folder {self.folder}")
 
@@ -75,8 +76,8 @@ def train(
     >>> run = gan_t2i.train(data="my_pictures", minutes=30)
     >>> run.model().generate("a blue teapot")[0].save("teapot.png")
 
-    A run that was interrupted (Ctrl-C saves first) continues with the same call. Progress is reported to the logger ``gan_t2i``:
-    ``logging.basicConfig(level="INFO")`` shows it.
+    Ctrl-C saves the run, and the same call continues it. Messages go to the logger ``gan_t2i``: ``logging.basicConfig(level="INFO")`` shows
+    them.
 
     Args:
         config_or_preset: the name of a shipped recipe such as "emoji64", a YAML file, or config values as a mapping. None takes a config

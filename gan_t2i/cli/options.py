@@ -36,8 +36,8 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --config and --preset, as `config_path` and `preset`."""
-    preset = click.option("--preset", metavar="NAME", help="Take a shipped recipe, such as quickstart or emoji64, for the config.")
-    return click.option("--config", "config_path", type=click.Path(path_type=Path), help="Take a YAML file for the config.")(preset(function))
+    preset = click.option("--preset", metavar="NAME", help="A shipped recipe, such as quickstart or emoji64, in place of a file.")
+    return click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file with the config.")(preset(function))
 
 
 def config_values(config_path: Path | None, preset: str | None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Turn a request, such as pictures and minutes, into a config for this machine."""
 
 import json
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,8 @@ from gan_t2i.data.records import Record
 from gan_t2i.doctor.dry_run import examples_of, pace_on
 from gan_t2i.doctor.recommend import MINUTES, Length, Machine, Recommendation, inspect_and_recommend, with_length
 from gan_t2i.training.config import TrainConfig
+
+log = logging.getLogger(__name__)
 
 PICTURES = 500
 """Largest number of pictures that are inspected: enough for sizes and faults, in seconds."""
@@ -141,6 +144,7 @@ def _config(request: Request, advice: Recommendation) -> TrainConfig:
 
 
 def _measured_length(config: TrainConfig, examples: list[Record], minutes: float) -> Length:
+    log.info("measuring a few training steps on this machine")
     pace = pace_on(config, examples)
     return from_first(Length.fitting(minutes, pace.rate, sum(pace.pretraining.values())))
 

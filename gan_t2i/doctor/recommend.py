@@ -386,8 +386,8 @@ def _augment(values: Mapping[str, Any], facts: Facts) -> Choice:
     reasons = [f"{facts.pictures:,} pictures are few, and D would memorise them"]
     if facts.direction_share > _MENTIONED:
         del strengths["translation"]
-        reasons.append(f"not moved, as {facts.direction_share:.0%} of the captions mention left and right")
+        reasons.append(f"no translation, as {facts.direction_share:.0%} of the captions mention left and right")
     if facts.colour_share > _MENTIONED:
         strengths = {name: value for name, value in strengths.items() if name not in ("brightness", "saturation")}
-        reasons.append(f"colours kept, as {facts.colour_share:.0%} of the captions mention them")
+        reasons.append(f"no change of colours, as {facts.colour_share:.0%} of the captions mention them")
     return Choice("augment", strengths, "; ".join(reasons))
