@@ -4,6 +4,7 @@
 >>> generate_image("a red heart above a blue star").save("heart.png")  # by the small model that comes with the package
 >>> model = Text2Image.load("latest")  # your newest run in ./runs
 >>> pictures = model.generate(["a red heart", "a blue star"], seeds=[0, 1])
+>>> run = gan_t2i.train(data="my_pictures", minutes=30)  # and then run.model()
 
 Errors that you can cause are `GanT2IError`, each with one sentence on what is wrong and what is allowed.
 """

@@ -130,7 +130,7 @@ def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
                 return snapshots[-1]
         if name == "auto":
             return PRETRAINED
-        raise UsageError(f"there is no run with a snapshot in {outdir}/: train one first, e.g. gan-t2i train --config configs/quickstart.yaml")
+        raise UsageError(f"there is no run with a snapshot in {outdir}/: train one first, e.g. gan-t2i train --preset quickstart")
     path = Path(name)
     if path.is_file():
         return path
