@@ -1,4 +1,4 @@
-"""``gan-t2i bench``: configs side by side, in training and in sampling, with what the machine can do at best."""
+"""``gan-t2i bench``: configs side by side in training and in sampling, with the limits of the machine."""
 
 import contextlib
 import logging
@@ -30,19 +30,20 @@ PROMPTS = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found for one config."""
+    """Measurements of one config."""
 
     name: str
     config: TrainConfig
     device: str
     parameters: dict[str, int]
-    """Trainable ones of G and D."""
+    """Trainable parameters of G and D."""
     machine: dict[str, float]
-    """GFLOP/s; see `machine_rates`."""
+    """Speeds in GFLOP/s; see `machine_rates`."""
     training: TrainSpeed
     sampling: SampleSpeed
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
         return {
             "name": self.name,
             "config": self.config.model_dump(mode="json"),
@@ -56,19 +57,19 @@ class Measured:
         }
 
     def table(self) -> str:
-        """A few lines for the screen."""
+        """Return a few lines for the screen."""
         config, training, sampling = self.config, self.training, self.sampling
         rows = {
             "networks": ", ".join(f"{name} {count:,} parameters" for name, count in self.parameters.items()),
             "training": f"{training.images_per_second:.4g} img/s ({training.slowest:.4g} to {training.fastest:.4g})",
             "phases": ", ".join(f"{name} {share:.1%}" for name, share in training.shares.items()),
-            "arithmetic": f"{training.gflop_per_image:.3g} GFLOP a picture, {training.gflop_per_second:.4g} GFLOP/s",
+            "arithmetic": f"{training.gflop_per_image:.3g} GFLOP per picture, {training.gflop_per_second:.4g} GFLOP/s",
             "machine": ", ".join(f"{name} {rate:.4g} GFLOP/s" for name, rate in self.machine.items()),
             "own shapes": ", ".join(f"{kind} {value.rate:.4g} GFLOP/s" for kind, value in training.ceilings.items()),
             "limit": f"{training.ceiling.rate:.4g} GFLOP/s over all of the step's own shapes; {training.share_of_limit:.0%} of it reached",
             "sampling": f"first picture {_ms(sampling.first)}, then {_ms(sampling.warm)} (encoder {_ms(sampling.encoder)}, generator "
             f"{_ms(sampling.generator)}, {sampling.overhead:.2f} times their sum)",
-            f"batch of {BATCH}": f"first {_ms(sampling.batch_first)} a picture, then {_ms(sampling.batch_warm)}",
+            f"batch of {BATCH}": f"first {_ms(sampling.batch_first)} per picture, then {_ms(sampling.batch_warm)}",
             "memory": f"{training.peak_memory_gib:.2f} GiB at the peak",
         }
         head = f"{self.name}: {config.resolution} px, batch {config.batch}, {training.steps} steps a repeat, on {self.device}"
@@ -80,7 +81,7 @@ def _ms(seconds: float) -> str:
 
 
 def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, trace: Path | None) -> Measured:
-    """Measure one config, with fresh networks; `trace` names a file for a profiler's trace of a few more steps and a picture.
+    """Measure one config with new networks; `trace` is a file for a profiler trace of a few more steps and a picture, None for no trace.
 
     Raises `GanT2IError` where data or text encoder are missing, and `UsageError` where the trace cannot be written.
     """
@@ -88,7 +89,7 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
     reset_peak_memory(session.device)
     pipeline = Text2Image(session.networks.G_ema, session.encoder, session.snapshot_info(0))
     networks = {"G": count_parameters(session.networks.G), "D": count_parameters(session.networks.D)}
-    # sampling comes first: its first call is to be a first one
+    # sampling comes first, so that its first call is the generator's first
     sampling = measure_sampling(pipeline, some_captions(session), repeats)
     training = measure_training(session, steps, repeats)
     machine = machine_rates(session.device)
@@ -99,13 +100,13 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
 
 
 def some_captions(session: Session) -> list[str]:
-    """Captions of the data set, spread over it."""
+    """Return captions spread over the data set."""
     captions = session.dataset.captions
     return captions[:: max(1, len(captions) // PROMPTS)]
 
 
 def machine_rates(device: torch.device) -> dict[str, float]:
-    """GFLOP/s of round shapes: convolutions of 128 channels at 32x32, matrices of 2048; in bfloat16 where the hardware has it."""
+    """Return GFLOP/s for round shapes: convolutions of 128 channels at 32x32, matrices of 2048; in bfloat16 too where the hardware has it."""
     precisions: Mapping[str, torch.dtype] = {"float32": torch.float32}
     if has_fast_bf16(device):
         precisions = {"bf16": torch.bfloat16, **precisions}
@@ -114,16 +115,16 @@ def machine_rates(device: torch.device) -> dict[str, float]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forget what earlier work took, so that `peak_memory_gib` is this config's; where the system cannot, it is the whole process's."""
+    """Reset the peak of memory, so that `peak_memory_gib` is this config's; where the system cannot, it stays the whole process's."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # Linux has it, and not every container
+        with contextlib.suppress(OSError):  # Linux has it, but not every container
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def trace_steps(session: Session, pipeline: Text2Image) -> profile:
-    """A profile of the steps from one penalty to the next, a tick, and one picture."""
+    """Return a profile of the steps from one penalty to the next, a tick, and one picture."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if session.device.type == "cuda" else [])]
     with temporary_loop(session) as loop:
         loop.run(1)
@@ -138,7 +139,7 @@ def write_trace(profiler: profile, path: Path) -> None:
     """Write a trace in Chrome's format, compressed where `path` ends in .gz; raises `UsageError` where it cannot be written."""
     try:
         with tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as folder, atomic_file(path) as temporary:
-            exported = Path(folder) / path.name  # the profiler goes by the ending, which a temporary file does not have
+            exported = Path(folder) / path.name  # the profiler looks at the suffix, which a temporary file does not have
             profiler.export_chrome_trace(str(exported))
             shutil.copyfile(exported, temporary)
     except OSError as error:

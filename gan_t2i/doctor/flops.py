@@ -1,4 +1,4 @@
-"""Floating-point operations: which ones a computation does, and how fast this machine does them."""
+"""Floating-point operations: count those of a computation, and measure how fast this machine does them."""
 
 import functools
 import math
@@ -17,12 +17,12 @@ from torch.utils.flop_counter import flop_registry
 from gan_t2i.core.runtime import autocast, synchronize
 
 TIMED_SECONDS = 2e-3
-"""A call is repeated for about so long: one of a few microseconds is shorter than the clock is true."""
+"""Approximate time for which a call is repeated: the clock is not exact enough for a single call of a few microseconds."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A tensor without its numbers."""
+    """Shape, strides, type and device of a tensor."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -30,7 +30,7 @@ class Layout:
     device: torch.device
 
     def fresh(self) -> Tensor:
-        """A tensor of this layout, filled with normal noise; one that was expanded is again."""
+        """Return a tensor of this layout, filled with normal noise; an expanded one is expanded again."""
         elements = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True)) if math.prod(self.shape) else 0
         noise = torch.randn(elements, device=self.device).to(self.dtype)
         return noise.as_strided(self.shape, self.stride)
@@ -38,7 +38,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator with the layouts of its tensors, and what torch counts for it."""
+    """An operator with the layouts of its tensors, and the operations that torch counts for it."""
 
     operator: Any
     arguments: tuple[Any, ...]
@@ -47,7 +47,7 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """convolution or matmul, and the precision of its factors: e.g. "convolution bfloat16"."""
+        """Convolution or matmul, and the precision of its factors, e.g. "convolution bfloat16"."""
         name = "convolution" if "conv" in str(self.operator) else "matmul"
         dtype = next(argument.dtype for argument in self.arguments if isinstance(argument, Layout))
         return f"{name} {str(dtype).removeprefix('torch.')}"
@@ -55,9 +55,9 @@ class Call:
 
 class FlopCounter(TorchDispatchMode):
     """Counts floating-point operations by torch's own formulas. (FlopCounterMode fails at penalties: it hooks modules, and those hooks
-    do not take autograd.grad.)
+    do not support autograd.grad.)
 
-    calls: how often each operator was called with tensors of each layout; autograd's and autocast's own calls are among them.
+    `calls` counts the calls of each operator with tensors of each layout, those of autograd and autocast included.
     """
 
     def __init__(self) -> None:
@@ -78,14 +78,14 @@ class FlopCounter(TorchDispatchMode):
 
 
 def _frozen(value: Any) -> Any:
-    """Arguments of an operator as something that hashes."""
+    """Return an operator's arguments as hashable values, with layouts for tensors."""
     if isinstance(value, Tensor):
         return Layout(tuple(value.shape), value.stride(), value.dtype, value.device)
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _filled(value: Any) -> Any:
-    """The same with tensors for layouts."""
+    """Return the arguments with new tensors for layouts."""
     if isinstance(value, Layout):
         return value.fresh()
     return [_filled(part) for part in value] if isinstance(value, tuple) else value
@@ -93,7 +93,7 @@ def _filled(value: Any) -> Any:
 
 @torch.no_grad()
 def seconds_alone(call: Call) -> float:
-    """How long the call takes when nothing else is done: on tensors of its own, warm, the mean over `TIMED_SECONDS`."""
+    """Return the mean time of the call alone, on new tensors, over `TIMED_SECONDS` after a warm-up."""
     arguments, named = [_filled(argument) for argument in call.arguments], {key: _filled(value) for key, value in call.named}
     device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
 
@@ -112,25 +112,25 @@ def seconds_alone(call: Call) -> float:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What a machine reaches in a set of calls, each alone: their operations, and the seconds that these alone take."""
+    """The operations of a set of calls, and the time that they take when each is run alone."""
 
     gflop: float
     seconds: float
 
     @property
     def rate(self) -> float:
-        """GFLOP/s."""
+        """Speed in GFLOP/s."""
         return self.gflop / self.seconds if self.seconds else 0.0
 
 
 def ceiling(counts: Mapping[Call, int], seconds: Mapping[Call, float]) -> Ceiling:
-    """Of `counts` calls that take `seconds` each."""
+    """Return the ceiling of `counts` calls that take `seconds` each."""
     return Ceiling(sum(call.flop * count for call, count in counts.items()) / 1e9, sum(seconds[call] * n for call, n in counts.items()))
 
 
 @functools.cache
 def convolution_rate(device: torch.device, precision: str) -> float:
-    """GFLOP/s of a 3x3 convolution, 128 channels at 32x32, forward and backward, at "bf16", "float32" or "auto". Median of ten, taken once."""
+    """Return the GFLOP/s of a 3x3 convolution, 128 channels at 32x32, forward and backward, at "bf16", "float32" or "auto": a median of ten."""
     convolution = nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last).to(device)
     x = torch.randn(16, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
 
@@ -144,13 +144,13 @@ def convolution_rate(device: torch.device, precision: str) -> float:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """GFLOP/s of the product of two square matrices. Median of five."""
+    """Return the GFLOP/s of the product of two square matrices, a median of five."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, 5, device) / 1e9
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """The median time of `work`, after two calls that are not timed: kernels are chosen and memory is taken in the first."""
+    """Return the median time of `work`, after two warm-up calls in which kernels are chosen and memory is allocated."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()

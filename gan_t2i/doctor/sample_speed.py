@@ -1,4 +1,4 @@
-"""How fast a config's model draws: one picture from a new prompt, and a batch of 16."""
+"""Measure how fast a model generates: one picture from a new prompt, and a batch of 16."""
 
 import statistics
 import time
@@ -18,12 +18,12 @@ from gan_t2i.sampling.pipeline import Text2Image
 
 BATCH = 16
 CALLS = 4
-"""In a repeat, of each kind."""
+"""Calls of each kind per repeat."""
 
 
 @dataclass(frozen=True)
 class SampleSpeed:
-    """Seconds; all but the first calls are medians."""
+    """Times in seconds per picture; all but the first calls are medians."""
 
     first: float
     """The first picture of a pipeline that was just loaded."""
@@ -34,14 +34,15 @@ class SampleSpeed:
     generator: float
     """The forward pass of the generator alone, on one encoded prompt."""
     batch_first: float
-    """A picture, where 16 prompts are encoded and drawn at once for the first time."""
+    """A picture of a batch of 16 that is encoded and generated at once, for the first time."""
     batch_warm: float
+    """The same, once warm."""
     gflop_per_image: float
-    """Of the generator."""
+    """Operations of the generator."""
 
     @property
     def overhead(self) -> float:
-        """A picture through the pipeline, over the two forward passes that it needs."""
+        """Ratio of the time through the pipeline to that of the two forward passes."""
         return self.warm / (self.encoder + self.generator)
 
     def to_json(self) -> dict[str, Any]:
@@ -49,9 +50,9 @@ class SampleSpeed:
 
 
 def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> SampleSpeed:
-    """Draw `prompts` in turn, one and 16 at a time; nothing may have been drawn by the pipeline's generator before."""
+    """Generate from `prompts` in turn, one and 16 at a time; the pipeline's generator must not have been used before."""
     device = next(pipeline.generator.parameters()).device
-    prompts = [prompts[place % len(prompts)] for place in range(max(BATCH, repeats * CALLS))]
+    prompts = [prompts[index % len(prompts)] for index in range(max(BATCH, repeats * CALLS))]
     z = torch.randn(BATCH, pipeline.generator.z_width, generator=seeded_rng("bench")).to(device)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -85,11 +86,12 @@ def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> 
 
 
 def draw_one(pipeline: Text2Image, prompt: str) -> None:
+    """Generate one picture, as a phase of its own in profiles."""
     with phase("sample"):
         pipeline.generate(prompt)
 
 
 @torch.no_grad()
 def draw_batch(pipeline: Text2Image, prompts: list[str], z: Tensor) -> None:
-    """What `generate` does, for a whole batch at once: its own pictures are drawn one by one, to be the same in any company."""
+    """Do what `generate` does, but for a whole batch at once: `generate` itself runs one by one, for equal pictures in any batch."""
     to_pictures(pipeline.generator(z, pipeline.encoder.encode(prompts).to(z.device)))

@@ -1,7 +1,7 @@
-"""How fast a config trains, where the time goes, and how near that comes to what the machine can do.
+"""Measure how fast a config trains, where the time goes, and how close it comes to the machine's limit.
 
-Everything runs as in `gan-t2i train`, the records of a tick among it, but for grids and snapshots, and nothing is kept. What is compared is
-measured in turns, so that a machine that slows down meanwhile slows all of it.
+Everything runs as in `gan-t2i train`, ticks included, except grids and snapshots, and nothing is kept. Measurements to compare take turns, so
+that a machine that slows down slows all of them.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from gan_t2i.training.loop import write_stats
 from gan_t2i.training.report import Report
 from gan_t2i.training.session import Session
 
-# What `training/` calls its phases. G and D are moved at once: D's forward pass serves both and is counted to D, and G's backward pass leads
-# through D. Each network's own text head is counted to the network; "text" is the reading of the cache.
+# The phases of `training/`. G and D are updated together: D's forward pass serves both and counts for D, and G's backward pass leads through
+# D. Each network's own text head counts for the network; "text" is the reading of the cache.
 SHARES = {
     "data": ("data",),
     "text": ("text",),
@@ -40,44 +40,44 @@ SHARES = {
 
 @dataclass(frozen=True)
 class TrainSpeed:
-    """Medians over the repeats."""
+    """Speed, shares and limits of training: medians over the repeats."""
 
     steps: int
-    """Of a repeat: as many as were asked for, in whole intervals of the penalty."""
+    """Steps per repeat, in whole intervals of the penalty."""
     images_per_second: float
     slowest: float
     fastest: float
     shares: dict[str, float]
-    """Of a step's time, as in `SHARES`."""
+    """Shares of a step's time, as in `SHARES`."""
     gflop_per_image: float
     gflop_per_second: float
     ceilings: dict[str, Ceiling]
-    """A step's calls at the network's own shapes, by kind and precision."""
+    """Limits for a step's calls at the networks' own shapes, by kind and precision."""
     ceiling: Ceiling
-    """All of them: its seconds are what a step would take if it were nothing else."""
+    """Limit for all of them: its seconds are the time of a step that does nothing else."""
     peak_memory_gib: float
 
     @property
     def share_of_limit(self) -> float:
-        """Of the rate that the step's arithmetic reaches alone, call by call."""
+        """Speed as a share of the limit, at which the step's arithmetic runs alone, call by call."""
         return self.gflop_per_second / self.ceiling.rate
 
     def to_json(self) -> dict[str, Any]:
-        """With the rates and the share that are otherwise computed."""
+        """Return plain values, with the computed rates and the share of the limit."""
         rates = {kind: {**asdict(value), "rate": value.rate} for kind, value in self.ceilings.items()}
         whole = {**asdict(self.ceiling), "rate": self.ceiling.rate}
         return {**asdict(self), "ceilings": rates, "ceiling": whole, "share_of_limit": self.share_of_limit}
 
 
 class Loop:
-    """The steps of a session and their report, as in training."""
+    """Runs the steps of a session with their report, as in training."""
 
     def __init__(self, session: Session, folder: RunFolder, report: Report) -> None:
         self.session, self.folder, self.report = session, folder, report
         self.nimg = 0
 
     def run(self, steps: int) -> None:
-        """Train; returns when the device is done."""
+        """Train for some steps; returns when the device is done."""
         for _ in range(steps):
             metrics = self.session.run_step(self.nimg)
             self.nimg += self.session.config.batch
@@ -85,15 +85,16 @@ class Loop:
         synchronize(self.session.device)
 
     def tick(self) -> None:
+        """Write the records of a tick."""
         write_stats(self.session, self.folder, self.report, self.nimg)
 
 
 @contextlib.contextmanager
 def temporary_loop(session: Session) -> Iterator[Loop]:
-    """A loop whose records go to a folder that is removed, and whose progress bar is drawn for nobody."""
+    """Yield a loop whose records go to a folder that is removed, without a progress bar."""
     with tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as name:
         folder = RunFolder(Path(name))
-        with contextlib.redirect_stderr(io.StringIO()):  # the bar takes the stream that it finds when it is made
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar keeps the stream that it finds when it is made
             report = Report(folder, session.config, session.device, 0, math.ceil(session.config.kimg * 1000))
         try:
             yield Loop(session, folder, report)
@@ -102,7 +103,7 @@ def temporary_loop(session: Session) -> Iterator[Loop]:
 
 
 def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
-    """Train at least `steps` steps, `repeats` times; the networks move as in a run."""
+    """Train at least `steps` steps, `repeats` times, and return the medians; the networks change as in a run."""
     config, device = session.config, session.device
     interval = config.penalty.interval
     steps = interval * math.ceil(steps / interval)
@@ -110,7 +111,7 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
     with temporary_loop(session) as loop:
         with FlopCounter() as counter:
             loop.run(interval)
-        loop.run(interval)  # kernels are chosen by now, and memory is taken
+        loop.run(interval)  # by now kernels are chosen and memory is allocated
         peak = peak_memory_gib(device)
         for _ in range(repeats):
             start = time.perf_counter()
@@ -123,7 +124,7 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
                 loop.tick()
             ticks.append(timer.seconds["logging"])
             alone.append({call: seconds_alone(call) for call in counter.calls})
-    tick = statistics.median(ticks) * config.batch / (config.report.stats_kimg * 1000)  # a step's part of it
+    tick = statistics.median(ticks) * config.batch / (config.report.stats_kimg * 1000)  # a step's share of it
     rates = [config.batch / (seconds + tick) for seconds in step_seconds]
     rate, gflop = statistics.median(rates), counter.total / (interval * config.batch) / 1e9
     ceilings, whole = ceilings_of(counter.calls, alone, interval)
@@ -133,10 +134,10 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
 
 
 def split_penalty(timer: PhaseTimer) -> dict[str, float]:
-    """The timer's seconds, with the penalty's part of D's backward pass counted to the penalty.
+    """Return the timer's seconds, with the penalty's part of D's backward pass counted for the penalty.
 
-    Both are one pass through one graph; what it takes longer than one without a penalty is the penalty's. Where every step has one, there is
-    nothing to compare with, and its backward pass stays D's.
+    Both are one pass through one graph; the penalty's part is the time that it takes longer than a pass without one. Where every step has a
+    penalty there is nothing to compare with, and the whole pass counts for D.
     """
     seconds, plain, both = defaultdict(float, timer.seconds), "D backward", "D backward with penalty"
     if timer.calls[plain]:
@@ -147,7 +148,7 @@ def split_penalty(timer: PhaseTimer) -> dict[str, float]:
 
 
 def shares(phases: Sequence[Mapping[str, float]], tick: float) -> dict[str, float]:
-    """`SHARES` of a step, from the seconds of each phase in each repeat and a step's part of the tick; they add up to 1."""
+    """Return the `SHARES` of a step, which add up to 1, from the seconds of each phase in each repeat and a step's share of the tick."""
     medians: defaultdict[str, float] = defaultdict(float)
     for name, parts in SHARES.items():
         medians[name] = statistics.median(sum(repeat.get(part, 0.0) for part in parts) for repeat in phases)
@@ -159,7 +160,7 @@ def shares(phases: Sequence[Mapping[str, float]], tick: float) -> dict[str, floa
 
 
 def ceilings_of(calls: Mapping[Call, int], repeats: Sequence[Mapping[Call, float]], steps: int) -> tuple[dict[str, Ceiling], Ceiling]:
-    """A step's ceilings by kind and altogether, from the calls of `steps` steps and the seconds of each in each repeat."""
+    """Return a step's ceilings, by kind and for all, from the calls of `steps` steps and the seconds of each call in each repeat."""
     seconds = {call: statistics.median(repeat[call] for repeat in repeats) / steps for call in calls}
     kinds: defaultdict[str, dict[Call, int]] = defaultdict(dict)
     for call, count in calls.items():

@@ -52,7 +52,7 @@ def test_configs_side_by_side(config: Path, tmp_path: Path) -> None:
         assert f"G {entry['parameters']['G']:,} parameters, D {entry['parameters']['D']:,} parameters" in table
         training, sampling = entry["training"], entry["sampling"]
         assert f"{training['images_per_second']:.4g} img/s" in table
-        assert f"{training['gflop_per_image']:.3g} GFLOP a picture" in table
+        assert f"{training['gflop_per_image']:.3g} GFLOP per picture" in table
         assert f"{training['share_of_limit']:.0%} of it reached" in table
         assert all(f"{name} {share:.1%}" in table for name, share in training["shares"].items())
         assert sum(training["shares"].values()) == pytest.approx(1)
