@@ -31,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replaces measurements: each takes the next of these rates, in images per second."""
-    rates = [20.0, 40.0]
+    rates = [40.0, 80.0]
     monkeypatch.setattr(plan, "pace_on", lambda config, records: Pace("cpu", 4, config.batch, config.kimg, rates.pop(0), 1.0))
     return rates
 
@@ -95,7 +95,7 @@ def test_an_interrupted_call_saves_raises_and_goes_on(
     assert repr(gan_t2i.Run(folder)) == f"Run({str(folder)!r}, 4 images, unfinished)"
     run = gan_t2i.train(small_config(), minutes=0.01)
     assert run.folder == Path("runs") / folder.name
-    assert (run.finished, run.metrics[-1]["nimg"], rates) == (True, 12, [40.0])
+    assert (run.finished, run.metrics[-1]["nimg"], rates) == (True, 12, [80.0])
 
 
 @pytest.mark.usefixtures("here")

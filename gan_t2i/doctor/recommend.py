@@ -35,6 +35,9 @@ _FEW_FOR_FEATURES = 10_000  # pictures below which D gets pretrained features; i
 _BUILTIN_SIDE = 64  # pixels at which a built-in set is inspected
 _AUGMENT = {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
 _ORDER = "resolution kimg ema report batch accumulation data text_encoder generator discriminator loss terms penalty optimizer augment"
+_GRIDS = 10  # grids and snapshots in a run
+_TICKS = 20  # records of metrics in a run, or one per kimg
+_IMAGES_PER_RECORD = 10  # a tick, or a grid with a snapshot, takes about the time of 10 training images (emoji64 on a CPU)
 _RANK = {key: rank for rank, key in enumerate(_ORDER.split())}
 
 
@@ -136,7 +139,14 @@ class Length:
         why = f"about {time} at {rate:.3g} img/s, {source}"
         if pretraining:
             why += f", after {share * pretraining:.2g} minutes of pretraining{', cut to half of the time' if share < 1 else ''}"
-        return cls(rounded(rate * training * 60 / 1000), why, share)
+        images = rate * training * 60
+        return cls(rounded((images - _record_images(images)) / 1000), why, share)
+
+
+def _record_images(images: float) -> float:
+    """Return the training images that could be shown in the time of a run's records, at most half of them."""
+    ticks = max(_TICKS, images / 1000)
+    return min(images / 2, _IMAGES_PER_RECORD * (ticks + _GRIDS))
 
 
 @dataclass(frozen=True)
@@ -278,8 +288,13 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
     times = kimg / result.get("kimg", TrainConfig.model_fields["kimg"].default)
     result["kimg"] = float(kimg)
     result["ema"] = {**result.get("ema", {}), "half_life_kimg": min(20.0, max(0.5, round(kimg / 50, 1)))}
-    tenth = rounded(kimg / 10)
-    result["report"] = {**result.get("report", {}), "stats_kimg": min(1.0, rounded(kimg / 50)), "grid_kimg": tenth, "snapshot_kimg": tenth}
+    interval = rounded(kimg / _GRIDS)
+    result["report"] = {
+        **result.get("report", {}),
+        "stats_kimg": min(1.0, rounded(kimg / _TICKS)),
+        "grid_kimg": interval,
+        "snapshot_kimg": interval,
+    }
     optimizer, terms = result.get("optimizer", {}), result.get("terms", {})
     scaled = [
         (optimizer, "cooldown_kimg", times),
