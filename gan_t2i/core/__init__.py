@@ -1,1 +1,1 @@
-"""What everything else stands on: strict configs, errors, files, devices, processes, images."""
+"""The ground floor: strict configs, errors, files, pinned weights, devices, processes, images."""
