@@ -1,4 +1,4 @@
-"""What all tests share: a cache folder of their own, one thread, and a small data set with a config that trains on it in seconds."""
+"""Shared fixtures: a cache folder of their own, one thread, and a small data set with a config that trains on it in seconds."""
 
 import json
 import logging

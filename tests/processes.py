@@ -21,8 +21,8 @@ def free_port() -> int:
 
 
 def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:
-    """What `function(*arguments)`, of a module's top level, returns in each process, by rank; the `GanT2IError` where it raised one, None
-    where the process died."""
+    """Call `function(*arguments)`, of a module's top level, in each process; returns by rank its result, the `GanT2IError` that it raised, or
+    None where the process died."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan_t2i.training.run", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
     port = free_port()

@@ -43,7 +43,7 @@ def imported(source: str, module: list[str]) -> set[str]:
 
 
 def faults(path: Path, source: str) -> list[str]:
-    """What is wrong with the imports of the module at `path`, relative to the package."""
+    """List the forbidden imports of the module at `path`, relative to the package."""
     part = path.parts[0].removesuffix(".py")
     if part not in FLOOR:
         return [f"{path}: {part} has no floor"]

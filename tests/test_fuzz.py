@@ -36,7 +36,7 @@ from gan_t2i.training.state import load_state
 
 Read = Callable[[bytes], object]
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-# What parsers stumble over: signs of length, of ends, of nesting, of numbers that are none.
+# Typical stumbling blocks of parsers: signs of length, of ends, of nesting, of numbers that are none.
 TELLING = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"[", b"{", b'"', b"\n", b"..", b"/", b"NaN", b"1e999", b"-1")
 TELLING += (b"null", b"&a", b"*a", b"!!", b": ", b"\t", b"9" * 40, b"\xed\xa0\x80", b"\\ud800", b"\xef\xbb\xbf")
 

@@ -1,4 +1,4 @@
-"""Pretraining of the layout predictor: first a localizer learns where in real images each word shows, then the predictor learns to foretell its
+"""Pretraining of the layout predictor: first a localizer learns where in real images each word shows, then the predictor learns to predict its
 maps from the caption alone. N captions, L tokens, V vocabulary, P positions."""
 
 import logging

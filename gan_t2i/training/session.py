@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step: device, data, text, networks. Whatever can be missing is missed here, not later."""
+"""The parts of a run: device, data, text encoder, networks, losses. Whatever is missing is found here, before the first step."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class Session:
 
     @property
     def interface(self) -> dict[str, int]:
-        """What resolution and encoder dictate to the networks."""
+        """Run-time arguments of the networks, which follow from resolution and encoder."""
         return network_interface(self.config, self.encoder)
 
     @property
@@ -65,7 +65,7 @@ class Session:
         return RunParts(self.dataset, self.encoder, self.cache, *where, networks.G, networks.G_ema, config.loss)
 
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
-        """Show the pictures nimg .. nimg + batch once; returns the step's metrics."""
+        """Train on the images nimg .. nimg + batch once; returns the step's metrics."""
         with phase("data"):
             batch = self.sampler.batch(nimg, self.config.batch, own_rows(self.config.batch))
         # Captions that a batch brings itself hardly recur, and their bits depend on those encoded beside them: none is cached.
@@ -84,7 +84,7 @@ class Session:
         return self._preview_sampler.batch(0, count)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
-        """Up to `limit` held-out pictures in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""
+        """Return up to `limit` held-out images in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""
         first_item: dict[int, int] = {}
         for item in self.dataset.heldout.tolist():
             first_item.setdefault(self.dataset.caption_ids[item][0], item)
@@ -101,7 +101,7 @@ class Session:
         return {"data set": self.dataset.fingerprint, "text encoder": text, **self.networks.D.pretrained}
 
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
-        """What a snapshot after `nimg` pictures says of itself."""
+        """Return the description that goes into a snapshot after `nimg` images."""
         config, encoder = self.config, self.encoder
         return SnapshotInfo(
             generator=BuildSpec(

@@ -1,4 +1,4 @@
-"""What is wrong is said in one sentence on stderr, with the right exit code, and leaves nothing half written.
+"""Bad input gives one sentence on stderr and the right exit code, and leaves nothing half written.
 
 Exit codes: 2 for what the caller got wrong on the command line or in a config, 1 for what is wrong with data, files or the run.
 """

@@ -1,4 +1,4 @@
-"""What is drawn for the measure of sampling."""
+"""The images that are generated to measure sampling."""
 
 from collections import Counter
 from typing import Any

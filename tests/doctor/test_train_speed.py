@@ -1,4 +1,4 @@
-"""What is measured of a training, but for the times themselves."""
+"""The measurements of training, except for the times themselves."""
 
 import json
 import tempfile

@@ -32,7 +32,7 @@ def run(many: PackedDataset, space: FeatureSpace, picture: Callable[[str, int], 
 
 
 def new_picture(prompt: str, seed: int) -> Image.Image:
-    """Of the same kind as the real ones, and none of them."""
+    """Generate pictures of the same kind as the real ones, and none of them."""
     rng = np.random.default_rng(10_000 + seed)
     pixels = np.full((16, 16, 3), 255, np.uint8)
     x, y = rng.integers(1, 8, 2)

@@ -131,7 +131,8 @@ def test_a_run_that_is_only_measured_pretrains_nothing(small_config: Callable[..
 
     monkeypatch.setattr(captioning, "pretrain", fail)
     settings = {**SMALL, "kimg": 0.04}
-    captioner_of(prepare(TrainConfig.parse(small_config(terms={"caption": settings})), measured=True))
+    session = prepare(TrainConfig.parse(small_config(terms={"caption": settings})), measured=True)
+    assert not any(parameter.requires_grad for parameter in captioner_of(session).parameters())
 
 
 def test_a_stream_has_no_captioner(small_config: Callable[..., dict[str, Any]]) -> None:

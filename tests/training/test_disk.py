@@ -106,7 +106,7 @@ def test_a_run_folder_that_may_not_be_written(
 def test_a_cache_that_is_deleted_in_mid_run(
     start: Start, assert_same_state: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What is mapped stays until the run ends; it is made again for the next one."""
+    """Mapped files stay until the run ends; the next run makes them again."""
     unbroken, _ = start(outdir=tmp_path / "unbroken", **SHORT)
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path / "cache"))
     run_step, gone = Session.run_step, []

@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU does. `pytest -m gpu` on a machine with one; tests/training/test_resume.py has more of them."""
+"""A GPU computes what a CPU computes. `pytest -m gpu` on a machine with one; tests/training/test_resume.py has more of them."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -36,7 +36,7 @@ SHORT: dict[str, Any] = {
 
 
 def train(values: dict[str, Any], place: Path, prepare: Callable[..., None], *arguments: Any) -> None:
-    """What a process does: the run in `place`, with a cache of its own, after `prepare(*arguments)`."""
+    """Train in `place`, with a cache of its own, after `prepare(*arguments)`."""
     torch.set_num_threads(1)
     os.environ["GAN_T2I_CACHE"] = str(place / "cache")
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
@@ -145,7 +145,7 @@ def unbroken(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPath
 
 
 def whole(folder: RunFolder) -> bool:
-    """Whether every file that has its name can be read to its end."""
+    """Read every file under its final name to its end."""
     for path in [*folder.snapshots(), *([folder.state] if folder.state.exists() else [])]:
         read_tensors(path)
     return True

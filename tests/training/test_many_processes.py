@@ -99,7 +99,7 @@ def values(small_config: Callable[..., Values]) -> Callable[..., Values]:
 
 @pytest.fixture(scope="module")
 def of_two(values: Callable[..., Values], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What both processes find in every case, taken in one go."""
+    """Run every case in both processes, in one go."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         return together(take_all_steps, {name: (values(**changes), frozen) for name, (changes, _, frozen) in CASES.items()})

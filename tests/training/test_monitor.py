@@ -1,4 +1,4 @@
-"""What the monitor takes for a run gone wrong, and how a run goes back, with lower rates, only so often."""
+"""The monitor finds failures, and a run rolls back with lower rates, a limited number of times."""
 
 import json
 import math
@@ -27,7 +27,7 @@ Start = Callable[..., tuple[RunFolder, int | None]]
 
 
 def verdicts(*ticks: dict[str, float], patience: float = 2.0) -> list[Failure | None]:
-    """What the monitor says at one tick a kimg."""
+    """Return the monitor's verdicts at one tick per kimg."""
     monitor = Monitor(MonitorConfig(patience_kimg=patience))
     return [monitor.check(1000 * number, {**WELL, **tick}) for number, tick in enumerate(ticks)]
 

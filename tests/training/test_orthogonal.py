@@ -47,7 +47,7 @@ def test_kernels_are_read_as_matrices_and_thin_ones_and_biases_are_left_alone() 
 
 
 def moments(session: Session, network: str) -> dict[str, Tensor]:
-    """What Adam read in its first step, up to a factor, by the names of the parameters."""
+    """Return the gradients that Adam read in its first step, up to a factor, by parameter name."""
     optimizer = getattr(session.networks, f"{network.lower()}_optimizer")
     parameters = getattr(session.networks, network).named_parameters()
     return {name: optimizer.state[parameter]["exp_avg"] for name, parameter in parameters if parameter in optimizer.state}

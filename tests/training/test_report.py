@@ -1,4 +1,4 @@
-"""What a run writes down, read back with TensorBoard's own reader, and after it was broken off."""
+"""The records of a run, read back with TensorBoard's own reader, and after an interruption."""
 
 import io
 import json
@@ -106,7 +106,7 @@ def test_runs_are_numbered(tmp_path: Path) -> None:
 def test_no_step_appears_twice(
     start: Start, signal_after: Callable[..., None], next_second: Callable[[], None], trained: RunFolder, tmp_path: Path, nimg: int
 ) -> None:
-    """What an attempt wrote past its last state gives way to what the next one writes there."""
+    """Records past the last state give way to those of the next attempt."""
     signal_after(nimg, signal.SIGINT, times=2)
     with pytest.raises(KeyboardInterrupt):
         start()

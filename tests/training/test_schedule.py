@@ -1,4 +1,4 @@
-"""What changes over a run."""
+"""Schedules of a run."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Term `layout`: G's layout predictor is pretrained on the real pairs, before the run, to foretell where captions put what they name.
+"""Term `layout`: G's layout predictor is pretrained on the real pairs, before the run, to predict where captions put what they name.
 
 It adds nothing to the loss: the frozen predictor biases G's attention, and so its local styles (`generator.params.layout`).
 """
