@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gan_t2i.core.errors import UsageError
 from gan_t2i.data.readers.tree import FileSource, Rejected
@@ -41,6 +41,18 @@ class Reading:
         self.notes += [note for note in other.notes if note not in self.notes]
         self.images += other.images
         self.captions += other.captions
+
+    def keep(self, record: Record) -> None:
+        """Count the captions of `record`, and append it if it has any."""
+        self.captions += len(record.captions)
+        if record.captions:
+            self.records.append(record)
+
+    def without_single_side(self) -> Self:
+        """Remove the sides of the records where all have the same one: a share is held out then, as of data without a split."""
+        if len({record.split for record in self.records}) == 1:
+            self.records = [replace(record, split=None) for record in self.records]
+        return self
 
 
 @dataclass(frozen=True)
@@ -186,13 +198,6 @@ def split_of_name(name: str) -> str | None:
             if word in SPLIT_NAMES:
                 return SPLIT_NAMES[word]
     return None
-
-
-def without_single_side(reading: Reading) -> Reading:
-    """Remove the sides of records where all have the same one: a share is held out then, as of data without a split."""
-    if len({record.split for record in reading.records}) == 1:
-        reading.records = [replace(record, split=None) for record in reading.records]
-    return reading
 
 
 def printable(name: str) -> str:

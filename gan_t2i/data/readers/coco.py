@@ -6,16 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import (
-    Reading,
-    Source,
-    captions_of_value,
-    clean_captions,
-    picture_of_row,
-    reject_caption_column,
-    split_of_name,
-    without_single_side,
-)
+from gan_t2i.data.readers.base import Reading, Source, captions_of_value, clean_captions, picture_of_row, reject_caption_column, split_of_name
 from gan_t2i.data.readers.tables import json_object
 from gan_t2i.data.readers.tree import FileSource, FolderTree
 from gan_t2i.data.records import Record
@@ -37,7 +28,7 @@ def read_coco(source: Source) -> Reading:
     reading = Reading()
     for name in source.entries:
         reading.add(_read_annotations(source, name))
-    return without_single_side(reading)
+    return reading.without_single_side()
 
 
 def _read_annotations(source: Source, name: str) -> Reading:
@@ -74,9 +65,7 @@ def _read_annotations(source: Source, name: str) -> Reading:
         captions = captions_of_value(
             texts.pop(image_id, []) if isinstance(image_id, (int, str)) else [], repr(row["file_name"]), where, source.bad
         )
-        reading.captions += len(captions)
-        if captions:
-            reading.records.append(Record(image, captions, where, side))
+        reading.keep(Record(image, captions, where, side))
     for image_id, unused in texts.items():
         where = f"{label}: image_id {image_id!r}"
         source.bad.add("caption without image", where, f"{len(unused)} annotations belong to no image of the list")
@@ -121,7 +110,5 @@ def read_stylegan(source: Source) -> Reading:
         else:
             captions = ()
             source.bad.add("caption not text", where, f"the label is a {type(caption).__name__}, not a caption")
-        reading.captions += len(captions)
-        if captions:
-            reading.records.append(Record(image, captions, where))
+        reading.keep(Record(image, captions, where))
     return reading

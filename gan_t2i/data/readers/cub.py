@@ -8,16 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Never
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import (
-    MAX_CAPTION_FILE,
-    Reading,
-    Source,
-    captions_of_text,
-    picture_of_row,
-    printable,
-    reject_caption_column,
-    without_single_side,
-)
+from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, printable, reject_caption_column
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
 
@@ -67,10 +58,8 @@ def read_cub(source: Source) -> Reading:
                 source.bad.add("image without caption", where, f"{printable(stem)}.txt {error.why}")
                 continue
             captions = captions_of_text(content, where, source.settings, source.bad)
-            reading.captions += len(captions)
-            if captions:
-                reading.records.append(Record(image, captions, where, SIDES[entry]))
-    return without_single_side(reading)
+            reading.keep(Record(image, captions, where, SIDES[entry]))
+    return reading.without_single_side()
 
 
 def _check_opcodes(content: bytes) -> None:

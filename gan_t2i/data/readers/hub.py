@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, captions_of_value, choose_column, without_single_side
+from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, captions_of_value, choose_column
 from gan_t2i.data.readers.tree import MAX_MEMBER
 from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
@@ -67,7 +67,7 @@ def read_hub(source: Any, settings: DataSettings, bad: BadItems) -> Reading:
         # a table that the user made, of pictures or a folder, may name files of this machine; a table from elsewhere may not
         local = is_dataset(source) and table.info.builder_name in (None, "imagefolder")
         reading.add(_read_table(table, split, local, settings, bad))
-    return without_single_side(reading)
+    return reading.without_single_side()
 
 
 def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad: BadItems) -> Reading:
@@ -89,10 +89,8 @@ def _read_table(table: Any, split: str, local: bool, settings: DataSettings, bad
         where = f"{label}:{index}"
         captions = captions_of_value(row.get(caption), "the row", where, bad)
         reading.images += 1
-        reading.captions += len(captions)
-        if captions:
-            stored = LazyFile(f"{column} of {where}", partial(_cell, pictures, index, column, local))
-            reading.records.append(Record(stored, captions, where, SPLIT_NAMES.get(split.lower())))
+        cell = LazyFile(f"{column} of {where}", partial(_cell, pictures, index, column, local))
+        reading.keep(Record(cell, captions, where, SPLIT_NAMES.get(split.lower())))
     return reading
 
 

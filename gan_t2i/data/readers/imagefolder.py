@@ -6,17 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gan_t2i.data.readers.base import (
-    SPLIT_NAMES,
-    Reading,
-    Row,
-    Source,
-    captions_of_value,
-    choose_column,
-    picture_of_row,
-    split_of_name,
-    without_single_side,
-)
+from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, Row, Source, captions_of_value, choose_column, picture_of_row, split_of_name
 from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
 from gan_t2i.data.records import BadItems, Record
@@ -51,7 +41,7 @@ def read_metadata(source: Source) -> Reading:
             side = split_of_name(folder)
             part.records = [record if record.split else replace(record, split=side) for record in part.records]
         reading.add(part)
-    return without_single_side(reading) if len(source.entries) > 1 else reading
+    return reading.without_single_side() if len(source.entries) > 1 else reading
 
 
 def _rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
@@ -80,11 +70,9 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
             bad.add("unknown split", where, f"split must be one of: {', '.join(sorted(SPLIT_NAMES))}; not {split!r}")
             continue
         captions = captions_of_value(row.get(column), repr(row["file_name"]), where, bad)
-        reading.captions += len(captions)
-        if captions:
-            side = SPLIT_NAMES[split.strip().lower()] if split else None
-            extra = {key: item for key, item in row.items() if key not in ("file_name", "split", column)}
-            reading.records.append(Record(image, captions, where, side, extra))
+        side = SPLIT_NAMES[split.strip().lower()] if split else None
+        extra = {key: item for key, item in row.items() if key not in ("file_name", "split", column)}
+        reading.keep(Record(image, captions, where, side, extra))
     return reading
 
 

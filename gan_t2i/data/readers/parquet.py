@@ -8,16 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import (
-    CAPTION_COLUMNS,
-    IMAGE_SUFFIXES,
-    Reading,
-    Source,
-    captions_of_value,
-    choose_column,
-    split_of_name,
-    without_single_side,
-)
+from gan_t2i.data.readers.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Reading, Source, captions_of_value, choose_column, split_of_name
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, FileSource
 from gan_t2i.data.records import LazyFile, Record
@@ -65,7 +56,7 @@ def read_parquet(source: Source) -> Reading:
     reading = Reading()
     for name in source.entries:
         reading.add(_read_file(source, name))
-    return without_single_side(reading)
+    return reading.without_single_side()
 
 
 def _read_file(source: Source, name: str) -> Reading:
@@ -95,8 +86,6 @@ def _read_file(source: Source, name: str) -> Reading:
             continue
         used.add(str(key))
         captions = captions_of_value(row.get(column), "the row", where, source.bad)
-        reading.captions += len(captions)
-        if captions:
-            stored = LazyFile(f"{image} of {where}", functools.partial(cells.read, group, index))
-            reading.records.append(Record(stored, captions, where, split_of_name(name)))
+        cell = LazyFile(f"{image} of {where}", functools.partial(cells.read, group, index))
+        reading.keep(Record(cell, captions, where, split_of_name(name)))
     return reading

@@ -23,7 +23,6 @@ from gan_t2i.data.readers.base import (
     is_text,
     printable,
     split_of_name,
-    without_single_side,
 )
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import DuplicateKeyError, json_value
@@ -53,7 +52,7 @@ def find_tars(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 def read_tars(source: Source) -> Reading:
     """Read the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
     samples = [sample for name in source.entries for sample in _samples(source, name)]
-    return without_single_side(_records(source, samples, _caption_key(source, samples)))
+    return _records(source, samples, _caption_key(source, samples)).without_single_side()
 
 
 def caption_key(source: Source) -> str | None:
