@@ -27,12 +27,12 @@ from gan_t2i.data.settings import DataSettings
 READERS: tuple[Reader, ...] = (
     Reader("imagefolder", "metadata.jsonl, metadata.csv, metadata.parquet", find_metadata, read_metadata),
     Reader("openclip", "a tab-separated .csv", find_openclip, read_openclip),
-    Reader("stylegan", "dataset.json", find_stylegan, read_stylegan),
-    Reader("coco", "captions_*.json", find_coco, read_coco),
-    Reader("cub", "train/filenames.pickle", find_cub, read_cub),
+    Reader("stylegan", "dataset.json", find_stylegan, read_stylegan, "the labels of dataset.json"),
+    Reader("coco", "captions_*.json", find_coco, read_coco, "COCO captions"),
+    Reader("cub", "train/filenames.pickle", find_cub, read_cub, "CUB's texts"),
     Reader("tars", "*.tar", find_tars, read_tars),
     Reader("parquet", "*.parquet", find_parquet, read_parquet),
-    Reader("pairs", "images with same-stem .txt or .caption", find_pairs, read_pairs),
+    Reader("pairs", "images with same-stem .txt or .caption", find_pairs, read_pairs, "images with same-stem .txt"),
 )
 _LOOKED_FOR = ", ".join(reader.looks_for for reader in READERS[:-1]) + f", or {READERS[-1].looks_for}"
 
@@ -58,7 +58,8 @@ def read(source: Any, settings: DataSettings | None = None) -> Reading:
     if is_hub(source):
         reading = hub.read_hub(source, settings, bad)
     else:
-        reading = _read_path(Path(source), settings, bad)
+        reader, found = find_reader(Path(source), settings, bad)
+        reading = reader.read(found)
     if settings.redact:
         personal.redact_reading(reading, bad)
     reading.bad = bad.items
@@ -92,11 +93,12 @@ def _paths_below(folder: Path) -> list[str]:
 
 
 def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
-    """Return (folder, its files to read or None for all, True for a zip); raises `UsageError` if `source` does not exist."""
+    """Return (folder or that of a zip, its files to read or None for all, True for a zip); raises `UsageError` if `source` does not exist."""
     if source.is_dir():
         return source, None, False
     if source.is_file():
-        return source.parent, [source.name], source.suffix.lower() == ".zip"
+        archive = source.suffix.lower() == ".zip"
+        return source.parent, None if archive else [source.name], archive
     pattern = str(source)
     # braces come after the last folder that exists
     if "{" in pattern and not is_unsafe(pattern.partition("{")[2]):
@@ -106,23 +108,20 @@ def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
     raise UsageError(f"data {source} does not exist")
 
 
-def _read_path(source: Path, settings: DataSettings, bad: BadItems) -> Reading:
-    reader, found = find_reader(source, settings, bad)
-    return reader.read(found)
-
-
 def find_reader(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, Source]:
     """Return the reader of `source`, and the files that it would read; raises `UsageError` where there is none."""
     folder, named, archive = _locate(source)
     if settings.image_root is not None and not Path(settings.image_root).is_dir():
         raise UsageError(f"image_root {settings.image_root} is not a folder")
     tree: FileSource = ZipTree(source, bad) if archive else FolderTree(folder)
-    if archive:
-        named = None
     wanted = [reader for reader in READERS if settings.format in ("auto", reader.name)]
     for reader in wanted:
         entries = reader.find(tree, named)
         if entries:
+            if settings.caption_column is not None and reader.no_columns is not None:
+                raise UsageError(
+                    f"caption_column {settings.caption_column} is for tables and metadata, and {reader.no_columns} have no columns"
+                )
             return reader, Source(tree, entries, settings, bad)
     if settings.format != "auto":
         raise UsageError(f"data {source} is not in the format {settings.format}: it has no {wanted[0].looks_for}")

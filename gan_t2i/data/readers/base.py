@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.data.readers.tree import FileSource, Rejected
+from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
@@ -64,6 +64,12 @@ class Source:
     settings: DataSettings
     bad: BadItems
 
+    def pictures(self, folder: str = "") -> FileSource:
+        """Return the user's image root, else `folder` in the source if it has files, else the source."""
+        if self.settings.image_root is not None:
+            return FolderTree(Path(self.settings.image_root))
+        return self.tree.below(folder) if any(name.startswith(f"{folder}/") for name in self.tree.names()) else self.tree
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -74,6 +80,7 @@ class Reader:
     # (tree, the files that the user named or None for all) -> files to read, empty for another format
     find: Callable[[FileSource, Sequence[str] | None], Sequence[str]]
     read: Callable[[Source], Reading]
+    no_columns: str | None = None  # its captions, in messages, where they are in no column that the user could choose
 
 
 # Captions
@@ -161,12 +168,6 @@ def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | No
 def is_text(value: Any) -> bool:
     """Return True if a cell is a text or a list of texts."""
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value))
-
-
-def reject_caption_column(settings: DataSettings, form: str) -> None:
-    """Raise `UsageError` where a caption column is chosen for a format that has none."""
-    if settings.caption_column is not None:
-        raise UsageError(f"caption_column {settings.caption_column} is for tables and metadata, and {form} have no columns")
 
 
 # Pictures and splits

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import Reading, Source, captions_of_value, clean_captions, picture_of_row, reject_caption_column, split_of_name
+from gan_t2i.data.readers.base import Reading, Source, captions_of_value, clean_captions, picture_of_row, split_of_name
 from gan_t2i.data.readers.tables import json_object
-from gan_t2i.data.readers.tree import FileSource, FolderTree
+from gan_t2i.data.readers.tree import FileSource
 from gan_t2i.data.records import Record
 
 STYLEGAN = "dataset.json"
@@ -24,7 +24,6 @@ def find_coco(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_coco(source: Source) -> Reading:
     """Read the images that have annotations, in the order of the file."""
-    reject_caption_column(source.settings, "COCO captions")
     reading = Reading()
     for name in source.entries:
         reading.add(_read_annotations(source, name))
@@ -47,7 +46,7 @@ def _read_annotations(source: Source, name: str) -> Reading:
             source.bad.add("malformed JSON", f"{label}: annotation {number}", "the annotation has no image_id")
     folder = label.removeprefix("captions_").removesuffix(".json")  # train2017
     side = split_of_name(folder.rstrip("0123456789"))
-    pictures = _pictures(source, folder)
+    pictures = source.pictures(folder)
     used: set[str] = set()
     ids = Counter(row["id"] for row in images if isinstance(row, dict) and isinstance(row.get("id"), (int, str)))
     for number, row in enumerate(images):
@@ -72,13 +71,6 @@ def _read_annotations(source: Source, name: str) -> Reading:
     return reading
 
 
-def _pictures(source: Source, folder: str) -> FileSource:
-    """Return the folder of the images: the user's image root, `folder` in the source, or the file's own."""
-    if source.settings.image_root is not None:
-        return FolderTree(Path(source.settings.image_root))
-    return source.tree.below(folder) if any(name.startswith(f"{folder}/") for name in source.tree.names()) else source.tree
-
-
 # StyleGAN3
 
 
@@ -90,13 +82,11 @@ def find_stylegan(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 def read_stylegan(source: Source) -> Reading:
     """Read the labels, each a picture's name with a caption or a list of captions."""
-    reject_caption_column(source.settings, "the labels of dataset.json")
     labels = json_object(source.tree, STYLEGAN).get("labels")
     if not isinstance(labels, list):
         raise GanT2IError(f"{STYLEGAN} has no captions: labels must be a list of picture and caption, not {type(labels).__name__}")
     reading = Reading(notes=[f"captions from the labels of {STYLEGAN}"])
-    root = source.settings.image_root
-    pictures = source.tree if root is None else FolderTree(Path(root))
+    pictures = source.pictures()
     used: set[str] = set()
     for number, label in enumerate(labels):
         where = f"{STYLEGAN}: label {number}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Never
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, printable, reject_caption_column
+from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, printable
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
 
@@ -39,7 +39,6 @@ def find_cub(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_cub(source: Source) -> Reading:
     """Read the pictures that the pickles list; those of test are held out."""
-    reject_caption_column(source.settings, "CUB's texts")
     folder = next((folder for folder in IMAGE_FOLDERS if any(name.startswith(f"{folder}/") for name in source.tree.names())), "")
     pictures = source.tree.below(folder)
     texts = source.tree.below(TEXT)

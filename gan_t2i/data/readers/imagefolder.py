@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, Row, Source, captions_of_value, choose_column, picture_of_row, split_of_name
 from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
-from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
+from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import BadItems, Record
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -95,8 +95,7 @@ def _is_tabbed(tree: FileSource, name: str) -> bool:
 def read_openclip(source: Source) -> Reading:
     """Read the rows of OpenCLIP's CSV: the columns filepath and title, or another caption column."""
     reading = Reading()
-    root = source.settings.image_root
-    pictures = source.tree if root is None else FolderTree(Path(root))
+    pictures = source.pictures()
     for name in source.entries:
         rows = list(csv_rows(source.tree, name, source.bad, "\t"))
         column = choose_column(name, [row for _, row in rows], source.settings.caption_column, (FILE_PATH,))

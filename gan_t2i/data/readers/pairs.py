@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, printable, reject_caption_column
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, printable
 from gan_t2i.data.readers.tree import MISSING, FileSource, Rejected
 from gan_t2i.data.records import BadItems, Record
 
@@ -17,7 +17,6 @@ def find_pairs(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_pairs(source: Source) -> Reading:
     """Read the pictures that have a caption file, with one caption per line."""
-    reject_caption_column(source.settings, "images with same-stem .txt")
     tree, bad = source.tree, source.bad
     reading = Reading(notes=["captions from .txt files beside the images"])
     texts: dict[str, str] = {}
