@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.data.readers import read, read_records
+from gan_t2i.data.readers import read
 from gan_t2i.data.records import BadItem, DataReport, Record
 from gan_t2i.data.settings import DataSettings
 
@@ -20,6 +20,12 @@ def folder(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), "red").save(path)
     return root
+
+
+def read_records(source, settings=None):
+    """Return the records and the bad items that `read` finds."""
+    reading = read(source, settings)
+    return reading.records, reading.bad
 
 
 def jsonl(folder: Path, *rows) -> Path:

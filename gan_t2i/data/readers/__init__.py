@@ -20,7 +20,7 @@ from gan_t2i.data.readers.pairs import find_pairs, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
 from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
 from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_below, is_unsafe
-from gan_t2i.data.records import BadItem, BadItems, Record
+from gan_t2i.data.records import BadItems
 from gan_t2i.data.settings import DataSettings
 
 # In the order of detection: a format may contain files of those below it.
@@ -35,12 +35,6 @@ READERS: tuple[Reader, ...] = (
     Reader("pairs", "images with same-stem .txt or .caption", find_pairs, read_pairs, "images with same-stem .txt"),
 )
 _LOOKED_FOR = ", ".join(reader.looks_for for reader in READERS[:-1]) + f", or {READERS[-1].looks_for}"
-
-
-def read_records(source: Any, settings: DataSettings | None = None) -> tuple[list[Record], list[BadItem]]:
-    """Return the usable records of `source`, in an order that depends on its content alone, and the items left out. Errors as for `read`."""
-    reading = read(source, settings)
-    return reading.records, reading.bad
 
 
 def read(source: Any, settings: DataSettings | None = None) -> Reading:
