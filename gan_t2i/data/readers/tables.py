@@ -1,5 +1,6 @@
 """Rows of tables: JSON lines, CSV and parquet. A broken row is a bad item, and reading continues after it."""
 
+import codecs
 import csv
 import io
 import json
@@ -12,7 +13,7 @@ from gan_t2i.data.readers.base import MAX_TABLE, Row
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import BadItems
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MALFORMED = "malformed JSON"
 
 
 def table_bytes(tree: FileSource, name: str) -> bytes:
@@ -23,24 +24,25 @@ def table_bytes(tree: FileSource, name: str) -> bytes:
         raise GanT2IError(f"{name} {error.why}") from error
     if len(content) > MAX_TABLE:
         raise GanT2IError(f"{name} has more than {MAX_TABLE} bytes")
-    return content.removeprefix(BYTE_ORDER_MARK)
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
-class DuplicateKeyError(ValueError):
-    """A JSON object has a key twice, so its value is ambiguous: parsers differ."""
-
-
-def json_value(content: bytes) -> Any:
-    """Parse JSON; raises ValueError or RecursionError where it is malformed, and `DuplicateKeyError`."""
-    # bytes that are not UTF-8 become lone surrogates, so that only their caption is rejected
-    return json.loads(content.decode("utf-8", "surrogateescape"), object_pairs_hook=_without_duplicates)
+def json_value(content: bytes, what: str) -> Any:
+    """Parse JSON, which messages name `what`; raises `Rejected` where it is malformed or an object has a key twice."""
+    try:
+        # bytes that are not UTF-8 become lone surrogates, so that only their caption is rejected
+        return json.loads(content.decode("utf-8", "surrogateescape"), object_pairs_hook=_without_duplicates)
+    # a thousand brackets exhaust the parser's stack
+    except (ValueError, RecursionError) as error:
+        raise Rejected(MALFORMED, f"{what} is not JSON: {' '.join(str(error).split())}") from error
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # the value of a key that occurs twice is ambiguous: parsers differ
     result = dict(pairs)
     if len(result) < len(pairs):
         names = [name for name, _ in pairs]
-        raise DuplicateKeyError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
+        raise Rejected("duplicate key", f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
     return result
 
 
@@ -52,18 +54,14 @@ def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json_value(line)
-        except DuplicateKeyError as error:
-            bad.add("duplicate key", where, str(error))
-            continue
-        # a thousand brackets exhaust the parser's stack
-        except (ValueError, RecursionError) as error:
-            bad.add("malformed JSON", where, f"the line is not JSON: {' '.join(str(error).split())}")
+            row = json_value(line, "the line")
+        except Rejected as error:
+            bad.add(error.kind, where, error.why)
             continue
         if isinstance(row, dict):
             yield where, row
         else:
-            bad.add("malformed JSON", where, f"the line must be a JSON object, not {type(row).__name__}")
+            bad.add(MALFORMED, where, f"the line must be a JSON object, not {type(row).__name__}")
 
 
 def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -> Iterator[Row]:
@@ -103,11 +101,9 @@ def _check_header(reader: "csv.DictReader[str]", label: str) -> None:
 def json_object(tree: FileSource, name: str) -> dict[str, Any]:
     """Return the object in a JSON file; raises `GanT2IError`."""
     try:
-        value = json_value(table_bytes(tree, name))
-    except DuplicateKeyError as error:
-        raise GanT2IError(f"{name}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise GanT2IError(f"{name} is not JSON: {' '.join(str(error).split())}") from error
+        value = json_value(table_bytes(tree, name), name)
+    except Rejected as error:
+        raise GanT2IError(error.why if error.kind == MALFORMED else f"{name}: {error.why}") from error
     if not isinstance(value, dict):
         raise GanT2IError(f"{name} must be a JSON object, not {type(value).__name__}")
     return value

@@ -25,7 +25,7 @@ from gan_t2i.data.readers.base import (
     split_of_name,
 )
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
-from gan_t2i.data.readers.tables import DuplicateKeyError, json_value
+from gan_t2i.data.readers.tables import json_value
 from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe
 from gan_t2i.data.records import BadItems, LazyFile, Record
 
@@ -156,12 +156,9 @@ def _keep_text(sample: _Sample, content: bytes, suffix: str, wanted: str | None,
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
     """Return the values of a .json that may be captions, and the keys of its other texts: img2dataset puts addresses and EXIF there."""
     try:
-        row = json_value(content)
-    except DuplicateKeyError as error:
-        bad.add("duplicate key", where, str(error))
-        return None
-    except (ValueError, RecursionError) as error:
-        bad.add("malformed JSON", where, f"the .json is not JSON: {' '.join(str(error).split())}")
+        row = json_value(content, "the .json")
+    except Rejected as error:
+        bad.add(error.kind, where, error.why)
         return None
     if not isinstance(row, dict):
         return None
