@@ -1,6 +1,7 @@
 """Shared parts of all readers: their result, captions, caption columns, and pictures that a table names."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,35 +95,28 @@ def clean_captions(texts: Iterable[Any], where: str, bad: BadItems) -> tuple[str
             bad.add("caption not text", where, f"the caption is {type(text).__name__}, not text")
             continue
         caption = " ".join(text.split())
-        if not caption:
-            bad.add("empty caption", where, "the caption is empty")
-        elif not _is_utf8(caption):
-            bad.add("caption not UTF-8", where, "the caption is not UTF-8")
-        elif not caption.isprintable() and (fault := _fault_of_characters(caption)):
+        if fault := _fault_of(caption):
             bad.add(fault[0], where, fault[1])
-        elif len(caption) > MAX_CAPTION:
-            bad.add("caption too long", where, f"the caption has {len(caption)} characters, more than {MAX_CAPTION}")
         else:
             captions[caption] = None
     return tuple(captions)
 
 
-def _fault_of_characters(caption: str) -> tuple[str, str] | None:
-    """Return (kind, why) for a caption with invisible characters, where these are a fault; those in joined emoji are not."""
-    if not any(character.isprintable() and character != " " for character in caption):
-        return "empty caption", "the caption has no visible characters"
-    if any(unicodedata.category(character) == "Cc" for character in caption):
-        return "control characters in caption", "the caption has control characters, which a terminal would obey"
-    return None
-
-
-def _is_utf8(text: str) -> bool:
+def _fault_of(caption: str) -> tuple[str, str] | None:
+    """Return (kind, why) for a caption that cannot be used. The invisible characters in joined emoji are not a fault."""
+    if not caption:
+        return "empty caption", "the caption is empty"
     # bytes that are not UTF-8 arrive as lone surrogates (surrogateescape), and so does a JSON escape such as "\ud800"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    if re.search("[\ud800-\udfff]", caption):
+        return "caption not UTF-8", "the caption is not UTF-8"
+    if not caption.isprintable():
+        if not any(character.isprintable() and character != " " for character in caption):
+            return "empty caption", "the caption has no visible characters"
+        if any(unicodedata.category(character) == "Cc" for character in caption):
+            return "control characters in caption", "the caption has control characters, which a terminal would obey"
+    if len(caption) > MAX_CAPTION:
+        return "caption too long", f"the caption has {len(caption)} characters, more than {MAX_CAPTION}"
+    return None
 
 
 def captions_of_text(content: bytes, where: str, settings: DataSettings, bad: BadItems) -> tuple[str, ...]:
