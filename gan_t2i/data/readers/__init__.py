@@ -19,7 +19,7 @@ from gan_t2i.data.readers.imagefolder import find_metadata, find_openclip, read_
 from gan_t2i.data.readers.pairs import find_pairs, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
 from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
-from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_below, is_unsafe
+from gan_t2i.data.readers.tree import FolderTree, ZipTree, files_below, is_unsafe
 from gan_t2i.data.records import BadItems
 from gan_t2i.data.settings import DataSettings
 
@@ -107,7 +107,7 @@ def find_reader(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Re
     folder, named, archive = _locate(source)
     if settings.image_root is not None and not Path(settings.image_root).is_dir():
         raise UsageError(f"image_root {settings.image_root} is not a folder")
-    tree: FileSource = ZipTree(source, bad) if archive else FolderTree(folder)
+    tree = ZipTree(source, bad) if archive else FolderTree(folder)
     wanted = [reader for reader in READERS if settings.format in ("auto", reader.name)]
     for reader in wanted:
         entries = reader.find(tree, named)

@@ -10,7 +10,6 @@ import weakref
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
-from typing import Protocol
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import BadItems, LazyFile
@@ -28,28 +27,6 @@ class Rejected(Exception):
     def __init__(self, kind: str, why: str) -> None:
         super().__init__(why)
         self.kind, self.why = kind, why
-
-
-class FileSource(Protocol):
-    """Files by their relative name, with slashes."""
-
-    def names(self) -> list[str]:
-        """Return the names of all files, sorted, without hidden ones."""
-
-    def is_file(self, name: str) -> bool:
-        """Return True if `name` exists and may be used."""
-
-    def picture(self, name: str) -> Path | LazyFile:
-        """Return the picture `name`; raises `Rejected`."""
-
-    def read(self, name: str, cap: int) -> bytes:
-        """Return the first `cap` + 1 bytes of a file; raises `Rejected`."""
-
-    def local(self, name: str) -> Path:
-        """Return a seekable file with the content of `name`, which exists as long as the tree; raises `Rejected`."""
-
-    def below(self, folder: str) -> "FileSource":
-        """Return the source of a folder in this one; an empty name gives this one."""
 
 
 def is_unsafe(name: str) -> bool:
@@ -96,7 +73,7 @@ def _is_run(folder: Path) -> bool:
 
 
 class FolderTree:
-    """A folder on disk."""
+    """The files of a folder on disk, by their relative name, with slashes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -107,9 +84,11 @@ class FolderTree:
         return sorted(files_below(self.root))
 
     def names(self) -> list[str]:
+        """Return the names of all files, sorted, without hidden ones."""
         return self._names
 
     def is_file(self, name: str) -> bool:
+        """Return True if `name` exists and may be used."""
         try:
             self.local(name)
         except Rejected:
@@ -117,6 +96,7 @@ class FolderTree:
         return True
 
     def local(self, name: str) -> Path:
+        """Return a seekable file with the content of `name`, which exists as long as the tree; raises `Rejected`."""
         try:
             path = inside(self._top, name)
             is_file = path is not None and os.path.isfile(path)
@@ -129,9 +109,11 @@ class FolderTree:
         return Path(path)
 
     def picture(self, name: str) -> Path | LazyFile:
+        """Return the picture `name`; raises `Rejected`."""
         return self.local(name)
 
     def read(self, name: str, cap: int) -> bytes:
+        """Return the first `cap` + 1 bytes of a file; raises `Rejected`."""
         try:
             with open(self.local(name), "rb") as file:
                 return file.read(cap + 1)
@@ -139,6 +121,7 @@ class FolderTree:
             raise Rejected("unreadable file", f"cannot be read: {error.strerror}") from error
 
     def below(self, folder: str) -> "FolderTree":
+        """Return the source of a folder in this one; an empty name gives this one."""
         return FolderTree(self.root / folder) if folder else self
 
 
@@ -153,7 +136,7 @@ class _Scratch:
 
 
 class ZipTree:
-    """The files of a zip. Members that are unsafe, links or named twice go to `bad` and are left out."""
+    """The files of a zip, with the methods of `FolderTree`. Members that are unsafe, links or named twice go to `bad` and are left out."""
 
     def __init__(self, path: Path, bad: BadItems) -> None:
         try:
@@ -209,6 +192,9 @@ class ZipTree:
         except Exception as error:
             raise Rejected("unreadable file", f"cannot be unpacked: {error}") from error
         return target
+
+
+FileSource = FolderTree | ZipTree
 
 
 def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfile.ZipInfo]:
