@@ -69,7 +69,7 @@ class Source:
         """Return the user's image root, else `folder` in the source if it has files, else the source."""
         if self.settings.image_root is not None:
             return FolderTree(Path(self.settings.image_root))
-        return self.tree.below(folder) if any(name.startswith(f"{folder}/") for name in self.tree.names()) else self.tree
+        return self.tree.below(folder) if any(name.startswith(f"{folder}/") for name in self.tree.names) else self.tree
 
 
 @dataclass(frozen=True)

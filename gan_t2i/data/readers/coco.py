@@ -18,8 +18,8 @@ def find_coco(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     """Find JSON files that are named, or else captions_*.json in the folder or its subfolder annotations."""
     if named is not None:
         return [name for name in named if name.lower().endswith(".json") and name != STYLEGAN]
-    bases = [name.removeprefix("annotations/") for name in tree.names()]
-    return [name for name, base in zip(tree.names(), bases, strict=True) if base.startswith("captions_") and base.endswith(".json")]
+    bases = [name.removeprefix("annotations/") for name in tree.names]
+    return [name for name, base in zip(tree.names, bases, strict=True) if base.startswith("captions_") and base.endswith(".json")]
 
 
 def read_coco(source: Source) -> Reading:

@@ -39,7 +39,7 @@ def find_cub(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_cub(source: Source) -> Reading:
     """Read the pictures that the pickles list; those of test are held out."""
-    folder = next((folder for folder in IMAGE_FOLDERS if any(name.startswith(f"{folder}/") for name in source.tree.names())), "")
+    folder = next((folder for folder in IMAGE_FOLDERS if any(name.startswith(f"{folder}/") for name in source.tree.names)), "")
     pictures = source.tree.below(folder)
     texts = source.tree.below(TEXT)
     reading = Reading(notes=[f"captions from {TEXT}, sides from {' and '.join(source.entries)}"])

@@ -27,7 +27,7 @@ def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
     for name in METADATA:
         if tree.is_file(name):
             return [name]
-    return [name for name in tree.names() if name.count("/") == 1 and name.partition("/")[2] in METADATA]
+    return [name for name in tree.names if name.count("/") == 1 and name.partition("/")[2] in METADATA]
 
 
 def read_metadata(source: Source) -> Reading:
@@ -80,7 +80,7 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
 
 
 def find_openclip(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    names = [name for name in tree.names() if "/" not in name] if named is None else named
+    names = [name for name in tree.names if "/" not in name] if named is None else named
     return [name for name in names if name.lower().endswith((".csv", ".tsv")) and _is_tabbed(tree, name)]
 
 

@@ -21,12 +21,12 @@ def read_pairs(source: Source) -> Reading:
     reading = Reading(notes=["captions from .txt files beside the images"])
     texts: dict[str, str] = {}
     for suffix in reversed(CAPTION_SUFFIXES):
-        texts |= {name[: -len(suffix)]: name for name in tree.names() if name.lower().endswith(suffix)}
+        texts |= {name[: -len(suffix)]: name for name in tree.names if name.lower().endswith(suffix)}
     if texts and all(name.lower().endswith(".caption") for name in texts.values()):
         reading.notes = ["captions from .caption files beside the images"]
     unused = dict(texts)
     captions_of: dict[str, tuple[str, ...]] = {}  # read once where a.png and a.jpg share a.txt
-    for name in tree.names():
+    for name in tree.names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in IMAGE_SUFFIXES:
             continue

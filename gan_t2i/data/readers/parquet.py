@@ -45,7 +45,7 @@ class _Cells:
 
 def find_parquet(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     """Find parquet files; in a folder with picture files they are img2dataset's lists of downloads, and do not count."""
-    names = tree.names() if named is None else named
+    names = tree.names if named is None else named
     if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
         return []
     return [name for name in names if name.lower().endswith(".parquet")]

@@ -46,7 +46,7 @@ class _Sample:
 
 
 def find_tars(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    return [name for name in (tree.names() if named is None else named) if name.lower().endswith(".tar")]
+    return [name for name in (tree.names if named is None else named) if name.lower().endswith(".tar")]
 
 
 def read_tars(source: Source) -> Reading:

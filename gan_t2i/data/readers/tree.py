@@ -80,12 +80,9 @@ class FolderTree:
         self._top = os.fspath(self.root)
 
     @functools.cached_property
-    def _names(self) -> list[str]:
-        return sorted(files_below(self.root))
-
     def names(self) -> list[str]:
-        """Return the names of all files, sorted, without hidden ones."""
-        return self._names
+        """Names of all files, sorted, without hidden ones."""
+        return sorted(files_below(self.root))
 
     def is_file(self, name: str) -> bool:
         """Return True if `name` exists and may be used."""
@@ -125,16 +122,6 @@ class FolderTree:
         return FolderTree(self.root / folder) if folder else self
 
 
-class _Scratch:
-    """A temporary folder, made on first use and removed with this object."""
-
-    @functools.cached_property
-    def folder(self) -> Path:
-        path = Path(tempfile.mkdtemp(prefix="gan_t2i-"))
-        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
-        return path
-
-
 class ZipTree:
     """The files of a zip, with the methods of `FolderTree`. Members that are unsafe, links or named twice go to `bad` and are left out."""
 
@@ -146,7 +133,13 @@ class ZipTree:
             raise GanT2IError(f"data {path} is not a readable zip: {' '.join(str(error).split())}") from error
         self._members = _usable_members(self._zip, bad)
         self._prefix = _common_folder(self._members)
-        self._scratch = _Scratch()
+
+    @functools.cached_property
+    def _scratch(self) -> Path:
+        """A temporary folder, removed with the zip, which the trees of its folders share."""
+        path = Path(tempfile.mkdtemp(prefix="gan_t2i-"))
+        weakref.finalize(self._zip, shutil.rmtree, path, ignore_errors=True)
+        return path
 
     def below(self, folder: str) -> "ZipTree":
         if not folder:
@@ -155,6 +148,7 @@ class ZipTree:
         view._prefix = f"{self._prefix}{folder}/"
         return view
 
+    @property
     def names(self) -> list[str]:
         return sorted(name.removeprefix(self._prefix) for name in self._members if name.startswith(self._prefix))
 
@@ -185,7 +179,7 @@ class ZipTree:
 
     def local(self, name: str) -> Path:
         member = self._member(name, MAX_NESTED)
-        target = self._scratch.folder / f"{member.header_offset}"
+        target = self._scratch / f"{member.header_offset}"
         try:
             with self._zip.open(member) as packed, open(target, "wb") as file:
                 shutil.copyfileobj(packed, file)
