@@ -21,19 +21,15 @@ _STATES = frozenset({"key", "status"})  # columns of img2dataset
 class _Cells:
     """The pictures of a parquet file, read by row group. As they are read in order, one group in memory is enough."""
 
-    def __init__(self, tree: FileSource, file: Any, name: str, column: str) -> None:
+    def __init__(self, tree: FileSource, file: Any, column: str) -> None:
         self._tree = tree  # keeps a temporary file alive
-        self._file, self._name, self._column = file, name, column
         self._lock = threading.Lock()
-        self._group: tuple[int, list[Any]] = (-1, [])
+        self._of_group = functools.lru_cache(maxsize=1)(lambda group: file.read_row_group(group, columns=[column]).column(0))
 
     def read(self, group: int, row: int) -> bytes:
         """Return the bytes of a cell; raises `ValueError` where it has none, or too many."""
         with self._lock:
-            if self._group[0] != group:
-                column = self._file.read_row_group(group, columns=[self._column]).column(0)
-                self._group = (group, column)
-            value = self._group[1][row].as_py()
+            value = self._of_group(group)[row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         # a path instead of bytes is not followed
         if not isinstance(content, bytes):
@@ -73,7 +69,7 @@ def _read_file(source: Source, name: str) -> Reading:
     rows = list(parquet_rows(file, name, [*candidates, *_STATES.intersection(texts)] if candidates else texts, source.bad))
     column = choose_column(label, [row for _, _, (_, row) in rows], wanted, tuple(_STATES))
     reading = Reading(notes=[f'captions from column "{column}", pictures from column "{image}" of the parquet files'])
-    cells = _Cells(source.tree, file, name, image)
+    cells = _Cells(source.tree, file, image)
     used: set[str] = set()
     for group, index, (where, row) in rows:
         status, key = row.get("status"), row.get("key")
