@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 HASH_SIZE = (9, 8)  # columns, rows: 8 x 8 differences of neighbours
 # recompressing or resizing a photograph changes 0 to 4 of the 64 bits
@@ -44,10 +46,11 @@ def near_groups(hashes: Hashes, colours: Colours) -> list[list[int]]:
     have the same four bands, only those nearest in tone are found.
     """
     tone = colours.sum(axis=1, dtype=np.int64)
-    parent = list(range(len(hashes)))
+    labels = np.arange(len(hashes))  # [N], equal where a chain connects pictures
     for bands in itertools.combinations(range(_BANDS), _BANDS - MAX_DISTANCE):
         keys = hashes & _mask(bands)
         order = np.lexsort((tone, keys))
+        pairs = [np.empty((2, 0), dtype=np.int64)]
         for shift in range(1, min(_WINDOW, len(order) - 1) + 1):
             first, second = order[:-shift], order[shift:]
             same = keys[first] == keys[second]
@@ -57,9 +60,11 @@ def near_groups(hashes: Hashes, colours: Colours) -> list[list[int]]:
             near = _distance(hashes[first], hashes[second]) <= MAX_DISTANCE
             first, second = first[near], second[near]
             close = np.abs(colours[first].astype(np.int16) - colours[second]).max(axis=1, initial=0) <= MAX_COLOUR_DIFFERENCE
-            for a, b in zip(first[close].tolist(), second[close].tolist(), strict=True):
-                parent[_root(parent, b)] = _root(parent, a)
-    return groups_of([_root(parent, index) for index in range(len(parent))])
+            pairs.append(np.stack((first[close], second[close])))
+        edges = labels[np.concatenate(pairs, axis=1)]  # [2, number of pairs]
+        graph = coo_array((np.ones(edges.shape[1]), tuple(edges)), shape=(len(labels), len(labels)))
+        labels = connected_components(graph, directed=False)[1][labels]
+    return groups_of(labels.tolist())
 
 
 def groups_of(labels: Sequence[int | bytes]) -> list[list[int]]:
@@ -80,10 +85,3 @@ def _mask(bands: tuple[int, ...]) -> np.uint64:
 def _distance(a: Hashes, b: Hashes) -> npt.NDArray[np.int64]:
     """Return the number of different bits of each pair."""
     return np.unpackbits((a ^ b).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
-
-
-def _root(parent: list[int], index: int) -> int:
-    while parent[index] != index:
-        parent[index] = parent[parent[index]]
-        index = parent[index]
-    return index
