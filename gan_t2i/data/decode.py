@@ -59,7 +59,11 @@ def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
     try:
         file = io.BytesIO(source.read()) if isinstance(source, LazyFile) else source
         with Image.open(file, formats=IMAGE_FORMATS) as image:
-            _check_size(image.size)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BadImageError("image over the pixel cap", f"the image has {width} x {height} pixels, more than {MAX_PIXELS}")
+            if min(width, height) < MIN_SIDE:
+                raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
             yield image
     except BadImageError:
         raise
@@ -71,14 +75,6 @@ def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
     except Exception as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise BadImageError("unreadable image", f"the image cannot be read: {why}") from error
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise BadImageError("image over the pixel cap", f"the image has {width} x {height} pixels, more than {MAX_PIXELS}")
-    if min(size) < MIN_SIDE:
-        raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
 
 
 def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> Pixels:
@@ -137,10 +133,8 @@ def to_rgb(image: Image.Image, background: str) -> Image.Image:
 
 def to_rgba(image: Image.Image) -> Image.Image:
     """Convert any mode to RGBA; 16-bit grey is scaled."""
-    return _grey16_to_rgba(image) if image.mode.startswith("I") else image.convert("RGBA")
-
-
-def _grey16_to_rgba(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image.convert("RGBA")
     values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
     # a PNG's tRNS chunk declares a single grey transparent
