@@ -102,14 +102,9 @@ def facts_of(source: Path | LazyFile, background: str) -> PictureFacts:
         small = to_rgb(image, background).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX, reducing_gap=3)
         pixels = np.asarray(small).reshape(-1, 3)
         contrast = int((pixels.max(axis=0) - pixels.min(axis=0)).max())
-        return PictureFacts(size, _digest(source), difference_hash(small), coarse_colours(small), contrast)
-
-
-def _digest(source: Path | LazyFile) -> bytes:
-    if isinstance(source, LazyFile):
-        return hashlib.blake2b(source.read(), digest_size=16).digest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        content = source.read() if isinstance(source, LazyFile) else source.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        return PictureFacts(size, digest, difference_hash(small), coarse_colours(small), contrast)
 
 
 def _summary(facts: Sequence[PictureFacts], records: Sequence[Record]) -> PictureStats:
