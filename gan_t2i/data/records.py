@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError
 
 TRAIN = "train"
 HELDOUT = "heldout"
@@ -43,9 +43,7 @@ class BadItem:
 class BadItems:
     """Collect the items left out; with on_bad="error" the first one raises `GanT2IError`, with "skip" none does."""
 
-    def __init__(self, on_bad: str = "skip") -> None:
-        if on_bad not in ("skip", "error"):
-            raise UsageError(f"on_bad must be one of: skip, error; not {on_bad}")
+    def __init__(self, on_bad: Literal["skip", "error"] = "skip") -> None:
         self.strict = on_bad == "error"
         self.items: list[BadItem] = []
 
