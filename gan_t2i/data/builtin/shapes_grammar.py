@@ -8,10 +8,11 @@ import dataclasses
 import functools
 import hashlib
 import importlib.resources
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 Task = Literal["single", "position", "two", "relation", "count"]
 Split = Literal["train", "heldout"]
@@ -60,18 +61,8 @@ class Vocabulary:
 @functools.cache
 def vocabulary() -> Vocabulary:
     """Return the vocabulary of ``shapes.json``, beside this module."""
-    values = json.loads(importlib.resources.files("gan_t2i.data.builtin").joinpath("shapes.json").read_text(encoding="utf-8"))
-    return Vocabulary(
-        shapes=tuple(values["shapes"]),
-        plurals=values["plurals"],
-        colours={name: tuple(rgb) for name, rgb in values["colours"].items()},
-        backgrounds={name: tuple(rgb) for name, rgb in values["backgrounds"].items()},
-        never_on={name: tuple(colours) for name, colours in values["never_on"].items()},
-        sizes=values["sizes"],
-        positions={name: tuple(centre) for name, centre in values["positions"].items()},
-        relations=tuple(values["relations"]),
-        counts=values["counts"],
-    )
+    text = importlib.resources.files("gan_t2i.data.builtin").joinpath("shapes.json").read_text(encoding="utf-8")
+    return TypeAdapter(Vocabulary).validate_json(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +95,8 @@ class Scene:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scene as plain values for a metadata line."""
-        return {
-            "task": self.task,
-            "background": self.background,
-            "objects": [dataclasses.asdict(thing) for thing in self.objects],
-            "relation": self.relation,
-            "count": self.count,
-        }
+        values = dataclasses.asdict(self)
+        return {**values, "objects": list(values["objects"]), "count": self.count}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Scene":
