@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import emoji
-from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont, features
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
 from gan_t2i.core.config import nearest
@@ -31,6 +32,8 @@ _STRIKES = (160, 136, 128, 109, 96, 72, 64, 48, 40, 32, 20)
 _MARGIN = 0.04  # of the picture's side, on each side
 _PROBES = 64  # glyphs that measure how large this font renders
 _INK, _OTHER_INK = (255, 0, 255), (0, 255, 0)
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff\U000e0020-\U000e007f]")  # regional indicators and tag characters
+_SKIN_TONE = re.compile("[\U0001f3fb-\U0001f3ff]")
 _VARIATION = "\N{VARIATION SELECTOR-16}"
 _NO_CHARACTER = "\U000ffffe"
 
@@ -87,17 +90,8 @@ def _wanted(*, flags: bool, skin_tones: bool) -> Iterator[str]:
     """Yield the fully-qualified emoji, short ones first: a font that lacks a sequence may render its first part, which is a duplicate then."""
     qualified = (text for text, entry in emoji.EMOJI_DATA.items() if entry["status"] == emoji.STATUS["fully_qualified"])
     for text in sorted(qualified, key=lambda text: (len(text), text)):
-        if (flags or not _is_flag(text)) and (skin_tones or not _has_skin_tone(text)):
+        if (flags or not _FLAG.search(text)) and (skin_tones or not _SKIN_TONE.search(text)):
             yield text
-
-
-def _is_flag(text: str) -> bool:
-    """Return True for the flag of a country or region: regional indicators or tag characters."""
-    return any(0x1F1E6 <= ord(character) <= 0x1F1FF or 0xE0020 <= ord(character) <= 0xE007F for character in text)
-
-
-def _has_skin_tone(text: str) -> bool:
-    return any(0x1F3FB <= ord(character) <= 0x1F3FF for character in text)
 
 
 def names(text: str, languages: Sequence[str] = ("en",)) -> list[str]:
@@ -194,13 +188,13 @@ class EmojiFont:
         elif len(text) > 1 and self._font.getlength(text) > 1.5 * self._font.getlength(text[0]) > 0:
             return None
         glyph = self._ink(text, _INK)
-        if glyph is None or _same(glyph, self._missing):
+        if glyph is None or glyph == self._missing:
             return None
         # pixels that change with the ink have no colour of their own
         other = self._ink(text, _OTHER_INK)
         if other is None or other.size != glyph.size or not _shared_colour(glyph, other):
             return None
-        return glyph if _same(glyph, other) else self._ink(text, (0, 0, 0))
+        return glyph if glyph == other else self._ink(text, (0, 0, 0))
 
     def _ink(self, text: str, ink: tuple[int, int, int]) -> Image.Image | None:
         """Return the pixels of `text` on an empty canvas, cropped to their box; None where there are none."""
@@ -219,15 +213,10 @@ class EmojiFont:
         return Image.frombytes("RGBa", canvas.size, canvas.tobytes())
 
 
-def _same(a: Image.Image, b: Image.Image | None) -> bool:
-    return b is not None and a.size == b.size and a.tobytes() == b.tobytes()
-
-
 def _shared_colour(a: Image.Image, b: Image.Image) -> bool:
     """Return True if some covered pixel is the same in both."""
-    bands = [ImageChops.difference(x, y) for x, y in zip(a.split()[:3], b.split()[:3], strict=True)]
-    changed = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2]).point([0] + [255] * 255)
-    return ImageChops.subtract(a.getchannel("a").point([0] * 128 + [255] * 128), changed).getbbox() is not None
+    x, y = np.asarray(a), np.asarray(b)  # [H, W, 4]
+    return bool(((x[..., :3] == y[..., :3]).all(axis=2) & (x[..., 3] >= 128)).any())
 
 
 def _distinct(font: EmojiFont, texts: Iterable[str]) -> Iterator[tuple[str, Image.Image]]:
