@@ -96,17 +96,17 @@ class PackedDataset:
         version = meta.get("format_version") if isinstance(meta, dict) else None
         if version != FORMAT_VERSION:
             raise GanT2IError(f"packed data {folder} has format version {version}, not {FORMAT_VERSION}; remove the folder and pack again")
+        meta.setdefault("channels", 3)  # missing in folders from before alpha
         try:
             if fault := _fault_in(meta):
-                raise GanT2IError(f"packed data {folder} is damaged: {fault} in {META}; remove the folder and pack again")
-            shape = (len(meta["caption_ids"]), _channels(meta), meta["resolution"], meta["resolution"])
-            expected = math.prod(shape)
-            if size == expected:
-                images: np.memmap[Any, np.dtype[np.uint8]] = np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape)
-                return cls(folder, images, meta)
+                fault = f"{fault} in {META}"
+            else:
+                shape = (len(meta["caption_ids"]), meta["channels"], meta["resolution"], meta["resolution"])
+                if size == math.prod(shape):
+                    return cls(folder, np.memmap(folder / IMAGES, dtype=np.uint8, mode="r", shape=shape), meta)
+                fault = f"{IMAGES} has {size} bytes, not {math.prod(shape)}"
         except (KeyError, TypeError) as error:
-            raise GanT2IError(f"packed data {folder} is damaged: {META} lacks {error}; remove the folder and pack again") from error
-        fault = f"{IMAGES} has {size} bytes, not {expected}"
+            fault = f"{META} lacks {error}"
         raise GanT2IError(f"packed data {folder} is damaged: {fault}; remove the folder and pack again")
 
     def records(self) -> list[Record]:
@@ -242,7 +242,7 @@ def _fault_in(meta: dict[str, Any]) -> str | None:
         return "a part is not a list"
     if type(meta["resolution"]) is not int or meta["resolution"] < 1 or not isinstance(meta["fingerprint"], str):
         return "the resolution or the fingerprint is not valid"
-    if _channels(meta) not in (3, 4):
+    if meta["channels"] not in (3, 4):
         return "the channels are neither 3 nor 4"
     if not all(isinstance(caption, str) for caption in captions) or len(extras) != len(ids) or not all(isinstance(e, dict) for e in extras):
         return "a caption or an extra is not valid"
@@ -251,10 +251,6 @@ def _fault_in(meta: dict[str, Any]) -> str | None:
     if not _are_indices(meta[TRAIN] + meta[HELDOUT], len(ids)):
         return "the split names a picture that is not there"
     return None
-
-
-def _channels(meta: dict[str, Any]) -> Any:
-    return meta.get("channels", 3)  # missing in folders from before alpha
 
 
 def _are_indices(values: list[Any], count: int) -> bool:
