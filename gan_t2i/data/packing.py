@@ -173,7 +173,8 @@ def pack(
             digest = hashlib.sha256()
             images = folder / IMAGES
             state = partial.resume(destination, images, source_key(source, resolution, settings), settings.channels * resolution**2)
-            decoded = decode_all(reading.records[state.done :], resolution, settings, workers or cores())
+            rest = reading.records[state.done :]
+            decoded = map_in_threads(rest, lambda record: load_image(record.image, resolution, settings), workers or cores())
             try:
                 records = write_images(images, reading.records, decoded, bad, digest, state, progress)
             except KeyboardInterrupt:
@@ -302,16 +303,6 @@ def cores() -> int:
     """Return the number of cores that this process may use."""
     # a container or a scheduler may allow fewer cores than the machine has
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-# Pictures
-
-
-def decode_all(
-    records: Sequence[Record], resolution: int, settings: DataSettings, workers: int
-) -> Generator[Pixels | BadImageError, None, None]:
-    """Yield the picture or the fault of each record, in order."""
-    return map_in_threads(records, lambda record: load_image(record.image, resolution, settings), workers)
 
 
 def map_in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:

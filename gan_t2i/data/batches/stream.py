@@ -24,21 +24,10 @@ from tqdm import tqdm
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.core.runtime import seeded_rng
-from gan_t2i.data import partial, personal
+from gan_t2i.data import packing, partial, personal
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
-from gan_t2i.data.packing import (
-    IMAGES,
-    META,
-    PackedDataset,
-    check_resolution,
-    cores,
-    decode_all,
-    describe,
-    location_of,
-    source_key,
-    write_images,
-)
+from gan_t2i.data.packing import PackedDataset
 from gan_t2i.data.readers import find_reader, hub, is_hub
 from gan_t2i.data.readers.base import Reading, Source, split_of_name
 from gan_t2i.data.readers.tars import caption_key, read_shard
@@ -105,10 +94,10 @@ def open_stream(source: Any, resolution: int, settings: DataSettings | None = No
     with a hash on the same side stay. So each picture's split is known without the others. Raises `UsageError` unless `source` is tars outside
     of a zip, and `GanT2IError` where nothing is left to train on or, with on_bad="error", at the first bad item.
     """
-    check_resolution(resolution)
+    packing.check_resolution(resolution)
     settings = settings or DataSettings()
     tars = _find_tars(source, settings)
-    folder = cache_dir() / "streams" / source_key(Path(source), resolution, settings)
+    folder = cache_dir() / "streams" / packing.source_key(Path(source), resolution, settings)
     if not (folder / INDEX).is_file():
         log.info(f"data: scanning {len(tars.entries):,} tars of {source} (once)")
         try:
@@ -205,15 +194,15 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
         raise GanT2IError(f"no picture to train on in {len(names):,} tars{where}")
     unreadable = BadItems(settings.on_bad)
     sample = [*scan.sample[TRAIN], *scan.sample[HELDOUT]]
-    (folder / IMAGES).touch()
-    decoded = decode_all(sample, resolution, settings, cores())
-    usable = write_images(folder / IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
+    (folder / packing.IMAGES).touch()
+    decoded = packing.map_in_threads(sample, lambda record: load_image(record.image, resolution, settings), packing.cores())
+    usable = packing.write_images(folder / IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
-    meta = describe(usable, [], reading, resolution, settings, digest)
+    meta = packing.describe(usable, [], reading, resolution, settings, digest)
     meta["report"] = asdict(scan.report(reading.notes[:1]))
-    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
+    (folder / packing.META).write_text(json.dumps(meta), encoding="utf-8")
     index = {"names": names, "counts": scan.counts, "key": key, "captions": scan.captions}
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
 
@@ -238,7 +227,7 @@ class StreamSampler:
         self.replaced = 0
         self.window = functools.lru_cache(maxsize=2)(self._fill)
         Image.init()  # registers every format now: the threads would race to do it
-        self._pool = ThreadPoolExecutor(cores())
+        self._pool = ThreadPoolExecutor(packing.cores())
         self._ahead: dict[int, Decoded] = {}  # position -> picture of the next batch
         # The decoder judges what Pillow warns of; the filter is the whole process's, so it is not set around each picture.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -295,7 +284,7 @@ class StreamSampler:
         try:
             return load_image(record.image, self.stream.sample.resolution, self.stream.settings)
         except BadImageError as error:
-            return BadItem(error.kind, location_of(record), str(error))
+            return BadItem(error.kind, packing.location_of(record), str(error))
 
     def _replace(self, position: int, bad: BadItem, negative: str | None) -> tuple[Record, Pixels]:
         """Return the next picture in the window that can be decoded, and does not have the caption `negative`."""
