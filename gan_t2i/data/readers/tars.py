@@ -11,25 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.data.readers.base import (
-    CAPTION_COLUMNS,
-    IMAGE_SUFFIXES,
-    MAX_CAPTION_FILE,
-    Reading,
-    Source,
-    captions_of_text,
-    captions_of_value,
-    choose_column,
-    is_text,
-    printable,
-    split_of_name,
-)
+from gan_t2i.data.readers import base
+from gan_t2i.data.readers.base import Reading, Source, printable
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import json_value
 from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe
 from gan_t2i.data.records import BadItems, LazyFile, Record
-
-_LINK = "link in the archive"
 
 
 @dataclass
@@ -72,7 +59,7 @@ def _caption_key(source: Source, samples: Sequence[_Sample]) -> str | None:
     wanted = source.settings.caption_column
     if wanted is None and any(sample.text is not None for sample in samples):
         return None
-    return choose_column("the samples' .json", [sample.row for sample in samples if sample.row], wanted)
+    return base.choose_column("the samples' .json", [sample.row for sample in samples if sample.row], wanted)
 
 
 def _records(source: Source, samples: Sequence[_Sample], key: str | None) -> Reading:
@@ -83,9 +70,9 @@ def _records(source: Source, samples: Sequence[_Sample], key: str | None) -> Rea
         if not sample.usable:
             continue
         if key is None and sample.text is not None:
-            captions = captions_of_text(sample.text, sample.where, source.settings, source.bad)
+            captions = base.captions_of_text(sample.text, sample.where, source.settings, source.bad)
         elif key is not None and sample.row is not None:
-            captions = captions_of_value(sample.row.get(key), "the sample", sample.where, source.bad)
+            captions = base.captions_of_value(sample.row.get(key), "the sample", sample.where, source.bad)
         elif sample.image is not None:
             source.bad.add("image without caption", sample.where, "the sample has no caption")
         reading.images += sample.image is not None
@@ -109,18 +96,20 @@ def _samples(source: Source, name: str) -> list[_Sample]:
     try:
         with open(path, "rb") as file:
             for member in _members(file, path.stat().st_size, printable(name), bad):
-                folder, _, base = member.name.rpartition("/")
-                key, dot, extension = base.partition(".")
+                folder, _, rest = member.name.rpartition("/")
+                key, dot, extension = rest.partition(".")
                 key = f"{folder}/{key}" if folder else key
-                sample = samples.setdefault(key, _Sample(f"{printable(name)}/{printable(key)}", split=split_of_name(name)))
+                sample = samples.setdefault(key, _Sample(f"{printable(name)}/{printable(key)}", split=base.split_of_name(name)))
                 suffix = dot + extension.lower()
                 if not _is_taken(sample, member, suffix, bad):
                     continue
-                if suffix in IMAGE_SUFFIXES:
+                file.seek(member.offset_data)  # tarfile seeks by itself
+                if suffix in base.IMAGE_SUFFIXES:
                     sample.image = LazyFile(printable(member.name), partial(read_slice, tree, path, member.offset_data, member.size))
-                else:
-                    file.seek(member.offset_data)  # tarfile seeks by itself
-                    _keep_text(sample, file.read(member.size), suffix, wanted, bad)
+                elif suffix == ".json":
+                    sample.row = _row(file.read(member.size), wanted, sample.where, bad)
+                elif suffix == CAPTION_SUFFIXES[0] or sample.text is None:
+                    sample.text = file.read(member.size)
     except OSError as error:
         bad.add("unreadable archive", printable(name), f"the tar cannot be read: {error.strerror}")
     if wanted is None:
@@ -131,7 +120,7 @@ def _samples(source: Source, name: str) -> list[_Sample]:
 
 def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadItems) -> bool:
     """Return True for a member to read: a picture or a caption, the first of its kind in the sample, and below the cap."""
-    kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+    kind = "image" if suffix in base.IMAGE_SUFFIXES else suffix
     if not sample.usable or (kind != "image" and suffix not in (*CAPTION_SUFFIXES, ".json")):
         return False
     if kind in sample.kinds:
@@ -139,18 +128,11 @@ def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadIte
         sample.usable = False
         return False
     sample.kinds.add(kind)
-    cap, what = (MAX_MEMBER, TOO_LARGE) if kind == "image" else (MAX_CAPTION_FILE, "caption too long")
+    cap, what = (MAX_MEMBER, TOO_LARGE) if kind == "image" else (base.MAX_CAPTION_FILE, "caption too long")
     if member.size > cap:
         bad.add(what, sample.where, f"the {kind} has {member.size} bytes, more than {cap}")
         return False
     return True
-
-
-def _keep_text(sample: _Sample, content: bytes, suffix: str, wanted: str | None, bad: BadItems) -> None:
-    if suffix == ".json":
-        sample.row = _row(content, wanted, sample.where, bad)
-    elif suffix == CAPTION_SUFFIXES[0] or sample.text is None:
-        sample.text = content
 
 
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
@@ -162,7 +144,9 @@ def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[
         return None
     if not isinstance(row, dict):
         return None
-    return {key: value if key == wanted or key in CAPTION_COLUMNS else "" for key, value in row.items() if key == wanted or is_text(value)}
+    return {
+        key: value if key == wanted or key in base.CAPTION_COLUMNS else "" for key, value in row.items() if key == wanted or base.is_text(value)
+    }
 
 
 def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfile.TarInfo]:
@@ -195,7 +179,7 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
         if is_unsafe(member.name):
             bad.add(OUTSIDE, where, f"{member.name!r} leads out of the archive")
         elif not member.isreg() or member.issparse():
-            bad.add(_LINK, where, f"{member.name!r} is a link or not a regular file")
+            bad.add("link in the archive", where, f"{member.name!r} is a link or not a regular file")
         else:
             yield member
     # tarfile takes a damaged header, or a cut between two members, for the end; a complete tar ends with zeros
