@@ -52,17 +52,13 @@ def _emoji(resolution: int, background: str) -> Path:
 
 def _make_once(name: str, make: Callable[[Path], Path]) -> Path:
     folder = cache_dir() / "datasets" / name
-    if not _is_complete(folder):
+    made = folder / "metadata.jsonl"  # the folder appears under its name only when it is finished
+    if not made.is_file():
         log.info(f"making the built-in data set {name} (once) in {folder}")
         try:
             make(folder)
         except (OSError, UsageError):
             # another process may have been faster: its folder is there, and renaming ours over it fails
-            if not _is_complete(folder):
+            if not made.is_file():
                 raise
     return folder
-
-
-def _is_complete(folder: Path) -> bool:
-    # the folder appears under its name only when it is finished
-    return (folder / "metadata.jsonl").is_file()
