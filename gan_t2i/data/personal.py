@@ -50,15 +50,11 @@ def redact_reading(reading: Reading, bad: BadItems) -> None:
             found += find_personal(caption)
         captions = tuple(dict.fromkeys(filter(None, map(redact, record.captions))))
         if captions:
-            records.append(_with(record, captions))
+            records.append(replace(record, captions=captions, extra=_redact_value(record.extra)))
         else:
             bad.add("caption only personal data", record.where, "the caption is empty without personal data")
     reading.records = records
     reading.notes.append(f"redacted in captions: {', '.join(f'{found[kind]:,} {kind}' for kind in KINDS)}")
-
-
-def _with(record: Record, captions: Sequence[str]) -> Record:
-    return replace(record, captions=tuple(captions), extra={key: _redact_value(value) for key, value in record.extra.items()})
 
 
 def _redact_value(value: Any) -> Any:
