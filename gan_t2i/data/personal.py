@@ -5,12 +5,12 @@ Names of people have no form of their own: they are not found.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from gan_t2i.data.readers.base import Reading
-from gan_t2i.data.records import BadItems, Record
+from gan_t2i.data.records import BadItems
 
 # Bounded repeats keep the search linear in a caption's length. The order matters: part of an address looks like a handle.
 _PATTERN = re.compile(

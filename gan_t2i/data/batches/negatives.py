@@ -66,10 +66,7 @@ class OneChange:
                 self._items_by_rest[rest].append(item)
         self.captions: list[str] = []
         self._written: dict[int, list[int]] = {}
-        self._write({caption: number for number, caption in enumerate(dataset.captions)})
-
-    def _write(self, ids: dict[str, int]) -> None:
-        """Write captions of swapped scenes, and give those that are not in `ids` the next ones."""
+        ids = {caption: number for number, caption in enumerate(dataset.captions)}
         for item, scene in self._scenes.items():
             rng = random.Random(f"written {item}")
             texts = [random_caption(other, rng) for other in swapped(scene)]

@@ -196,7 +196,7 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     sample = [*scan.sample[TRAIN], *scan.sample[HELDOUT]]
     (folder / packing.IMAGES).touch()
     decoded = packing.map_in_threads(sample, lambda record: load_image(record.image, resolution, settings), packing.cores())
-    usable = packing.write_images(folder / IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
+    usable = packing.write_images(folder / packing.IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
