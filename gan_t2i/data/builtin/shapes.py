@@ -9,7 +9,6 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -37,6 +36,19 @@ _GAP = 0.045  # between the boxes of two objects: more than a pixel at 32 px
 _PAIR_RADIUS = 0.17
 _COUNT_RADIUS = {1: 0.20, 2: 0.17, 3: 0.14, 4: 0.12}
 _SAME_SHAPE_SHARE = 0.15  # of pairs of objects, which then differ in colour alone
+_TURN = [2 * math.pi * step / 64 for step in range(64)]
+_STAR = [(math.pi * point / 5, (1, 0.43)[point % 2]) for point in range(10)]  # angle, radius
+_CORNERS: dict[str, list[tuple[float, float]]] = {
+    "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+    "triangle": [(0, -math.sqrt(3) / 2), (1, math.sqrt(3) / 2), (-1, math.sqrt(3) / 2)],
+    "diamond": [(0, -1), (0.72, 0), (0, 1), (-0.72, 0)],
+    "star": [(radius * math.sin(angle), -radius * math.cos(angle)) for angle, radius in _STAR],
+    "cross": [
+        *((1, 0.32), (0.32, 0.32), (0.32, 1), (-0.32, 1), (-0.32, 0.32), (-1, 0.32)),
+        *((-1, -0.32), (-0.32, -0.32), (-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32)),
+    ],
+    "heart": [(16 * math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))) for t in _TURN],
+}
 CAPTIONS = 3  # per picture
 _CHUNK = 64
 
@@ -49,7 +61,12 @@ def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0,
     """
     if heldout is None:
         heldout = min(count - 1, max(1, count // 25))
-    _check_numbers(count, size, heldout)
+    if count < 1:
+        raise UsageError(f"count = {count}: must be 1 or more")
+    if not SMALLEST <= size <= LARGEST:
+        raise UsageError(f"size = {size}: must be from {SMALLEST} to {LARGEST} pixels")
+    if not 0 <= heldout <= count:
+        raise UsageError(f"heldout = {heldout}: must be from 0 to the count, {count}")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty; name a new folder, or remove it first")
     with atomic_folder(out) as folder:
@@ -69,15 +86,6 @@ def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0,
                 metadata.writelines(lines)
                 bar.update(len(lines))
     return out
-
-
-def _check_numbers(count: int, size: int, heldout: int) -> None:
-    if count < 1:
-        raise UsageError(f"count = {count}: must be 1 or more")
-    if not SMALLEST <= size <= LARGEST:
-        raise UsageError(f"size = {size}: must be from {SMALLEST} to {LARGEST} pixels")
-    if not 0 <= heldout <= count:
-        raise UsageError(f"heldout = {heldout}: must be from 0 to the count, {count}")
 
 
 def _write_item(folder: Path, index: int, seed: int, size: int, split: Split) -> str:
@@ -220,32 +228,8 @@ def _mask(thing: Thing, size: int) -> tuple[Image.Image, tuple[int, int]]:
 @cache
 def _outline(shape: str) -> tuple[tuple[float, float], ...]:
     """Return the corners of a shape whose box is centred on 0 and whose longer half extent is 1."""
-    points = list(_corners(shape))
+    points = _CORNERS[shape]
     xs, ys = zip(*points, strict=True)
     middle = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     half = max(max(xs) - min(xs), max(ys) - min(ys)) / 2
     return tuple(((x - middle[0]) / half, (y - middle[1]) / half) for x, y in points)
-
-
-def _corners(shape: str) -> Iterator[tuple[float, float]]:
-    if shape == "square":
-        yield from [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-    elif shape == "triangle":
-        yield from [(0, -math.sqrt(3) / 2), (1, math.sqrt(3) / 2), (-1, math.sqrt(3) / 2)]
-    elif shape == "diamond":
-        yield from [(0, -1), (0.72, 0), (0, 1), (-0.72, 0)]
-    elif shape == "star":
-        for point in range(10):
-            angle, radius = math.pi * point / 5, (1, 0.43)[point % 2]
-            yield radius * math.sin(angle), -radius * math.cos(angle)
-    elif shape == "cross":
-        arm = 0.32
-        for u, v in [(1, 1), (-1, 1), (-1, -1), (1, -1)]:
-            inward = [(u, v * arm), (u * arm, v * arm), (u * arm, v)]
-            yield from inward if u == v else reversed(inward)
-    elif shape == "heart":
-        for step in range(64):
-            t = 2 * math.pi * step / 64
-            yield 16 * math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
-    else:
-        raise ValueError(f"no outline for shape {shape!r}")
