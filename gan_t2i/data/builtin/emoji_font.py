@@ -83,9 +83,6 @@ def joins_sequences() -> bool:
     return bool(features.check("raqm"))
 
 
-# Which emoji, and their names
-
-
 def _wanted(*, flags: bool, skin_tones: bool) -> Iterator[str]:
     """Yield the fully-qualified emoji, short ones first: a font that lacks a sequence may render its first part, which is a duplicate then."""
     qualified = (text for text, entry in emoji.EMOJI_DATA.items() if entry["status"] == emoji.STATUS["fully_qualified"])
@@ -137,9 +134,6 @@ def _parse_background(background: str) -> tuple[int, ...] | None:
         return ImageColor.getrgb(background)[:3]
     except ValueError as error:
         raise UsageError(f"background = {background!r}: must be a colour such as white, #ffeecc or transparent") from error
-
-
-# The font
 
 
 class EmojiFont:

@@ -84,9 +84,6 @@ class Reader:
     no_columns: str | None = None  # its captions, in messages, where they are in no column that the user could choose
 
 
-# Captions
-
-
 def clean_captions(texts: Iterable[Any], where: str, bad: BadItems) -> tuple[str, ...]:
     """Return the usable ones of `texts`, with normalised whitespace, each once, in their order; the others go to `bad`."""
     captions: dict[str, None] = {}
@@ -162,9 +159,6 @@ def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | No
 def is_text(value: Any) -> bool:
     """Return True if a cell is a text or a list of texts."""
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value))
-
-
-# Pictures and splits
 
 
 def picture_of_row(tree: FileSource, row: Mapping[str, Any], key: str, where: str, bad: BadItems, used: set[str]) -> Path | LazyFile | None:

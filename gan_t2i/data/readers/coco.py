@@ -71,9 +71,6 @@ def _read_annotations(source: Source, name: str) -> Reading:
     return reading
 
 
-# StyleGAN3
-
-
 def find_stylegan(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     if named is not None:
         return [name for name in named if name == STYLEGAN]

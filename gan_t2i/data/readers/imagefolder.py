@@ -76,9 +76,6 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
     return reading
 
 
-# OpenCLIP
-
-
 def find_openclip(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     names = [name for name in tree.names if "/" not in name] if named is None else named
     return [name for name in names if name.lower().endswith((".csv", ".tsv")) and _is_tabbed(tree, name)]
