@@ -19,7 +19,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -199,13 +199,7 @@ def pack(
     return PackedDataset.open(destination)
 
 
-def load_dataset(
-    source: Any,
-    resolution: int,
-    settings: DataSettings | None = None,
-    *,
-    progress: bool = True,
-) -> PackedDataset:
+def load_dataset(source: Any, resolution: int, settings: DataSettings | None = None, *, progress: bool = True) -> PackedDataset:
     """Open the pictures of `source` at `resolution`, packing them into the cache on first use or after a change.
 
     `source` may also be a folder that `pack` wrote, at the same resolution. Errors as for `pack`.
@@ -388,14 +382,8 @@ def describe(
     ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in augment(split, settings)]
     train = [index for index, heldout in enumerate(split.heldout) if not heldout]
     heldout = [index for index, heldout in enumerate(split.heldout) if heldout]
-    report = DataReport(
-        pairs=len(records),
-        captions=sum(map(len, ids)),
-        heldout=len(heldout),
-        dropped_captions=split.dropped,
-        notes=(*reading.notes, *describe_augmentation(settings)),
-        **DataReport.count_bad([*reading.bad, *bad]),
-    )
+    report = DataReport.of(records, [*reading.bad, *bad], [*reading.notes, *describe_augmentation(settings)])
+    report = replace(report, captions=sum(map(len, ids)), heldout=len(heldout), dropped_captions=split.dropped)
     digest.update(json.dumps([resolution, list(table), ids, train, heldout]).encode())
     return {
         "format_version": FORMAT_VERSION,

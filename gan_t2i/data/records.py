@@ -61,7 +61,7 @@ class DataReport:
     captions: int  # captions of these pictures, a caption of two pictures counted twice
     heldout: int | None = None  # of the pairs; None before the split is made, where the data does not say
     dropped_captions: int = 0  # left out because the other side of the split has the same caption
-    bad: Mapping[str, int] = field(default_factory=dict)  # kind -> count
+    bad: Mapping[str, int] = field(default_factory=dict)  # kind -> count, the most frequent first
     first_bad: Sequence[tuple[str, str]] = ()  # (where, why) of the first five
     notes: Sequence[str] = ()  # choices that the reader made, such as the caption column
 
@@ -75,14 +75,6 @@ class DataReport:
             lines += [f"  {where}: {why}" for where, why in self.first_bad]
         return "\n".join(lines)
 
-    @staticmethod
-    def count_bad(items: Sequence[BadItem]) -> dict[str, Any]:
-        """Return the two fields of a report on bad items: counts with the most frequent kind first, and the first five."""
-        return {
-            "bad": dict(Counter(item.kind for item in items).most_common()),
-            "first_bad": tuple((item.where, item.why) for item in items[:5]),
-        }
-
     @classmethod
     def of(cls, records: Sequence[Record], items: Sequence[BadItem], notes: Sequence[str] = ()) -> Self:
         """Return the report on a reader's result, before any split."""
@@ -90,6 +82,7 @@ class DataReport:
             pairs=len(records),
             captions=sum(len(record.captions) for record in records),
             heldout=sum(record.split == HELDOUT for record in records) if any(record.split for record in records) else None,
+            bad=dict(Counter(item.kind for item in items).most_common()),
+            first_bad=tuple((item.where, item.why) for item in items[:5]),
             notes=tuple(notes),
-            **cls.count_bad(items),
         )
