@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -143,7 +144,8 @@ def captions(scene: Scene) -> list[str]:
     """Return every wording of the scene in the grammar, the plain one ("... on a white background") first, each once."""
     result = []
     for subject in _subjects(scene):
-        result += _with_background(subject, scene.background)
+        full = f"on a {scene.background} background"
+        result += [f"{subject} {full}", f"{subject} on {scene.background}", f"{full}, {subject}", f"{subject}, {scene.background} background"]
     if scene.task == "position":
         thing = scene.objects[0]
         for size in _SIZE_WORDS[thing.size]:
@@ -157,20 +159,10 @@ def captions(scene: Scene) -> list[str]:
 def known_words() -> frozenset[str]:
     """Return every word that occurs in captions, in lower case."""
     words = vocabulary()
-    colours = list(words.colours)
-
-    def thing(shape: str, colour: str = colours[0], size: str = "", position: str | None = None) -> Thing:
-        return Thing(shape, colour, size, position, 0.5, 0.5, 0.2)
-
-    first = thing(words.shapes[0])
-    scenes = [Scene("single", background, (first,)) for background in words.backgrounds]
-    scenes += [Scene("single", scenes[0].background, (thing(shape, colour),)) for shape in words.shapes for colour in colours]
-    scenes += [Scene("single", scenes[0].background, (thing(words.shapes[0], size=size),)) for size in words.sizes]
-    scenes += [Scene("position", scenes[0].background, (thing(words.shapes[0], position=position),)) for position in words.positions]
-    scenes += [Scene("count", scenes[0].background, (thing(shape),) * n) for shape in words.shapes for n in words.counts.values()]
-    scenes += [Scene("relation", scenes[0].background, (first, first), relation) for relation in words.relations]
-    scenes.append(Scene("two", scenes[0].background, (first, first)))
-    return frozenset(word for scene in scenes for caption in captions(scene) for word in split_words(caption))
+    plurals = [words.plurals.get(shape, shape + "s") for shape in words.shapes]
+    meanings = [*words.shapes, *plurals, *words.colours, *words.backgrounds, *words.positions, *words.counts, *map(str, words.counts.values())]
+    wordings = itertools.chain(*_SIZE_WORDS.values(), *_RELATION_WORDS.values(), *_POSITION_WORDS.values())
+    return frozenset(split_words(" ".join(["a an single and on of background", *meanings, *wordings])))
 
 
 def unknown_words(prompt: str) -> list[str]:
@@ -198,11 +190,6 @@ def _subjects(scene: Scene) -> list[str]:
     assert scene.relation is not None
     forwards = [f"{a} {words} {b}" for words in _RELATION_WORDS[scene.relation]]
     return forwards + [f"{b} {words} {a}" for words in _RELATION_WORDS[INVERSE[scene.relation]]]
-
-
-def _with_background(subject: str, background: str) -> list[str]:
-    full = f"on a {background} background"
-    return [f"{subject} {full}", f"{subject} on {background}", f"{full}, {subject}", f"{subject}, {background} background"]
 
 
 def _noun(thing: Thing, size: str = "") -> str:
