@@ -27,17 +27,15 @@ def resume(destination: Path, images: Path, key: str, picture_bytes: int) -> Pro
     """Return the progress saved for `destination` under `key`, its pictures moved to `images`; without any, a new one and an empty file."""
     claimed = images.parent / "claimed"
     progress = Progress(key)
-    # only one of two processes can rename it; the other starts anew
-    with contextlib.suppress(OSError):
+    # only one of two processes can rename it, and the other starts anew; a damaged file is not a reason to stop
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         _folder_for(destination).rename(claimed)
-        # a damaged file is not a reason to stop
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            state = json.loads((claimed / STATE).read_text(encoding="utf-8"))
-            faults = {int(number): (kind, why) for number, (kind, why) in state["faults"].items()}
-            found = Progress(state["key"], state["done"], faults)
-            if found.key == key and (claimed / images.name).stat().st_size >= found.kept * picture_bytes:
-                (claimed / images.name).rename(images)
-                progress = found
+        state = json.loads((claimed / STATE).read_text(encoding="utf-8"))
+        faults = {int(number): (kind, why) for number, (kind, why) in state["faults"].items()}
+        found = Progress(state["key"], state["done"], faults)
+        if found.key == key and (claimed / images.name).stat().st_size >= found.kept * picture_bytes:
+            (claimed / images.name).rename(images)
+            progress = found
     shutil.rmtree(claimed, ignore_errors=True)
     # part of a picture may follow the last whole one
     with open(images, "ab") as file:
