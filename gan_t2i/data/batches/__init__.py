@@ -34,13 +34,8 @@ class TrainingData:
 def open_batches(settings: DataConfig, resolution: int, negatives: Sequence[str] = ("random",)) -> TrainingData:
     """Open the training data of `settings` at `resolution`, packing or scanning them on first use.
 
-    Args:
-        settings: source of the data and how they are read.
-        resolution: side of the pictures in pixels.
-        negatives: kinds of negative captions, one column each: "random", "one_change" or "nearest".
-
-    Errors as for `load_dataset` and `open_stream`; also `UsageError` for negatives that the settings rule out, and `GanT2IError` where
-    "one_change" finds no scenes.
+    `negatives` are the kinds of negative captions, one column each: "random", "one_change" or "nearest". Errors as for `load_dataset` and
+    `open_stream`; also `UsageError` for negatives that the settings rule out, and `GanT2IError` where "one_change" finds no scenes.
     """
     source = resolve_source(settings.source, resolution, settings)
     if settings.stream:

@@ -45,13 +45,7 @@ class OneChange:
     """For pictures with a scene: captions of scenes that differ in one respect, or that bind the same words otherwise.
 
     Most are captions of other training pictures. Few data sets hold the same two objects in another relation or with their colours swapped, so
-    such captions are written; no held-out composition is among them.
-
-    Args:
-        dataset: its extras hold the scenes of its pictures; `GanT2IError` where they do not.
-
-    Attributes:
-        captions: the written captions, whose ids follow those of the data set.
+    such captions are written; no held-out composition is among them. Raises `GanT2IError` where the extras of `dataset` hold no scenes.
     """
 
     def __init__(self, dataset: PackedDataset) -> None:
@@ -64,7 +58,7 @@ class OneChange:
         for item, scene in self._scenes.items():
             for rest in rests(scene):
                 self._items_by_rest[rest].append(item)
-        self.captions: list[str] = []
+        self.captions: list[str] = []  # the written ones, whose ids follow those of the data set
         self._written: dict[int, list[int]] = {}
         ids = {caption: number for number, caption in enumerate(dataset.captions)}
         for item, scene in self._scenes.items():
@@ -95,10 +89,8 @@ class OneChange:
 class Nearest:
     """For any data: training captions that the text encoder places next to the one that is shown. Paraphrases may be among them.
 
-    Args:
-        dataset: pictures and captions.
-        vectors: caption ids -> the encoder's pooled vectors [n, E] float32.
-        seed: of the sample of candidates, where there are more captions than `CANDIDATES`.
+    `vectors` maps caption ids to the encoder's pooled vectors [n, E] float32. `seed` samples the candidates where there are more captions
+    than `CANDIDATES`.
     """
 
     def __init__(self, dataset: PackedDataset, vectors: Callable[[Sequence[int]], Tensor], seed: int) -> None:

@@ -48,10 +48,8 @@ Decoded = Future[Pixels | BadItem]
 class StreamedDataset:
     """The training pictures of some tars, in any order of the tars.
 
-    Args:
-        source: the tars.
-        sample: pictures of both sides, for grids and measures, with the fingerprint and the report of the whole.
-        index: result of the scan: names of the tars, their numbers of training pictures, key of the captions, and many training captions.
+    `sample` holds pictures of both sides, for grids and measures, with the fingerprint and the report of the whole. `index` is the result of
+    the scan: names of the tars, their numbers of training pictures, key of the captions, and many training captions.
     """
 
     def __init__(self, source: Source, sample: PackedDataset, index: dict[str, Any]) -> None:
@@ -210,13 +208,8 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
 class StreamSampler:
     """A `BatchSampler` of streamed tars: windows hold names and captions, and a picture is decoded when its batch is near.
 
-    Another picture of its window replaces one that cannot be decoded; `replaced` counts these.
-
-    Args:
-        stream: of tars.
-        seed: of the run.
-        buffer: size of a window in pictures. At most two windows of records and two batches of pictures are in memory.
-        negatives: number of negative captions for each picture; all are that of the picture before.
+    Another picture of its window replaces one that cannot be decoded; `replaced` counts these. A window has `buffer` pictures, and at most two
+    windows of records and two batches of pictures are in memory. All `negatives` captions of a picture are that of the picture before.
     """
 
     def __init__(self, stream: StreamedDataset, seed: int, buffer: int, negatives: int = 1) -> None:
