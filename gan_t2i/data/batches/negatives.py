@@ -18,8 +18,8 @@ from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.runtime import seeded_rng
-from gan_t2i.data.builtin.shapes import CAPTIONS
-from gan_t2i.data.builtin.shapes_grammar import Scene, captions, composition, split_of, vocabulary
+from gan_t2i.data.builtin.shapes import sample_captions
+from gan_t2i.data.builtin.shapes_grammar import Scene, composition, split_of, vocabulary
 from gan_t2i.data.packing import PackedDataset
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class OneChange:
         ids = {caption: number for number, caption in enumerate(dataset.captions)}
         for item, scene in self._scenes.items():
             rng = random.Random(f"written {item}")
-            texts = [random_caption(other, rng) for other in swapped(scene)]
+            # the plain one as often as in the data set, so that the wording does not give away that a caption was written
+            texts = [rng.choice(sample_captions(other, rng)) for other in swapped(scene)]
             for text in texts:
                 if text not in ids:
                     ids[text] = len(ids)
@@ -149,12 +150,6 @@ def swapped(scene: Scene) -> list[Scene]:
     others = [replace(scene, objects=(replace(a, colour=b.colour), replace(b, colour=a.colour)))]
     others += [replace(scene, relation=relation) for relation in vocabulary().relations if scene.relation not in (None, relation)]
     return [other for other in others if meaning(other) != meaning(scene) and split_of(other) == "train"]
-
-
-def random_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a caption of the scene, the plain one as often as in the data set, so that the wording does not give away that it was written."""
-    plain, *others = captions(scene)
-    return rng.choice([plain, *rng.sample(others, CAPTIONS - 1)])
 
 
 def rests(scene: Scene) -> list[Hashable]:

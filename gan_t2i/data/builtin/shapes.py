@@ -93,13 +93,17 @@ def _write_item(folder: Path, index: int, seed: int, size: int, split: Split) ->
     # a string seeds through SHA-512: neighbouring indices share nothing, and every Python version gives the same numbers
     rng = random.Random(f"shapes {seed} {index}")
     scene = sample_scene(rng, split=split)
-    plain, *others = captions(scene)
     buffer = io.BytesIO()
     draw_scene(scene, size).save(buffer, "PNG", compress_level=1)
     name = f"images/{index:06d}.png"
     (folder / name).write_bytes(buffer.getvalue())
-    text = [plain, *rng.sample(others, CAPTIONS - 1)]
-    return json.dumps({"file_name": name, "text": text, "split": split, "scene": scene.to_json()}) + "\n"
+    return json.dumps({"file_name": name, "text": sample_captions(scene, rng), "split": split, "scene": scene.to_json()}) + "\n"
+
+
+def sample_captions(scene: Scene, rng: random.Random) -> list[str]:
+    """Return `CAPTIONS` captions of the scene, of which the plain one is the first."""
+    plain, *others = captions(scene)
+    return [plain, *rng.sample(others, CAPTIONS - 1)]
 
 
 def sample_scene(rng: random.Random, *, split: Split | None = None, task: Task | None = None) -> Scene:
