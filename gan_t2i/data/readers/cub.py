@@ -14,7 +14,6 @@ from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
 
 SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
 IMAGE_FOLDERS = ("CUB_200_2011/images", "images")
-TEXT = "text"
 MAX_PICKLE = 1 << 24  # bytes; the real ones have 500 kB
 # Opcodes of a list of strings, in any protocol. Besides classes this excludes everything that takes more memory than it has bytes.
 OPCODES = frozenset(("PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE")) | {
@@ -41,8 +40,8 @@ def read_cub(source: Source) -> Reading:
     """Read the pictures that the pickles list; those of test are held out."""
     folder = next((folder for folder in IMAGE_FOLDERS if any(name.startswith(f"{folder}/") for name in source.tree.names)), "")
     pictures = source.tree.below(folder)
-    texts = source.tree.below(TEXT)
-    reading = Reading(notes=[f"captions from {TEXT}, sides from {' and '.join(source.entries)}"])
+    texts = source.tree.below("text")
+    reading = Reading(notes=[f"captions from text, sides from {' and '.join(source.entries)}"])
     used: set[str] = set()
     for entry in source.entries:
         for number, stem in enumerate(_names(source.tree, entry, source.bad)):

@@ -8,7 +8,6 @@ from gan_t2i.data.readers.tree import MISSING, FileSource, Rejected
 from gan_t2i.data.records import BadItems, Record
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # the first one wins where a picture has both
-BROKEN = "the file is a broken link or not a regular file"
 
 
 def find_pairs(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
@@ -63,6 +62,6 @@ def _captions_in(source: Source, name: str) -> tuple[str, ...]:
 def _reject(name: str, error: Rejected, kind: str, bad: BadItems) -> None:
     # the name is from a listing, so a missing file is a broken link, a pipe or the like
     if error.kind == MISSING:
-        bad.add(kind, printable(name), BROKEN)
+        bad.add(kind, printable(name), "the file is a broken link or not a regular file")
     else:
         bad.add(error.kind if error.kind != "unreadable file" else kind, printable(name), f"the file {error.why}")

@@ -77,7 +77,6 @@ class FolderTree:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._top = os.fspath(self.root)
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -95,7 +94,7 @@ class FolderTree:
     def local(self, name: str) -> Path:
         """Return a seekable file with the content of `name`, which exists as long as the tree; raises `Rejected`."""
         try:
-            path = inside(self._top, name)
+            path = inside(os.fspath(self.root), name)
             is_file = path is not None and os.path.isfile(path)
         except (OSError, ValueError) as error:  # an impossible file name: too long, with a NUL, not encodable
             raise Rejected(MISSING, f"cannot be opened: {error}") from error
