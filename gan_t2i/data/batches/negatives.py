@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +31,6 @@ CANDIDATES = 50_000
 MOST_OWN = 48
 CHUNK_ELEMENTS = 2**24  # similarities at a time: 64 MB
 LONG_SECONDS = 5.0
-
-
-class HardNegatives(Protocol):
-    """A source of negative captions for training pictures."""
-
-    def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
-        """Return the id of a caption that is wrong for the picture `item`, which is shown with `caption`; None where there is none."""
 
 
 class OneChange:
@@ -73,7 +65,7 @@ class OneChange:
                 self._written[item] = [ids[text] for text in texts]
 
     def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
-        """See `HardNegatives`; the result does not depend on `caption`."""
+        """Return the id of a caption that is wrong for the picture `item`, whatever `caption` it is shown with; None where there is none."""
         written = self._written.get(item, [])
         choices: list[Hashable] = [*rests(self._scenes[item]), *written]
         rng.shuffle(choices)
@@ -108,10 +100,13 @@ class Nearest:
         self._table = nearest_table(trained, candidates, vectors, width)
 
     def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
-        """See `HardNegatives`; the result is one of the `NEAREST` captions next to `caption` that are not the picture's own."""
+        """Return one of the `NEAREST` captions next to `caption` that are not those of the picture `item`; None where there is none."""
         own = {self._texts[other] for other in self._own[item]}
         near = [other for other in self._table[self._rows[caption]].tolist() if self._texts[other] not in own][:NEAREST]
         return rng.choice(near) if near else None
+
+
+HardNegatives = OneChange | Nearest
 
 
 def normalized(text: str) -> str:
