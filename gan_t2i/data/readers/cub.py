@@ -5,7 +5,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Sequence
-from typing import Any, Never
+from typing import Never
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, printable
@@ -27,9 +27,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Never:
         raise pickle.UnpicklingError(f"it needs the class {module}.{name}, and a list of names needs none")
-
-    def persistent_load(self, pid: Any) -> Never:
-        raise pickle.UnpicklingError("it refers to objects outside")
 
 
 def find_cub(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
