@@ -78,8 +78,8 @@ class StreamedDataset:
         return found
 
     def _read(self, shard: int) -> list[Record]:
-        records, _, _ = _read_tar(self._source, self.names[shard], self._key, _split_by_name(self.names))
-        train = [record for record in records if record.split == TRAIN]
+        reading = _read_tar(self._source, self.names[shard], self._key, _split_by_name(self.names))
+        train = [record for record in reading.records if record.split == TRAIN]
         if len(train) != self.counts[shard]:
             raise GanT2IError(f"{self.names[shard]} has changed since training began: it has {len(train)} pictures, not {self.counts[shard]}")
         return train
@@ -124,14 +124,16 @@ def _split_by_name(names: Sequence[str]) -> bool:
     return len({split_of_name(name) for name in names}) > 1
 
 
-def _read_tar(source: Source, name: str, key: str | None, by_name: bool) -> tuple[list[Record], Reading, list[BadItem]]:
-    """Return the records of a tar, each with its split and the captions of that side alone, its reader's result, and the bad items."""
+def _read_tar(source: Source, name: str, key: str | None, by_name: bool) -> Reading:
+    """Read a tar: its records, each with its split and the captions of that side alone, and the bad items."""
     bad = BadItems(source.settings.on_bad)
     reading = read_shard(replace(source, bad=bad), name, key)
     if source.settings.redact:
         personal.redact_reading(reading, bad)
     fraction = source.settings.holdout_fraction
-    return [_with_split(record if by_name else replace(record, split=None), fraction) for record in reading.records], reading, bad.items
+    reading.records = [_with_split(record if by_name else replace(record, split=None), fraction) for record in reading.records]
+    reading.bad = bad.items
+    return reading
 
 
 def _with_split(record: Record, fraction: float) -> Record:
@@ -153,18 +155,18 @@ class _Scan:
     bad: Counter[str] = field(default_factory=Counter)
     first_bad: list[BadItem] = field(default_factory=list)
 
-    def add(self, records: Sequence[Record], bad: Sequence[BadItem], share: int) -> None:
+    def add(self, tar: Reading, share: int) -> None:
         """Add a tar, of which at most `share` pictures of each side go into the sample."""
+        sides = {side: [record for record in tar.records if record.split == side] for side in self.sample}
         for side, chosen in self.sample.items():
-            own = [record for record in records if record.split == side]
-            self.totals[side] += len(own)
-            chosen += own[: min(share, SAMPLE - len(chosen))]
-        self.counts.append(sum(record.split == TRAIN for record in records))
-        self.totals["captions"] += sum(len(record.captions) for record in records)
-        captions = [record.captions[0] for record in records if record.split == TRAIN]
+            self.totals[side] += len(sides[side])
+            chosen += sides[side][: min(share, SAMPLE - len(chosen))]
+        self.counts.append(len(sides[TRAIN]))
+        self.totals["captions"] += sum(len(record.captions) for record in tar.records)
+        captions = [record.captions[0] for record in sides[TRAIN]]
         self.captions += captions[: max(share, share * VOCABULARY // SAMPLE)][: VOCABULARY - len(self.captions)]
-        self.bad.update(item.kind for item in bad)
-        self.first_bad += bad[: 5 - len(self.first_bad)]
+        self.bad.update(item.kind for item in tar.bad)
+        self.first_bad += tar.bad[: 5 - len(self.first_bad)]
 
     def report(self, notes: Sequence[str]) -> DataReport:
         """Return what `pack` would report of the tars, except for pictures that cannot be decoded."""
@@ -184,9 +186,9 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     key, by_name = caption_key(source), _split_by_name(names)
     reading = Reading()
     for name in tqdm(names, "scanning tars", unit="tar", disable=not progress):
-        records, reading, bad = _read_tar(source, name, key, by_name)
-        scan.add(records, bad, share=-(-SAMPLE // len(names)))
-        digest.update(json.dumps([name, *([record.where, record.captions, record.split] for record in records)]).encode())
+        reading = _read_tar(source, name, key, by_name)
+        scan.add(reading, share=-(-SAMPLE // len(names)))
+        digest.update(json.dumps([name, *([record.where, record.captions, record.split] for record in reading.records)]).encode())
     if not scan.totals[TRAIN]:
         where = f" (first fault: {scan.first_bad[0].where}: {scan.first_bad[0].why})" if scan.first_bad else ""
         raise GanT2IError(f"no picture to train on in {len(names):,} tars{where}")
