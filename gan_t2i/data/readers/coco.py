@@ -52,8 +52,8 @@ def _read_annotations(source: Source, name: str) -> Reading:
     for number, row in enumerate(images):
         where = f"{label}: image {number}"
         row = row if isinstance(row, dict) else {}
-        image_id = row.get("id")
-        if isinstance(image_id, (int, str)) and ids[image_id] > 1:
+        image_id = row.get("id") if isinstance(row.get("id"), (int, str)) else None
+        if ids[image_id] > 1:
             source.bad.add("duplicate key", where, f"the id {image_id!r} belongs to {ids[image_id]} images, so none of them is used")
             texts.pop(image_id, None)
             continue
@@ -61,9 +61,7 @@ def _read_annotations(source: Source, name: str) -> Reading:
         if image is None:
             continue
         reading.images += 1
-        captions = captions_of_value(
-            texts.pop(image_id, []) if isinstance(image_id, (int, str)) else [], repr(row["file_name"]), where, source.bad
-        )
+        captions = captions_of_value(texts.pop(image_id, []), repr(row["file_name"]), where, source.bad)
         reading.keep(Record(image, captions, where, side))
     for image_id, unused in texts.items():
         where = f"{label}: image_id {image_id!r}"
@@ -92,10 +90,9 @@ def read_stylegan(source: Source) -> Reading:
         if image is None:
             continue
         reading.images += 1
-        if isinstance(caption, (str, list)) and not (isinstance(caption, list) and not all(isinstance(text, str) for text in caption)):
-            captions = clean_captions(caption if isinstance(caption, list) else [caption], where, source.bad)
-        else:
-            captions = ()
+        texts = [caption] if isinstance(caption, str) else caption
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             source.bad.add("caption not text", where, f"the label is a {type(caption).__name__}, not a caption")
-        reading.keep(Record(image, captions, where))
+            continue
+        reading.keep(Record(image, clean_captions(texts, where, source.bad), where))
     return reading
