@@ -70,7 +70,13 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -
     text = table_bytes(tree, name).decode("utf-8", "surrogateescape")
     # newline="" keeps line ends within quoted values; str.splitlines would also split at form feeds and the like
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    _check_header(reader, label)
+    try:
+        names = list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise GanT2IError(f"{label}:1: the line is not CSV: {error}") from error
+    for column in names:
+        if names.count(column) > 1:
+            raise GanT2IError(f"{label} has the column {column!r} twice: rename one of them")
     while True:
         try:
             row = next(reader, None)
@@ -85,17 +91,6 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -
             bad.add("malformed CSV", where, f"the line has more than the {len(row) - 1} values of the header")
         else:
             yield where, row
-
-
-def _check_header(reader: "csv.DictReader[str]", label: str) -> None:
-    """Raise `GanT2IError` where two columns have the same name."""
-    try:
-        names = list(reader.fieldnames or ())
-    except csv.Error as error:
-        raise GanT2IError(f"{label}:1: the line is not CSV: {error}") from error
-    for name in names:
-        if names.count(name) > 1:
-            raise GanT2IError(f"{label} has the column {name!r} twice: rename one of them")
 
 
 def json_object(tree: FileSource, name: str) -> dict[str, Any]:
