@@ -38,7 +38,7 @@ class BatchSampler(Protocol):
 
 
 class Sampler:
-    """A `BatchSampler` of a packed data set; of the sources of its `negatives`, one a column, None takes the caption of the picture before."""
+    """A `BatchSampler` of a packed data set. `negatives` has a source for each column; None takes the caption of the picture before."""
 
     def __init__(self, dataset: PackedDataset, seed: int, negatives: Sequence[HardNegatives | None] = (None,)) -> None:
         self.dataset = dataset

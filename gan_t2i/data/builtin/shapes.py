@@ -38,6 +38,7 @@ _COUNT_RADIUS = {1: 0.20, 2: 0.17, 3: 0.14, 4: 0.12}
 _SAME_SHAPE_SHARE = 0.15  # of pairs of objects, which then differ in colour alone
 _TURN = [2 * math.pi * step / 64 for step in range(64)]
 _STAR = [(math.pi * point / 5, (1, 0.43)[point % 2]) for point in range(10)]  # angle, radius
+# in any place and scale: `_outline` centres them
 _CORNERS: dict[str, list[tuple[float, float]]] = {
     "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     "triangle": [(0, -math.sqrt(3) / 2), (1, math.sqrt(3) / 2), (-1, math.sqrt(3) / 2)],

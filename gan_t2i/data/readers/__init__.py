@@ -38,7 +38,7 @@ _LOOKED_FOR = ", ".join(reader.looks_for for reader in READERS[:-1]) + f", or {R
 
 
 def read(source: Any, settings: DataSettings | None = None) -> Reading:
-    """Read `source`: its usable records, the items left out, and notes on the reader's choices.
+    """Read `source`: its usable records, in an order that depends on its content alone, the items left out, and notes on the reader's choices.
 
     Args:
         source: a folder or file, a brace pattern of tars, hf:owner/name, or a `datasets.Dataset` or `DatasetDict`.
