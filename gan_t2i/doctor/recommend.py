@@ -23,7 +23,7 @@ from gan_t2i.data.settings import DataSettings
 from gan_t2i.losses.penalties import PenaltyConfig
 from gan_t2i.models import features
 from gan_t2i.text import weights
-from gan_t2i.text.window import default_window
+from gan_t2i.text.token_counter import default_window
 from gan_t2i.training.config import OptimizerConfig, TrainConfig
 
 MINUTES = 60.0

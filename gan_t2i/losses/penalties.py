@@ -2,6 +2,7 @@
 
 R1 and R2 are the same function at real and at generated images (Mescheder et al. 2018, arXiv 1801.04406; both in R3GAN, arXiv 2501.05441);
 the finite-difference form needs no double backward (GAT, 2026). Squared gradients need float32, so autocast is off here. N images.
+configs/README.md says what a step with penalties costs.
 """
 
 from collections.abc import Callable

@@ -73,7 +73,7 @@ def inspect(
 
     Args:
         source, settings: as for `packing.pack`.
-        count_tokens, window, counted_by: lengths of captions in tokens, as in `text.window.Window`.
+        count_tokens, window, counted_by: lengths of captions in tokens, as in `text.token_counter.Window`.
         limit: number of pictures to inspect, evenly spaced over the data; None takes all.
 
     Errors as for `readers.read`, and `GanT2IError` where no picture can be decoded.

@@ -1,4 +1,4 @@
-"""Lengths of captions in the text encoder's tokens, without a download and without loading a network."""
+"""Lengths of captions in the text encoder's tokens, without a download or a network. The encoder itself (encoder.py) cuts captions."""
 
 import re
 from collections.abc import Callable, Sequence
