@@ -55,9 +55,6 @@ class Figure:
         start = f"{self.network:18}  {self.sha256[:12]}  {self.width:4}  {self.side:7}  {self.name:9}"
         return f"{start}  {generated}  {std}  {real}  {self.count:5}  {self.why}".rstrip()
 
-    def to_json(self) -> dict[str, Any]:
-        return {"drawn" if name == "generated" else name: value for name, value in asdict(self).items()}
-
 
 @dataclass(frozen=True)
 class PicturesResult(Result):
@@ -86,8 +83,8 @@ class PicturesResult(Result):
         return "\n".join([head, *(figure.line() for figure in self.figures), *self.notes])
 
     def to_json(self) -> dict[str, Any]:
-        figures = [figure.to_json() for figure in self.figures]
-        return {"suite": self.suite, "limit": self.limit, "seeds": self.seeds, "figures": figures, "notes": list(self.notes)}
+        figures = [{"drawn" if name == "generated" else name: value for name, value in asdict(figure).items()} for figure in self.figures]
+        return {**super().to_json(), "figures": figures}
 
 
 def check_enough(dataset: PackedDataset, limit: int = LIMIT) -> None:

@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """A model to measure: prompts and seeds -> pictures, prompt by prompt, each with its seeds in order."""
 
 
+@dataclass(frozen=True)
 class Result(ABC):
     """Figures of one measure, with the settings that they were taken with."""
 
@@ -38,9 +40,9 @@ class Result(ABC):
     def scalars(self) -> dict[str, float]:
         """TensorBoard tag -> value."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
+        return {"suite": self.suite, **asdict(self)}
 
     def sheet(self) -> Image.Image | None:
         """Pictures to look at; None where there are none."""

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -66,12 +66,14 @@ class RetrievalTask:
 
 @dataclass(frozen=True)
 class Score:
-    """R@1 with its standard error over captions, the cosine gap between the own caption and the others, and the number of pictures."""
+    """R@1 with its standard error over captions, the cosine gap between the own caption and the others, the number of pictures, and the R@1
+    of chance."""
 
     r1: float
     error: float
     gap: float
     count: int
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,10 @@ class RetrievalResult(Result):
 
     def table(self) -> str:
         """A line per kind of pictures, the real ones before the generated ones."""
-        chance = 1 / self.candidates
         lines = [f"{'pictures':20}  {'R@1':>5}  {'+-':>5}  {'chance':>6}  {'gap':>6}  {'n':>5}"]
         for name, score in self.scores.items():
-            lines.append(f"{name:20}  {score.r1:5.3f}  {score.error:5.3f}  {chance:6.3f}  {score.gap:6.3f}  {score.count:5}")
+            lines.append(f"{name:20}  {score.r1:5.3f}  {score.error:5.3f}  {score.chance:6.3f}  {score.gap:6.3f}  {score.count:5}")
         return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        scores = {name: {**asdict(score), "chance": 1 / self.candidates} for name, score in self.scores.items()}
-        return {"suite": self.suite, "candidates": self.candidates, "seeds": self.seeds, "limit": self.limit, "scores": scores}
 
 
 def prepare_retrieval(
@@ -255,10 +252,10 @@ def _score(cosines: Tensor, captions: Tensor, pool: Tensor, candidates: int) -> 
         hits.append((matched > others.amax(dim=1)).float())
         gaps.append((matched - others.mean(dim=1)).mean().item())
     r1 = torch.stack(hits).mean(dim=0)  # [N]
-    return Score(r1.mean().item(), r1.std().item() / math.sqrt(len(r1)), fmean(gaps), len(r1))
+    return Score(r1.mean().item(), r1.std().item() / math.sqrt(len(r1)), fmean(gaps), len(r1), 1 / candidates)
 
 
 def _mean(scores: Sequence[Score]) -> Score:
     """The mean of scores of the same captions with several seeds; the error stays that of one seed, as the captions are the same."""
     r1, error, gap = (fmean(getattr(score, name) for score in scores) for name in ("r1", "error", "gap"))
-    return Score(r1, error, gap, sum(score.count for score in scores))
+    return Score(r1, error, gap, sum(score.count for score in scores), scores[0].chance)
