@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -57,6 +58,11 @@ def composite_on_grey(picture: Image.Image) -> Image.Image:
     if picture.mode != "RGBA":
         return picture.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", picture.size, (GREY, GREY, GREY)), picture).convert("RGB")
+
+
+def to_uint8(pictures: Sequence[Image.Image]) -> Tensor:
+    """Convert pictures, RGBA ones over grey, to uint8 [N, 3, H, W]."""
+    return torch.from_numpy(np.stack([np.asarray(composite_on_grey(picture)) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:

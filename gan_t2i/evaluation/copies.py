@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.images import sheet
+from gan_t2i.core.images import sheet, to_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.duplicates import COLOUR_SIDE, MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, coarse_colours, difference_hash
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.evaluation.features import FeatureSpace, pixels
 from gan_t2i.evaluation.metrics import nearest
-from gan_t2i.evaluation.pictures import embed_real, to_uint8
+from gan_t2i.evaluation.pictures import embed_real
 from gan_t2i.evaluation.recombined import recombine
 from gan_t2i.evaluation.results import Generate, Result
 

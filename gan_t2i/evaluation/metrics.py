@@ -4,8 +4,6 @@ Legend: N real pictures, M generated ones, D features, P prompts, S seeds. Tenso
 float32 the fast way to compute them leaves equal pictures 0.01 apart.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,24 +12,16 @@ PR_NEIGHBOURS = 3
 FRECHET_SHARE = 2  # a covariance of D features needs more than this many times D samples
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean over subsets, and the standard deviation over them."""
-
-    mean: float
-    std: float
-
-
-def kid(real: Tensor, generated: Tensor, rng: torch.Generator, *, subsets: int = 50, most: int = 1000) -> Spread:
+def kid(real: Tensor, generated: Tensor, rng: torch.Generator, *, subsets: int = 50, most: int = 1000) -> tuple[float, float]:
     """Kernel inception distance of `real` [N, D] and `generated` [M, D]: unbiased, so below 0 as often as above for equal distributions.
 
-    The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3 over random subsets of half the smaller set, `most` at most (Binkowski
-    et al. 2018, arXiv 1801.01401, sec. 4). The subsets overlap: the deviation is theirs, not the standard error of the mean.
+    Returns the mean and the standard deviation of `mmd` over random subsets of half the smaller set, `most` at most (Binkowski et al. 2018,
+    arXiv 1801.01401, sec. 4). The subsets overlap: the deviation is theirs, not the standard error of the mean.
     """
     size = min(most, min(len(real), len(generated)) // 2)
     assert size >= 2, (len(real), len(generated))
     values = torch.stack([mmd(_subset(real, size, rng), _subset(generated, size, rng)) for _ in range(subsets)])
-    return Spread(values.mean().item(), values.std().item())
+    return values.mean().item(), values.std().item()
 
 
 def mmd(x: Tensor, y: Tensor) -> Tensor:

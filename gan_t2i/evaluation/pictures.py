@@ -6,19 +6,18 @@ means over the two turns. A half has N pictures, features have D numbers; `metri
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.images import composite_on_grey
+from gan_t2i.core.images import to_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.evaluation import metrics
@@ -31,8 +30,6 @@ SEEDS = 4  # default number of pictures per prompt for the diversity
 PROMPTS = 64  # prompts for the diversity
 LEAST = 50  # pictures in a half, at least
 _CHUNK = 64  # pictures embedded at a time
-
-Values = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -153,26 +150,15 @@ def _embed_generated(
 ) -> list[Tensor]:
     """Features [N, D], in each of `spaces`, of the pictures generated for each (prompt, seeds), in order; few are in memory at a time."""
     found: list[list[Tensor]] = [[] for _ in spaces]
-    for batch in _batches(generate, requests):
-        for features, space in zip(found, spaces, strict=True):
-            features.append(space.embed(batch))
-        bar.update(len(batch))
-    return [torch.cat(features) for features in found]
-
-
-def _batches(generate: Generate, requests: Sequence[tuple[str, Sequence[int]]]) -> Iterator[Tensor]:
-    """Generated pictures as uint8 [about _CHUNK, 3, R, R]."""
     pictures: list[Image.Image] = []
     for number, (prompt, seeds) in enumerate(requests, 1):
         pictures += generate([prompt], seeds)
+        bar.update(len(seeds))
         if len(pictures) >= _CHUNK or number == len(requests):
-            yield to_uint8(pictures)
-            pictures = []
-
-
-def to_uint8(pictures: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures -> uint8 [N, 3, R, R]."""
-    return torch.from_numpy(np.stack([np.asarray(composite_on_grey(picture)) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
+            batch, pictures = to_uint8(pictures), []
+            for features, space in zip(found, spaces, strict=True):
+                features.append(space.embed(batch))
+    return [torch.cat(features) for features in found]
 
 
 def _compare(space: FeatureSpace, side: str, real: Tensor, generated: Tensor) -> list[Figure]:
@@ -181,22 +167,19 @@ def _compare(space: FeatureSpace, side: str, real: Tensor, generated: Tensor) ->
         real, generated = standardize(real, generated)
     half = len(real) // 2
     halves = [slice(0, half), slice(half, 2 * half)]
-    of_generated, of_real = [], []
-    for reference, other in (halves, halves[::-1]):
-        of_generated.append(_values(real[reference], generated[other]))
-        of_real.append(_values(real[reference], real[other]))
+    turns = (halves, halves[::-1])
+    of_generated, of_real = ([_values(real[reference], x[other]) for reference, other in turns] for x in (generated, real))
     figure = functools.partial(Figure, space.name, space.sha256, space.width, side)
-    frechet = "fid" if space.standard else "frechet"
     figures = []
-    for name in ("kid", frechet, "precision", "recall", "density", "coverage"):
-        if name == frechet and not metrics.enough_for_frechet(half, space.width):
+    for name in ("kid", "frechet", "precision", "recall", "density", "coverage"):
+        title = "fid" if name == "frechet" and space.standard else name
+        if name in of_real[0]:
+            generated_mean, real_mean = (fmean(values[name] for values in both) for both in (of_generated, of_real))
+            std = fmean(values["std"] for values in of_generated) if name == "kid" else None
+            figures.append(figure(title, generated_mean, real_mean, std, half))
+        else:
             why = f"needs n > {metrics.FRECHET_SHARE} d = {metrics.FRECHET_SHARE * space.width}"
-            figures.append(figure(name, None, None, None, half, why))
-            continue
-        key = "frechet" if name == frechet else name
-        generated_mean, real_mean = (fmean(turn[key] for turn in turns) for turns in (of_generated, of_real))
-        std = fmean(turn["std"] for turn in of_generated) if name == "kid" else None
-        figures.append(figure(name, generated_mean, real_mean, std, half))
+            figures.append(figure(title, None, None, None, half, why))
     return figures
 
 
@@ -207,12 +190,12 @@ def standardize(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     return (real - mean) / scale, (generated - mean) / scale
 
 
-def _values(reference: Tensor, other: Tensor) -> Values:
-    """All figures of `other` [N, D] against `reference` [N, D]."""
-    kid = metrics.kid(reference, other, seeded_rng("pictures", "kid"))
+def _values(reference: Tensor, other: Tensor) -> dict[str, float]:
+    """All figures of `other` [N, D] against `reference` [N, D], the Frechet distance only where N is large enough."""
+    kid, std = metrics.kid(reference, other, seeded_rng("pictures", "kid"))
     precision, recall = metrics.precision_recall(reference, other)
     density, coverage = metrics.density_coverage(reference, other)
-    values = {"kid": kid.mean, "std": kid.std, "precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    values = {"kid": kid, "std": std, "precision": precision, "recall": recall, "density": density, "coverage": coverage}
     if metrics.enough_for_frechet(len(other), other.shape[1]):
         values["frechet"] = metrics.frechet(reference, other)
     return values

@@ -19,12 +19,11 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
-from gan_t2i.core.images import composite_on_grey
+from gan_t2i.core.images import to_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
@@ -56,12 +55,11 @@ class RetrievalTask:
     """A matcher, and the real pairs that it was not trained on: validation and held-out pictures, each first caption once."""
 
     matcher: Matcher
+    captions: Sequence[str]  # the data set's, then the recombined ones
     pooled: Tensor  # [captions, E]
-    captions: Sequence[str]
     train: Pairs
     heldout: Pairs
-    recombined: Sequence[str]
-    recombined_pooled: Tensor  # [recombined, E]
+    recombined: Tensor  # int64, indices into `captions`
 
 
 @dataclass(frozen=True)
@@ -118,13 +116,13 @@ def prepare_retrieval(
             f"the data set has {len(shown)} pictures to train a matcher on and {len(validation)} captions to check it with: "
             f"two of each are needed"
         )
-    known, new = len(dataset.captions), _recombined(dataset)
-    cache = TextCache.build(encoder, [*dataset.captions, *new], progress=progress)
+    known, captions = len(dataset.captions), [*dataset.captions, *_recombined(dataset)]
+    cache = TextCache.build(encoder, captions, progress=progress)
     parts = torch.arange(len(cache)).split(1024)  # all at once would hold every token
     pooled = torch.cat([cache.gather(part).pooled for part in parts])
 
     def task(matcher: Matcher) -> RetrievalTask:
-        return RetrievalTask(matcher, pooled[:known], dataset.captions, validation, heldout, new, pooled[known:])
+        return RetrievalTask(matcher, captions, pooled, validation, heldout, torch.arange(known, len(captions)))
 
     key = [dataset.fingerprint, encoder.id, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens, config.model_dump()]
     path = cache_dir() / "matchers" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
@@ -137,7 +135,7 @@ def prepare_retrieval(
         except GanT2IError as error:
             log.info(f"the matcher is trained again: {error}")
     log.info(f"matcher: training on {len(shown):,} real pictures, validated with {len(validation):,} captions that it is not trained on (once)")
-    matcher = train_matcher(config, shown, validation, pooled[:known], resolution=dataset.resolution, device=device, progress=progress)
+    matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device, progress=progress)
     write_tensors(path, matcher.state_dict(), {"type": "matcher"})
     return task(matcher)
 
@@ -206,25 +204,21 @@ def run_retrieval(
     candidates = min(candidates, others + 1)
     if candidates < 2:
         raise GanT2IError("the data set has too few captions to choose among: every one of them is a caption of every picture")
-    scores: dict[str, Score] = {}
+    kinds = {name: (side.captions[:limit], pool) for name, side in sides.items()}
     new = task.recombined[:limit]
-    if len(new) < candidates:  # among fewer, chance would be higher
-        new = []
-    total = (sum(min(limit, len(side)) for side in sides.values()) + len(new)) * seeds
+    if len(new) >= candidates:  # among fewer, chance would be higher
+        kinds["recombined"] = (new[:, None], new)
+    scores: dict[str, Score] = {}
+    total = sum(len(captions) for captions, _ in kinds.values()) * seeds
     with tqdm(total=total, desc="retrieval", unit="img", disable=None if progress else True) as bar:
-        for name, side in sides.items():
-            captions = side.captions[:limit]
-
-            def score(parts: Iterable[Tensor], captions: Tensor = captions) -> Score:
-                return _score(task.matcher.similarity(parts, task.pooled[pool]), captions, pool, candidates)
-
-            scores[f"real_{name}"] = score(side.parts(len(captions)))
+        for name, (captions, choices) in kinds.items():
+            vectors = task.pooled[choices]
+            if name in sides:
+                real = task.matcher.similarity(sides[name].parts(len(captions)), vectors)
+                scores[f"real_{name}"] = _score(real, captions, choices, candidates)
             prompts = [task.captions[caption] for caption in captions[:, 0].tolist()]
-            scores[f"generated_{name}"] = _mean([score(pictures) for pictures in _generate(generate, prompts, seeds, bar)])
-        if new:
-            index, pooled = torch.arange(len(new)), task.recombined_pooled[: len(new)]
-            cosines = [task.matcher.similarity(pictures, pooled) for pictures in _generate(generate, new, seeds, bar)]
-            scores["generated_recombined"] = _mean([_score(of_seed, index[:, None], index, candidates) for of_seed in cosines])
+            cosines = [task.matcher.similarity(pictures, vectors) for pictures in _generate(generate, prompts, seeds, bar)]
+            scores[f"generated_{name}"] = _mean([_score(of_seed, captions, choices, candidates) for of_seed in cosines])
     return RetrievalResult(candidates, seeds, limit, scores)
 
 
@@ -235,7 +229,7 @@ def _generate(generate: Generate, captions: Sequence[str], seeds: int, bar: Any)
         # every caption has its own seeds, so that the score does not hang on one latent
         pictures = generate([caption], range(number * seeds, (number + 1) * seeds))
         for of_seed, picture in zip(generated, pictures, strict=True):
-            of_seed.append(torch.from_numpy(np.array(composite_on_grey(picture))).permute(2, 0, 1)[None])
+            of_seed.append(to_uint8([picture]))
         bar.update(seeds)
     return generated
 

@@ -97,7 +97,8 @@ def test_recombined_captions_are_ranked_among_each_other(task: RetrievalTask, re
     """Captions of the training side, which have pictures, take the place of recombined ones; with a shift, each gets the picture of another."""
     numbers = task.train.captions[:, 0]
     texts = [task.captions[number] for number in numbers.tolist()]
-    task = replace(task, recombined=texts, recombined_pooled=task.pooled[numbers])
+    captions, pooled = [*task.captions, *texts], torch.cat([task.pooled, task.pooled[numbers]])
+    task = replace(task, captions=captions, pooled=pooled, recombined=torch.arange(len(task.captions), len(captions)))
     picture_of = {text: real(texts[place - shift]) for place, text in enumerate(texts)}
     picture_of |= {task.captions[number]: real(task.captions[number]) for number in task.heldout.captions[:, 0].tolist()}
     result = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, progress=False, candidates=20)
@@ -109,15 +110,16 @@ def test_recombined_captions_are_ranked_among_each_other(task: RetrievalTask, re
 
 
 def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset, encoder: Any, task: RetrievalTask) -> None:
-    assert not task.recombined  # every combination of these words is some picture's caption
+    assert not len(task.recombined)  # every combination of these words is some picture's caption
     fewer = copy.copy(dataset)
     fewer.captions = [f"{caption} {number}" for number, caption in enumerate(dataset.captions)]
     found = prepare_retrieval(fewer, encoder, torch.device("cpu"), config=QUICK, progress=False)
-    assert len(found.recombined) == retrieval_suite.LIMIT
-    assert not {*found.recombined} & {*fewer.captions}
+    recombined = [found.captions[caption] for caption in found.recombined.tolist()]
+    assert len(recombined) == retrieval_suite.LIMIT
+    assert not {*recombined} & {*fewer.captions}
     heldout = {fewer.captions[fewer.caption_ids[item][0]].split()[-1] for item in fewer.heldout.tolist()}
-    assert not {text.split()[-1] for text in found.recombined} & heldout
-    torch.testing.assert_close(found.recombined_pooled, encoder.encode(found.recombined).pooled)
+    assert not {text.split()[-1] for text in recombined} & heldout
+    torch.testing.assert_close(found.pooled[found.recombined], encoder.encode(recombined).pooled)
 
 
 def test_every_caption_is_requested_once_with_its_own_seeds(task: RetrievalTask) -> None:
