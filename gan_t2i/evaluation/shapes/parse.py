@@ -117,7 +117,9 @@ def _identify(difference: Floats, part: Mask, others: Mask, background: Floats) 
     region = (near | edge) & ~others  # the object with its soft edge
     coverage = difference @ full / (full @ full) * region  # [R, R]; beyond 0 and 1 by noise, which clipping would make a bias
     shape, x, y, r = _best_shape(coverage, part)
-    return ObjectEstimate(shape, _colour_name(full, background), _size_word(r), _place(x, y), x, y, r)
+    sizes = vocabulary().sizes
+    size = min(sizes, key=lambda word: abs(math.log(r / sizes[word])))  # the nearest by ratio
+    return ObjectEstimate(shape, _colour_name(full, background), size, _place(x, y), x, y, r)
 
 
 def _best_shape(coverage: Floats, part: Mask) -> tuple[str | None, float, float, float]:
@@ -160,21 +162,11 @@ def _likeness(padded: npt.NDArray[np.float32], energy: float, ticks: int, x: int
     Unlike an IoU, it is not lowered by a small soft shape that is nowhere fully covered.
     """
     templates, energies = _templates(ticks, x % ticks, y % ticks, r)
-    left, top = _corner(len(padded) // 3, ticks, x, y, r)
     n = templates.shape[-1]
+    left, top = (len(padded) // 3 + centre // ticks - n // 2 for centre in (x, y))
     common = (templates * padded[top : top + n, left : left + n]).sum((1, 2))
     cosine: Floats = common / np.sqrt(energies * energy)  # what lies outside the window is in the energy
     return cosine
-
-
-def _half(ticks: int, r: int) -> int:
-    return math.ceil(r / ticks) + 2  # room for the softest edge
-
-
-def _corner(margin: int, ticks: int, x: int, y: int, r: int) -> tuple[int, int]:
-    """Upper left corner (x, y) of the templates' window in a picture with `margin`."""
-    half = _half(ticks, r)
-    return margin + x // ticks - half, margin + y // ticks - half
 
 
 @functools.lru_cache(maxsize=4096)
@@ -183,7 +175,7 @@ def _templates(ticks: int, u: int, v: int, r: int) -> tuple[npt.NDArray[np.float
 
     Centre and half extent are in ticks, (u, v) from the upper left corner of the window's middle pixel.
     """
-    half = _half(ticks, r)
+    half = math.ceil(r / ticks) + 2  # room for the softest edge
     n = 2 * half + 1
     x, y = ((half + part / ticks) / n for part in (u, v))
     scenes = [Scene("single", "black", (Thing(shape, "white", "", None, x, y, r / ticks / n),)) for shape in vocabulary().shapes]
@@ -206,12 +198,6 @@ def _colour_name(measured: Floats, background: Floats) -> str:
         return float(np.linalg.norm(measured - share * pure))
 
     return min(colours, key=distance)
-
-
-def _size_word(r: float) -> str:
-    """The size whose half extent is nearest by ratio."""
-    sizes = vocabulary().sizes
-    return min(sizes, key=lambda word: abs(math.log(r / sizes[word])))
 
 
 def _place(x: float, y: float) -> str | None:

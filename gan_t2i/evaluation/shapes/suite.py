@@ -17,7 +17,6 @@ from gan_t2i.evaluation.shapes.parse import SceneEstimate, parse_image
 from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
 
 SEEDS = 4  # default number of pictures per prompt
-_CHUNK = 10  # prompts generated at a time, for the progress bar
 _OTHERS = 10  # other prompts of the task that each picture is graded against for chance
 _WORST = 4  # prompts of a task among the failures
 _ROW = 512  # width in pixels of a failure in the sheet
@@ -116,37 +115,27 @@ def run_suite(
     total = sum(map(len, lists.values())) * seeds
     with tqdm(total=total, desc="shapes", unit="img", disable=None if progress else True) as bar:
         for task, entries in lists.items():
-            pictures: list[Image.Image] = []
-            for start in range(0, len(entries), _CHUNK):
-                generated = generate([entry.caption for entry in entries[start : start + _CHUNK]], range(seeds))
-                pictures += generated
-                bar.update(len(generated))
-            tasks[task], results = _grade_task(task, entries, pictures, seeds)
+            estimates, results = [], []
+            for entry in entries:
+                pictures = generate([entry.caption], range(seeds))
+                found = [parse_image(np.asarray(composite_on_grey(picture))) for picture in pictures]
+                grades = tuple(grade_estimate(estimate, entry.scene, task) for estimate in found)
+                estimates.append(found)
+                results.append(PromptResult(task, entry, tuple(pictures), grades))
+                bar.update(seeds)
+            score = fmean(result.score for result in results)
+            tasks[task] = TaskResult(score, _chance(task, entries, estimates), len(entries) * seeds)
             failed = [result for result in results if result.score < 1]
             failures += sorted(failed, key=lambda result: (result.score, -sum(len(grade.faults) for grade in result.grades)))[:_WORST]
     return ShapesResult(seeds, limit, tasks, tuple(failures))
 
 
-def _grade_task(
-    task: SuiteTask, entries: Sequence[Prompt], pictures: Sequence[Image.Image], seeds: int
-) -> tuple[TaskResult, list[PromptResult]]:
-    """Grade the pictures of a task, which has `seeds` of them per prompt."""
-    assert len(pictures) == len(entries) * seeds, (len(pictures), len(entries), seeds)
-    estimates = [parse_image(np.asarray(composite_on_grey(picture))) for picture in pictures]
-    results = []
-    for number, entry in enumerate(entries):
-        own = slice(number * seeds, (number + 1) * seeds)
-        grades = tuple(grade_estimate(estimate, entry.scene, task) for estimate in estimates[own])
-        results.append(PromptResult(task, entry, tuple(pictures[own]), grades))
-    return TaskResult(fmean(result.score for result in results), _chance(task, entries, estimates, seeds), len(estimates)), results
-
-
-def _chance(task: SuiteTask, entries: Sequence[Prompt], estimates: Sequence[SceneEstimate], seeds: int) -> float:
+def _chance(task: SuiteTask, entries: Sequence[Prompt], estimates: Sequence[Sequence[SceneEstimate]]) -> float:
     """Share of passes with shuffled captions: every picture is graded against a few other prompts of its task."""
     rng = random.Random(f"shapes chance {task}")
     passed = []
-    for index, estimate in enumerate(estimates):
-        own = index // seeds
-        for other in rng.sample(range(len(entries) - 1), min(_OTHERS, len(entries) - 1)):
-            passed.append(grade_estimate(estimate, entries[other + (other >= own)].scene, task).passed)
+    for own, found in enumerate(estimates):
+        for estimate in found:
+            for other in rng.sample(range(len(entries) - 1), min(_OTHERS, len(entries) - 1)):
+                passed.append(grade_estimate(estimate, entries[other + (other >= own)].scene, task).passed)
     return fmean(passed)
