@@ -8,8 +8,6 @@ import click
 
 from gan_t2i.cli.options import given, picture_options
 
-EXAMPLES = 3
-
 
 @click.group("data")
 def command() -> None:
@@ -32,7 +30,7 @@ def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None
     from gan_t2i.data.builtin import shapes
 
     shapes.make_shapes(out, count=count, size=size, seed=seed, heldout=heldout)
-    _show_made(out, f"{size} x {size} pixels")
+    _show_made(out, size)
 
 
 @make.command("emoji")
@@ -50,7 +48,7 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
     emoji_font.make_emoji(out, font=font, size=size, background=background, languages=languages, flags=flags, skin_tones=skin_tones)
     if not emoji_font.joins_sequences():
         click.echo("this Pillow has no raqm layout, so emoji of several code points were left out")
-    _show_made(out, f"{size} x {size} pixels")
+    _show_made(out, size)
 
 
 @command.command("pack")
@@ -116,11 +114,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
             write_json(json_file, values)
     if html_file is not None:
         write_text(html_file, page(inspection, DataSettings.parse(settings), recommendation.to_yaml()))
-        _to_stderr(f"written: {html_file}")
-
-
-def _to_stderr(message: str) -> None:
-    click.echo(message, err=True)
+        click.echo(f"written: {html_file}", err=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -135,7 +129,7 @@ def write_text(path: Path, text: str) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _show_made(out: Path, size: str) -> None:
+def _show_made(out: Path, size: int) -> None:
     """Summary of a generated data set: counts, three captions, and the next command."""
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     heldout = sum(line.get("split") == "heldout" for line in lines)
@@ -143,17 +137,13 @@ def _show_made(out: Path, size: str) -> None:
         sides = f"{len(lines) - heldout:,} for training, {heldout:,} held out"
     else:
         sides = "training holds out a share of the captions"
-    click.echo(f"made {len(lines):,} pictures of {size} in {out}: {sides}")
+    click.echo(f"made {len(lines):,} pictures of {size} x {size} pixels in {out}: {sides}")
     _show_captions([line["text"][0] for line in lines])
     click.echo(f"next: gan-t2i train --data {out}")
 
 
 def _show_captions(captions: list[str]) -> None:
-    for caption in _evenly_spaced(captions):
-        click.echo(f'  "{caption}"')
-
-
-def _evenly_spaced(captions: list[str]) -> list[str]:
-    """Return a few captions from the beginning, the middle and the end."""
-    shown = min(EXAMPLES, len(captions))
-    return [captions[index * (len(captions) - 1) // max(1, shown - 1)] for index in range(shown)]
+    """Print a few captions from the beginning, the middle and the end."""
+    shown = min(3, len(captions))
+    for index in range(shown):
+        click.echo(f'  "{captions[index * (len(captions) - 1) // max(1, shown - 1)]}"')

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from gan_t2i import __version__
-from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import PACKAGE
 
 # name -> its line in `gan-t2i --help`; the subcommand is `command` in the module of the same name
@@ -23,16 +23,6 @@ COMMANDS = {
     "doctor": "Check this machine, and recommend a config for a data set.",
     "info": "Describe a run or a snapshot, or list the registered models.",
 }
-
-
-class Failure(click.ClickException):
-    """One of the project's errors, shown as one sentence."""
-
-
-class UsageFailure(Failure):
-    """One of the errors in how the command was called."""
-
-    exit_code = UsageError.exit_code
 
 
 class Echo(logging.Handler):
@@ -76,11 +66,13 @@ class LazyGroup(click.Group):
             with reported():
                 return super().invoke(ctx)
         except GanT2IError as error:
-            raise (UsageFailure if isinstance(error, UsageError) else Failure)(str(error)) from error
+            failure = click.ClickException(str(error))
+            failure.exit_code = error.exit_code
+            raise failure from error
         except BrokenPipeError:  # the reader of our output has gone; click handles that
             raise
         except OSError as error:  # a full disk, a folder that may not be written
-            raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+            raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

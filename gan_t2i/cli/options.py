@@ -7,14 +7,12 @@ from typing import Any
 import click
 
 # `DataSettings` holds the defaults and checks the values; importing it here would make every command wait for Pillow.
-_READING = (
+_PICTURE_OPTIONS = (
     click.option("--data-format", "format", metavar="NAME", help="Format of the data, or of the contents of a zip.  [default: detected]"),
     click.option("--caption-column", metavar="NAME", help="Column or key of the captions.  [default: text, caption, prompt or title]"),
     click.option("--caption-lines", metavar="first|all", help="Which lines of a text file are captions.  [default: all]"),
     click.option("--image-root", metavar="FOLDER", help="Folder of the pictures that a COCO, OpenCLIP or dataset.json file names."),
     click.option("--on-bad", type=click.Choice(["skip", "error"]), help="Count and leave out unusable items, or stop.  [default: skip]"),
-)
-_DECODING = (
     click.option("--crop", metavar="center|fit|pad", help="Centre square, the whole squeezed, or the whole with borders.  [default: center]"),
     click.option("--alpha", is_flag=True, default=None, help="Keep transparency, and learn to generate it."),
     click.option("--background", metavar="COLOUR", help="Colour behind transparent pictures and around padded ones.  [default: white]"),
@@ -23,7 +21,7 @@ _DECODING = (
 
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that decide how pictures and captions are read, the fields of `DataSettings`."""
-    for option in reversed(_READING + _DECODING):
+    for option in reversed(_PICTURE_OPTIONS):
         function = option(function)
     return function
 

@@ -118,8 +118,7 @@ def prepare_retrieval(
         )
     known, captions = len(dataset.captions), [*dataset.captions, *_recombined(dataset)]
     cache = TextCache.build(encoder, captions, progress=progress)
-    parts = torch.arange(len(cache)).split(1024)  # all at once would hold every token
-    pooled = torch.cat([cache.gather(part).pooled for part in parts])
+    pooled = cache.pooled(range(len(cache)))
 
     def task(matcher: Matcher) -> RetrievalTask:
         return RetrievalTask(matcher, captions, pooled, validation, heldout, torch.arange(known, len(captions)))

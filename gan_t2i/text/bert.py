@@ -40,8 +40,6 @@ class Bert(nn.Module):
         self.weights = weights
         self.heads, self.layers, self.eps, self.max_seq_length = heads, layers, eps, max_seq_length
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
 
     @classmethod
     def read(cls, folder: Path) -> "Bert | None":
@@ -71,20 +69,16 @@ class Bert(nn.Module):
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption, uncut, special tokens included."""
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(captions))]
 
     def preprocess(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """input_ids and attention_mask, [N, L]."""
-        rows = [encoding.ids for encoding in self._cut(captions)]
-        mask = [[1] * len(row) for row in rows]
-        return {"input_ids": _padded(rows), "attention_mask": _padded(mask)}
-
-    def _cut(self, captions: Sequence[str]) -> list[Any]:
         self._tokenizer.enable_truncation(self.max_seq_length)
-        try:
-            return self._tokenizer.encode_batch(list(captions))
-        finally:
-            self._tokenizer.no_truncation()
+        self._tokenizer.enable_padding()
+        rows = self._tokenizer.encode_batch(list(captions))
+        return {"input_ids": torch.tensor([row.ids for row in rows]), "attention_mask": torch.tensor([row.attention_mask for row in rows])}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Output of `preprocess` -> token_embeddings [N, L, E], sentence_embedding [N, E], and the attention_mask."""
@@ -117,8 +111,3 @@ class Bert(nn.Module):
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _padded(rows: list[list[int]]) -> Tensor:
-    """[N, L] with zeros after the shorter rows."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gan_t2i.core import files
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.weights import hash_weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -164,9 +165,7 @@ def _read_all(folder: Path) -> list[Shard]:
     shards = []
     for path in sorted(folder.glob("shard_*.safetensors")):
         try:
-            with path.open("rb") as file:
-                intact = path.stem == f"shard_{hashlib.file_digest(file, 'sha256').hexdigest()}"
-            if intact:
+            if path.stem == f"shard_{hash_weights(path)}":
                 shards.append(_map(path))
                 continue
         except (OSError, SafetensorError):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from gan_t2i.text import weights
 from gan_t2i.text.encoder import PretrainedEncoder
 
-_SPECIAL = 2  # tokens at the beginning and the end of every caption
-
 
 @dataclass(frozen=True)
 class Window:
@@ -43,4 +41,4 @@ def default_window() -> Window:
 
 
 def _words(captions: Sequence[str]) -> list[int]:
-    return [len(re.findall(r"\w+|[^\w\s]", caption)) + _SPECIAL for caption in captions]
+    return [len(re.findall(r"\w+|[^\w\s]", caption)) + 2 for caption in captions]  # [CLS] and [SEP]

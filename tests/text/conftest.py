@@ -30,7 +30,7 @@ def build_tiny(**params):
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch, tmp_path):
-    import huggingface_hub
+    import huggingface_hub.constants
 
     def no_network(*args, **kwargs):
         raise ConnectionError("no network in tests")
