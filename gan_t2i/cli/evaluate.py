@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from gan_t2i.data.packing import PackedDataset
-    from gan_t2i.data.settings import DataConfig
     from gan_t2i.evaluation.features import FeatureSpace
     from gan_t2i.evaluation.results import Result
     from gan_t2i.evaluation.retrieval import RetrievalTask
@@ -52,14 +51,21 @@ class Subject:
 
         Raises `UsageError` where they are unknown or streamed, and warns where the model was trained on others.
         """
+        from gan_t2i.core.config import read_yaml
+        from gan_t2i.core.errors import UsageError
         from gan_t2i.data.builtin import resolve_source
         from gan_t2i.data.packing import PackedDataset, is_packed, load_dataset
+        from gan_t2i.data.settings import DataConfig
+        from gan_t2i.training.config import TrainConfig
 
-        settings = self._data_settings()
+        if self.data is not None:
+            settings = DataConfig(source=self.data, alpha=self.pipeline.info.has_alpha)
+        elif self.run is not None:
+            settings = TrainConfig.parse(read_yaml(self.run.config)).data
+        else:
+            raise UsageError("a snapshot outside of a run folder does not say which data it was trained on: name them with --data")
         settings.require_packed("this measure", "name a set that fits into the cache with --data")
         info = self.pipeline.info
-        if self.data is not None:
-            settings = settings.model_copy(update={"alpha": info.has_alpha})
         source = resolve_source(settings.source, info.resolution, settings)
         if isinstance(source, Path) and is_packed(source):
             settings = settings.model_copy(update={"alpha": PackedDataset.open(source).channels == 4})
@@ -68,26 +74,12 @@ class Subject:
             log.warning("these are not the pictures and captions that the model was trained on: both sides may be new to it, or neither")
         return dataset
 
-    def _data_settings(self) -> "DataConfig":
-        from gan_t2i.core.config import read_yaml
-        from gan_t2i.core.errors import UsageError
-        from gan_t2i.data.settings import DataConfig
-        from gan_t2i.training.config import TrainConfig
-
-        if self.data is not None:
-            return DataConfig(source=self.data)
-        if self.run is None:
-            raise UsageError("a snapshot outside of a run folder does not say which data it was trained on: name them with --data")
-        return TrainConfig.parse(read_yaml(self.run.config)).data
-
     def check_features(self, names: Sequence[str]) -> None:
         """Raises `UsageError` for a network that is unknown or that the run's discriminator uses; warns where that cannot be known."""
         from gan_t2i.core.config import read_yaml
         from gan_t2i.evaluation.features import check_names
 
-        spec = read_yaml(self.run.config).get("discriminator") if self.run else None
-        params = spec.get("params") if isinstance(spec, dict) else None
-        backbone = params.get("backbone") if isinstance(params, dict) else None
+        backbone = read_yaml(self.run.config).get("discriminator", {}).get("params", {}).get("backbone") if self.run else None
         check_names(names, backbone)
         if self.run is None:
             log.warning("a snapshot outside of a run folder does not say which network its discriminator uses: measure with others than that")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from gan_t2i import __version__
-from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.log import PACKAGE
 
 # name -> its line in `gan-t2i --help`; the subcommand is `command` in the module of the same name
@@ -23,6 +23,12 @@ COMMANDS = {
     "doctor": "Check this machine, and recommend a config for a data set.",
     "info": "Describe a run or a snapshot, or list the registered models.",
 }
+
+
+class UsageFailure(click.ClickException):
+    """An error in how the command was called."""
+
+    exit_code = UsageError.exit_code
 
 
 class Echo(logging.Handler):
@@ -66,9 +72,7 @@ class LazyGroup(click.Group):
             with reported():
                 return super().invoke(ctx)
         except GanT2IError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = error.exit_code
-            raise failure from error
+            raise (UsageFailure if isinstance(error, UsageError) else click.ClickException)(str(error)) from error
         except BrokenPipeError:  # the reader of our output has gone; click handles that
             raise
         except OSError as error:  # a full disk, a folder that may not be written

@@ -9,6 +9,7 @@ For a training caption, its own picture is what the model was trained to generat
 two training captions that no picture has together. N training pictures, M queries, D features.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -40,12 +41,8 @@ _NEIGHBOURS = 3  # per picture in the sheet
 _ROWS = 16  # of the sheet
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Distances [M, k] of some pictures to their nearest training pictures in one space, and the items [M, k] of those in the data set."""
-
-    distances: Tensor
-    items: Tensor
+Neighbours = tuple[Tensor, Tensor]
+"""Distances [M, k] of some pictures to their nearest training pictures in one space, and the items [M, k] of those in the data set."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Match:
-    """A prompt, its generated picture, and the nearest training pictures."""
+    """A prompt, the nearest training pictures of its generated picture with their first captions, and the generated picture."""
 
     prompt: str
     kind: str
+    distances: list[float]
+    items: list[int]
+    captions: list[str]
     picture: Image.Image
-    distances: tuple[float, ...]
-    items: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,7 @@ class CopiesResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The figures, and the closest pictures with the captions of their nearest training pictures."""
-        closest = [
-            {"prompt": one.prompt, "kind": one.kind, "distances": one.distances, "items": one.items, "captions": self._captions(one)}
-            for one in self.closest
-        ]
+        closest = [{name: value for name, value in vars(one).items() if name != "picture"} for one in self.closest]
         values = {"limit": self.limit, "thresholds": self.thresholds, "baseline": self.baseline, "verdict": self.verdict}
         return {"suite": self.suite, **values, "rows": [asdict(row) for row in self.rows], "closest": closest}
 
@@ -128,12 +123,9 @@ class CopiesResult(Result):
         for one in self.closest:
             real = self.dataset.gather(one.items).permute(0, 2, 3, 1).numpy()
             rows.append([one.picture, *map(Image.fromarray, real)])
-            found = ", ".join(f"{caption} ({far:.3f})" for caption, far in zip(self._captions(one), one.distances, strict=True))
+            found = ", ".join(f"{caption} ({far:.3f})" for caption, far in zip(one.captions, one.distances, strict=True))
             captions.append(f"{one.prompt} | {found}")
         return sheet(rows, captions)
-
-    def _captions(self, one: Match) -> list[str]:
-        return [self.dataset.captions[self.dataset.caption_ids[item][0]] for item in one.items]
 
 
 def check_copies(dataset: PackedDataset, network: str) -> None:
@@ -170,13 +162,13 @@ def run_copies(
     spaces = (space, pixels(dataset.resolution))
     measured = [_measure(one, dataset, pictures) for one in spaces]
     for one, found in zip(spaces, measured, strict=True):
-        base = found["real held out"].distances[clean] if clean.sum() >= _BASE else found["real training"].distances
-        threshold = thresholds[one.name] = torch.quantile(base[:, 0], PERCENTILE).item()
-        for kind, neighbours in found.items():
-            near = neighbours.distances[:, 0]
+        nearest_of = {kind: distances[:, 0] for kind, (distances, _) in found.items()}
+        base = nearest_of["real held out"][clean] if clean.sum() >= _BASE else nearest_of["real training"]
+        threshold = thresholds[one.name] = torch.quantile(base, PERCENTILE).item()
+        for kind, near in nearest_of.items():
             rows.append(Row(one.name, one.sha256, one.width, kind, near.median().item(), (near <= threshold).double().mean().item(), len(near)))
     verdict = _verdict(rows, space.name)
-    closest = _closest(measured[0], texts_of, pictures)
+    closest = _closest(dataset, measured[0], texts_of, pictures)
     source = "own" if prompts else "captions"
     return CopiesResult(source, limit, tuple(rows), thresholds, _baseline(clean), verdict, closest, dataset)
 
@@ -191,19 +183,17 @@ def _measure(space: FeatureSpace, dataset: PackedDataset, generated: Mapping[str
         return features if space.standard else F.normalize(features - centre, dim=1)
 
     bank = normalized(bank)
-    train = torch.from_numpy(dataset.train)
-    result: dict[str, Neighbours] = {}
+    found: dict[str, Neighbours] = {}
     if len(dataset.heldout):
-        distances, index = nearest(normalized(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
-        result["real held out"] = Neighbours(distances, train[index])
+        found["real held out"] = nearest(normalized(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
     chosen = torch.randperm(len(bank), generator=seeded_rng("audit", "training"))[:_QUERIES]
     distances, index = nearest(bank[chosen], bank, _NEIGHBOURS + 1)
     # A picture is its own nearest; among equal pictures any may come first, at the same distance.
-    result["real training"] = Neighbours(distances[:, 1:], train[index[:, 1:]])
+    found["real training"] = distances[:, 1:], index[:, 1:]
     for kind, pictures in generated.items():  # "drawn" is their name in JSON files and TensorBoard tags
-        distances, index = nearest(normalized(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
-        result[f"drawn {kind}"] = Neighbours(distances, train[index])
-    return result
+        found[f"drawn {kind}"] = nearest(normalized(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
+    train = torch.from_numpy(dataset.train)
+    return {kind: (distances, train[index]) for kind, (distances, index) in found.items()}
 
 
 def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
@@ -268,12 +258,12 @@ def _verdict(rows: Sequence[Row], space: str) -> str:
     return f"verdict: no sign of copying: {shares}"
 
 
-def _closest(found: dict[str, Neighbours], texts: dict[str, list[str]], pictures: dict[str, list[Image.Image]]) -> tuple[Match, ...]:
-    matches = [
-        Match(text, kind, picture, tuple(distances.tolist()), tuple(items.tolist()))
-        for kind in texts
-        for text, picture, distances, items in zip(
-            texts[kind], pictures[kind], found[f"drawn {kind}"].distances, found[f"drawn {kind}"].items, strict=True
-        )
-    ]
+def _closest(
+    dataset: PackedDataset, found: dict[str, Neighbours], texts_of: dict[str, list[str]], pictures: dict[str, list[Image.Image]]
+) -> tuple[Match, ...]:
+    matches: list[Match] = []
+    for kind, texts in texts_of.items():
+        distances, items = (of_kind.tolist() for of_kind in found[f"drawn {kind}"])
+        captions = [[dataset.captions[dataset.caption_ids[item][0]] for item in row] for row in items]
+        matches += map(Match, texts, itertools.repeat(kind), distances, items, captions, pictures[kind])
     return tuple(sorted(matches, key=lambda one: one.distances[0])[:_ROWS])
