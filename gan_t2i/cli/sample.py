@@ -56,7 +56,7 @@ def command(
     if empty := [number for number, prompt in enumerate(texts, 1) if not prompt.strip()]:
         raise click.UsageError(f"prompt {empty[0]} is empty: say what to draw")
     from gan_t2i.core.images import save_png, sheet
-    from gan_t2i.sampling.file_names import file_names
+    from gan_t2i.sampling.draw import file_names
     from gan_t2i.sampling.pipeline import Text2Image
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)

@@ -28,7 +28,7 @@ from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.evaluation.features import FeatureSpace, pixels
 from gan_t2i.evaluation.metrics import nearest
 from gan_t2i.evaluation.pictures import embed_real
-from gan_t2i.evaluation.recombined import recombine
+from gan_t2i.evaluation.recombined import recombine, shuffled_captions
 from gan_t2i.evaluation.results import Generate, Result
 
 LIMIT = 200  # default number of prompts of each kind
@@ -199,12 +199,8 @@ def _measure(space: FeatureSpace, dataset: PackedDataset, generated: Mapping[str
 def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:
     """Up to `limit` first captions of each side, and as many recombined ones; a kind without any is left out."""
     rng = seeded_rng("audit", "prompts")
-
-    def sample(items: Indices) -> list[str]:
-        texts = list(dict.fromkeys(dataset.captions[dataset.caption_ids[item][0]] for item in items.tolist()))
-        return [texts[index] for index in torch.randperm(len(texts), generator=rng)[:limit].tolist()]
-
-    kinds = {"train": sample(dataset.train), "held out": sample(dataset.heldout)}
+    sides = {"train": dataset.train, "held out": dataset.heldout}
+    kinds = {kind: shuffled_captions(dataset, items, rng)[:limit] for kind, items in sides.items()}
     kinds["recombined"] = recombine(kinds["train"], dataset.captions, limit)
     return {kind: texts for kind, texts in kinds.items() if texts}
 

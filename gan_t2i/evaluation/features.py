@@ -86,8 +86,10 @@ def open_space(name: str, device: torch.device, matcher: Callable[[], Matcher]) 
     if name == "matcher":
         network = matcher()
         return FeatureSpace(name, hash_state(network), network.text_out.out_features, network.embed_images)
-    builders = {"random": _random, "efficientnet-lite2": _efficientnet_lite2, "inception": _inception}
-    return builders[name](device)
+    if name == "random":
+        features = RandomFeatures()
+        return FeatureSpace(name, hash_state(features), features.WIDTH, features.to(device))
+    return _efficientnet_lite2(device) if name == "efficientnet-lite2" else _inception(device)
 
 
 def pixels(resolution: int) -> FeatureSpace:
@@ -144,11 +146,6 @@ class RandomFeatures(nn.Module):
             x = F.relu(F.conv2d(x, self.get_buffer(f"kernel{level}"), padding=1))
             result = result + F.linear(F.adaptive_avg_pool2d(x, 4).flatten(1), self.get_buffer(f"mixer{level}"))
         return result
-
-
-def _random(device: torch.device) -> FeatureSpace:
-    network = RandomFeatures()
-    return FeatureSpace("random", hash_state(network), network.WIDTH, network.to(device))
 
 
 def _efficientnet_lite2(device: torch.device) -> FeatureSpace:

@@ -45,7 +45,8 @@ def frechet(real: Tensor, generated: Tensor) -> float:
     """
     means = [x.double().mean(dim=0) for x in (real, generated)]
     first, second = (torch.cov(x.double().T) for x in (real, generated))
-    root = _root(first)
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # symmetric
     # S1^(1/2) S2 S1^(1/2) is symmetric, and its eigenvalues are those of S1 S2
     cross = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
     return ((means[0] - means[1]).square().sum() + first.trace() + second.trace() - 2 * cross).item()
@@ -110,9 +111,3 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 def _subset(features: Tensor, size: int, rng: torch.Generator) -> Tensor:
     return features[torch.randperm(len(features), generator=rng)[:size]]
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """Symmetric square root of a covariance."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T

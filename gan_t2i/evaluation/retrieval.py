@@ -35,7 +35,7 @@ from gan_t2i.core.images import to_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
-from gan_t2i.evaluation.recombined import recombine
+from gan_t2i.evaluation.recombined import recombine, shuffled_captions
 from gan_t2i.evaluation.results import Generate, Result
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
@@ -116,7 +116,8 @@ def prepare_retrieval(
             f"the data set has {len(shown)} pictures to train a matcher on and {len(validation)} captions to check it with: "
             f"two of each are needed"
         )
-    known, captions = len(dataset.captions), [*dataset.captions, *_recombined(dataset)]
+    texts = shuffled_captions(dataset, dataset.train, seeded_rng("retrieval", "recombined"))
+    known, captions = len(dataset.captions), [*dataset.captions, *recombine(texts, dataset.captions, LIMIT)]
     cache = TextCache.build(encoder, captions, progress=progress)
     pooled = cache.pooled(range(len(cache)))
 
@@ -137,12 +138,6 @@ def prepare_retrieval(
     matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device, progress=progress)
     write_tensors(path, matcher.state_dict(), {"type": "matcher"})
     return task(matcher)
-
-
-def _recombined(dataset: PackedDataset) -> list[str]:
-    firsts = list(dict.fromkeys(dataset.captions[dataset.caption_ids[item][0]] for item in dataset.train.tolist()))
-    order = torch.randperm(len(firsts), generator=seeded_rng("retrieval", "recombined"))
-    return recombine([firsts[index] for index in order.tolist()], dataset.captions, LIMIT)
 
 
 def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:

@@ -10,7 +10,7 @@ from PIL import Image
 from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import save_png
-from gan_t2i.sampling.file_names import file_names
+from gan_t2i.sampling.draw import file_names
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"

@@ -14,11 +14,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from gan_t2i.data.builtin.shapes import Scene, Thing
-from gan_t2i.evaluation.shapes.parse import ObjectEstimate, SceneEstimate, parse_image
+from gan_t2i.evaluation.shapes.parse import ObjectEstimate, SceneEstimate
 from gan_t2i.evaluation.shapes.prompts import SuiteTask
 
 _APART = 0.1  # least distance between the centres of related objects, as a fraction of the picture's side
@@ -33,11 +30,6 @@ class Grade:
     """The parsed scene, in words."""
     faults: tuple[str, ...] = ()
     """Some of count, shape, colour, size, place, relation and background."""
-
-
-def grade(picture: npt.NDArray[np.uint8], scene: Scene, task: SuiteTask) -> Grade:
-    """Grade a picture uint8 [R, R, 3] by the scene that its prompt describes."""
-    return grade_estimate(parse_image(picture), scene, task)
 
 
 def grade_estimate(estimate: SceneEstimate, scene: Scene, task: SuiteTask) -> Grade:

@@ -9,6 +9,7 @@ The tasks are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), with shape
 """
 
 import functools
+import itertools
 import json
 import random
 from collections import defaultdict
@@ -67,7 +68,8 @@ def make_prompts(seed: int = 0) -> Prompts:
         groups: defaultdict[tuple[str, ...], list[Prompt]] = defaultdict(list)
         for caption, scene in distinct.items():
             groups[_graded(task, scene)].append(Prompt(caption, scene))
-        result[task] = _in_turn([groups[key] for key in sorted(groups)])[:PER_TASK]
+        in_turn = itertools.zip_longest(*(groups[key] for key in sorted(groups)))  # the first of each group, then the second of each
+        result[task] = [prompt for row in in_turn for prompt in row if prompt is not None][:PER_TASK]
         assert len(result[task]) == PER_TASK, task
     return result
 
@@ -75,21 +77,13 @@ def make_prompts(seed: int = 0) -> Prompts:
 def _graded(task: SuiteTask, scene: Scene) -> tuple[str, ...]:
     """The values that the task grades; its list has each equally often."""
     thing = scene.objects[0]
-    if task == "single":
-        return (thing.shape, thing.size)
-    if task == "colours":
-        return (thing.colour, scene.background)
-    if task == "position":
-        return (str(thing.position),)
-    if task == "relations":
-        return (str(scene.relation),)
-    return (str(scene.count),)
-
-
-def _in_turn(groups: list[list[Prompt]]) -> list[Prompt]:
-    """The first of each group, then the second of each, and so on."""
-    longest = max(map(len, groups))
-    return [group[index] for index in range(longest) for group in groups if index < len(group)]
+    values: dict[SuiteTask, tuple[object, ...]] = {
+        "single": (thing.shape, thing.size),
+        "colours": (thing.colour, scene.background),
+        "position": (thing.position,),
+        "relations": (scene.relation,),
+    }
+    return tuple(map(str, values.get(task, (scene.count,))))
 
 
 def to_text(prompts: Prompts) -> str:

@@ -7,15 +7,19 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from gan_t2i.data.builtin.shapes import Scene, Thing, draw_scene, vocabulary
-from gan_t2i.evaluation.shapes.grader import grade
+from gan_t2i.evaluation.shapes.grader import Grade, grade_estimate
 from gan_t2i.evaluation.shapes.parse import parse_image
-from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, load_prompts
+from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, SuiteTask, load_prompts
 
 LEFT, RIGHT = (0.27, 0.5), (0.73, 0.5)
 
 
 def thing(shape: str, colour: str, at: tuple[float, float] = (0.5, 0.5), r: float = 0.2, size: str = "", position: str | None = None) -> Thing:
     return Thing(shape, colour, size, position, *at, r)
+
+
+def grade(picture: np.ndarray, scene: Scene, task: SuiteTask) -> Grade:
+    return grade_estimate(parse_image(picture), scene, task)
 
 
 def rendered(scene: Scene, size: int = 32) -> np.ndarray:
