@@ -143,7 +143,6 @@ def run_copies(
     *,
     prompts: Sequence[str] | None = None,
     limit: int = LIMIT,
-    progress: bool = True,
 ) -> CopiesResult:
     """Generate `prompts`, or else up to `limit` training, held-out and recombined captions, and find each picture's nearest training pictures.
 
@@ -151,7 +150,7 @@ def run_copies(
     """
     texts_of = {"own prompts": list(prompts)[:limit]} if prompts else choose_prompts(dataset, limit)
     pictures: dict[str, list[Image.Image]] = {kind: [] for kind in texts_of}
-    with tqdm(total=sum(map(len, texts_of.values())), desc="copies", unit="img", disable=None if progress else True) as bar:
+    with tqdm(total=sum(map(len, texts_of.values())), desc="copies", unit="img", disable=None) as bar:
         for kind, texts in texts_of.items():
             for seed, text in enumerate(texts):
                 pictures[kind] += generate([text], [seed])

@@ -123,9 +123,7 @@ def are_own(captions: Tensor, chosen: Tensor) -> Tensor:
     return (captions[:, None, :] == chosen[None, :, None]).any(dim=2)
 
 
-def train_matcher(
-    config: MatcherConfig, train: Pairs, validation: Pairs, pooled: Tensor, *, resolution: int, device: torch.device, progress: bool = True
-) -> Matcher:
+def train_matcher(config: MatcherConfig, train: Pairs, validation: Pairs, pooled: Tensor, *, resolution: int, device: torch.device) -> Matcher:
     """Train until the loss on the validation pairs, whose captions `train` does not have, stops falling; return the best state.
 
     `pooled` [captions, E] are the frozen encoder's vectors. The result depends on the arguments alone, not on the global random state.
@@ -140,7 +138,7 @@ def train_matcher(
     steps = max(1, round(config.max_kimg * 1000 / batch))
     order = torch.empty(0, dtype=torch.int64)
     rng = seeded_rng("matcher", config.seed)
-    with tqdm(total=steps * batch, desc="matcher", unit="img", unit_scale=True, disable=None if progress else True) as bar:
+    with tqdm(total=steps * batch, desc="matcher", unit="img", unit_scale=True, disable=None) as bar:
         for step in range(1, steps + 1):
             if len(order) < batch:
                 order = torch.randperm(len(train), generator=rng)

@@ -94,13 +94,7 @@ def check_enough(dataset: PackedDataset, limit: int = LIMIT) -> None:
 
 
 def run_pictures(
-    generate: Generate,
-    dataset: PackedDataset,
-    spaces: Sequence[FeatureSpace],
-    *,
-    limit: int = LIMIT,
-    seeds: int = SEEDS,
-    progress: bool = True,
+    generate: Generate, dataset: PackedDataset, spaces: Sequence[FeatureSpace], *, limit: int = LIMIT, seeds: int = SEEDS
 ) -> PicturesResult:
     """Compare up to `limit` pictures of each side with generated ones for the same captions, each with its own seed, in each of `spaces`.
 
@@ -110,16 +104,19 @@ def run_pictures(
     if seeds < 2:
         raise ValueError(f"seeds = {seeds}: at least two, for the diversity among them")
     check_enough(dataset, limit)
-    sides = {"train": _sample(dataset.train, limit, "train"), "heldout": _sample(dataset.heldout, limit, "heldout")}
+    sides: dict[str, Indices] = {}
+    for side, items in (("train", dataset.train), ("heldout", dataset.heldout)):
+        order = torch.randperm(len(items), generator=seeded_rng("pictures", side))
+        sides[side] = items[order[:limit].numpy()]
     notes = []
     if len(sides["heldout"]) < 2 * LEAST:
         notes.append(f"heldout: left out; {2 * LEAST} pictures are needed, and there are {len(sides.pop('heldout'))}")
     first = [dataset.captions[ids[0]] for ids in dataset.caption_ids]
-    prompts = list(dict.fromkeys(first[item] for item in sides["train"].tolist()))[:PROMPTS]
+    captions = [first[item] for item in sides["train"].tolist()]
+    prompts = list(dict.fromkeys(captions))[:PROMPTS]
     figures: list[Figure] = []
-    with tqdm(
-        total=sum(map(len, sides.values())) + len(prompts) * seeds, desc="pictures", unit="img", disable=None if progress else True
-    ) as bar:
+    total = sum(map(len, sides.values())) + len(prompts) * seeds
+    with tqdm(total=total, desc="pictures", unit="img", disable=None) as bar:
         generated = {
             side: _embed_generated(generate, [(first[item], [n]) for n, item in enumerate(items)], spaces, bar) for side, items in sides.items()
         }
@@ -129,7 +126,6 @@ def run_pictures(
         for side in sides:
             figures += _compare(space, side, real[side][number], generated[side][number])
         groups = by_prompt[number].unflatten(0, (len(prompts), seeds))
-        captions = [first[item] for item in sides["train"].tolist()]
         figures.append(_diversity(space, groups, real["train"][number], captions))
     return PicturesResult(limit, seeds, tuple(figures), tuple(notes))
 
@@ -137,12 +133,6 @@ def run_pictures(
 def embed_real(space: FeatureSpace, dataset: PackedDataset, items: Indices) -> Tensor:
     """Features [N, D] of the pictures at `items`; few of them are in memory at a time."""
     return torch.cat([space.embed(dataset.gather(part)) for part in torch.from_numpy(items).split(_CHUNK)])
-
-
-def _sample(items: Indices, limit: int, side: str) -> Indices:
-    """Up to `limit` of `items`, shuffled."""
-    order = torch.randperm(len(items), generator=seeded_rng("pictures", side))[:limit]
-    return items[order.numpy()]
 
 
 def _embed_generated(

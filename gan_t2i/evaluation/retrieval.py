@@ -98,12 +98,7 @@ class RetrievalResult(Result):
 
 
 def prepare_retrieval(
-    dataset: PackedDataset,
-    encoder: SentenceEncoder,
-    device: torch.device,
-    *,
-    config: MatcherConfig | None = None,
-    progress: bool = True,
+    dataset: PackedDataset, encoder: SentenceEncoder, device: torch.device, *, config: MatcherConfig | None = None
 ) -> RetrievalTask:
     """The task of a data set. Its matcher is trained on first use, and cached for every model of the same data and encoder.
 
@@ -118,7 +113,7 @@ def prepare_retrieval(
         )
     texts = shuffled_captions(dataset, dataset.train, seeded_rng("retrieval", "recombined"))
     known, captions = len(dataset.captions), [*dataset.captions, *recombine(texts, dataset.captions, LIMIT)]
-    cache = TextCache.build(encoder, captions, progress=progress)
+    cache = TextCache.build(encoder, captions)
     pooled = cache.pooled(range(len(cache)))
 
     def task(matcher: Matcher) -> RetrievalTask:
@@ -135,7 +130,7 @@ def prepare_retrieval(
         except GanT2IError as error:
             log.info(f"the matcher is trained again: {error}")
     log.info(f"matcher: training on {len(shown):,} real pictures, validated with {len(validation):,} captions that it is not trained on (once)")
-    matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device, progress=progress)
+    matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device)
     write_tensors(path, matcher.state_dict(), {"type": "matcher"})
     return task(matcher)
 
@@ -182,7 +177,7 @@ def _pairs(dataset: PackedDataset, items: Sequence[int], captions: Sequence[Sequ
 
 
 def run_retrieval(
-    generate: Generate, task: RetrievalTask, *, seeds: int = SEEDS, limit: int = LIMIT, progress: bool = True, candidates: int = CANDIDATES
+    generate: Generate, task: RetrievalTask, *, seeds: int = SEEDS, limit: int = LIMIT, candidates: int = CANDIDATES
 ) -> RetrievalResult:
     """Score real pictures, and the pictures generated for the same captions, against the same candidates.
 
@@ -204,7 +199,7 @@ def run_retrieval(
         kinds["recombined"] = (new[:, None], new)
     scores: dict[str, Score] = {}
     total = sum(len(captions) for captions, _ in kinds.values()) * seeds
-    with tqdm(total=total, desc="retrieval", unit="img", disable=None if progress else True) as bar:
+    with tqdm(total=total, desc="retrieval", unit="img", disable=None) as bar:
         for name, (captions, choices) in kinds.items():
             vectors = task.pooled[choices]
             if name in sides:

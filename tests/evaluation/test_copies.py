@@ -28,7 +28,7 @@ def run(many: PackedDataset, space: FeatureSpace, picture: Callable[[str, int], 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return [picture(prompt, seed) for prompt in prompts for seed in seeds]
 
-    return run_copies(generate, many, space, progress=False, **settings)  # type: ignore[arg-type]
+    return run_copies(generate, many, space, **settings)  # type: ignore[arg-type]
 
 
 def new_picture(prompt: str, seed: int) -> Image.Image:

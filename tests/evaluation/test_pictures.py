@@ -28,7 +28,7 @@ def run(many: PackedDataset, space: FeatureSpace, picture: Callable[[str, int], 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return [picture(prompt, seed) for prompt in prompts for seed in seeds]
 
-    return run_pictures(generate, many, [space], progress=False, **settings)
+    return run_pictures(generate, many, [space], **settings)
 
 
 def figures(result: PicturesResult) -> dict[str, Figure]:

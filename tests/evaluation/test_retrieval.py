@@ -60,7 +60,7 @@ def encoder(dataset: PackedDataset) -> Any:
 def task(dataset: PackedDataset, encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> RetrievalTask:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+        return prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def real(dataset: PackedDataset) -> Callable[[str], Image.Image]:
 
 
 def test_a_generator_that_draws_the_real_pictures_scores_as_they_do(task: RetrievalTask, real: Callable[[str], Image.Image]) -> None:
-    result = run_retrieval(lambda prompts, seeds: [real(p) for p in prompts for _ in seeds], task, progress=False, seeds=2, candidates=20)
+    result = run_retrieval(lambda prompts, seeds: [real(p) for p in prompts for _ in seeds], task, seeds=2, candidates=20)
     assert result.candidates == 20
     for side in ("train", "heldout"):
         truth, generated = result.scores[f"real_{side}"], result.scores[f"generated_{side}"]
@@ -86,7 +86,7 @@ def test_pictures_of_other_captions_fall_to_chance(task: RetrievalTask, real: Ca
         assert len(side) > 20
     order = [task.captions[number] for side in (task.train, task.heldout) for number in side.captions[:, 0].tolist()]
     other = {caption: order[index - 7] for index, caption in enumerate(order)}
-    result = run_retrieval(lambda prompts, seeds: [real(other[p]) for p in prompts for _ in seeds], task, progress=False, candidates=20)
+    result = run_retrieval(lambda prompts, seeds: [real(other[p]) for p in prompts for _ in seeds], task, candidates=20)
     for side in ("train", "heldout"):
         assert result.scores[f"generated_{side}"].r1 < 0.12 < result.scores[f"real_{side}"].r1
         assert abs(result.scores[f"generated_{side}"].gap) < 0.15
@@ -101,11 +101,11 @@ def test_recombined_captions_are_ranked_among_each_other(task: RetrievalTask, re
     task = replace(task, captions=captions, pooled=pooled, recombined=torch.arange(len(task.captions), len(captions)))
     picture_of = {text: real(texts[place - shift]) for place, text in enumerate(texts)}
     picture_of |= {task.captions[number]: real(task.captions[number]) for number in task.heldout.captions[:, 0].tolist()}
-    result = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, progress=False, candidates=20)
+    result = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, candidates=20)
     score = result.scores["generated_recombined"]
     assert score.count == len(texts)
     assert (score.r1 > 0.3) if shift == 0 else (score.r1 < 0.12)
-    few = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, progress=False, limit=10, candidates=20)
+    few = run_retrieval(lambda prompts, seeds: [picture_of[p] for p in prompts for _ in seeds], task, limit=10, candidates=20)
     assert "generated_recombined" not in few.scores
 
 
@@ -113,7 +113,7 @@ def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset,
     assert not len(task.recombined)  # every combination of these words is some picture's caption
     fewer = copy.copy(dataset)
     fewer.captions = [f"{caption} {number}" for number, caption in enumerate(dataset.captions)]
-    found = prepare_retrieval(fewer, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    found = prepare_retrieval(fewer, encoder, torch.device("cpu"), config=QUICK)
     recombined = [found.captions[caption] for caption in found.recombined.tolist()]
     assert len(recombined) == retrieval_suite.LIMIT
     assert not {*recombined} & {*fewer.captions}
@@ -129,7 +129,7 @@ def test_every_caption_is_requested_once_with_its_own_seeds(task: RetrievalTask)
         requests.extend((prompt, seed) for prompt in prompts for seed in seeds)
         return [Image.new("RGB", (16, 16)) for _ in prompts for _ in seeds]
 
-    result = run_retrieval(generate, task, seeds=2, limit=3, progress=False, candidates=10)
+    result = run_retrieval(generate, task, seeds=2, limit=3, candidates=10)
     captions = [task.captions[number] for side in (task.train, task.heldout) for number in side.captions[:3, 0].tolist()]
     assert requests == [(caption, 2 * (index % 3) + seed) for index, caption in enumerate(captions) for seed in range(2)]
     assert len(set(captions)) == 6
@@ -175,14 +175,14 @@ def _share(row: torch.Tensor, seeds: int) -> float:
 def test_the_matcher_is_made_once_and_damaged_weights_are_made_again(
     task: RetrievalTask, dataset: PackedDataset, encoder: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    again = prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    again = prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK)
     assert "trained before" in said[-1]
     weights = task.matcher.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.matcher.state_dict().items())
     for path in (cache_dir() / "matchers").glob("*.safetensors"):  # other tests keep theirs there too
         path.write_bytes(path.read_bytes()[:-100])
     torch.rand(3)  # the global random state says nothing
-    made = prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK, progress=False)
+    made = prepare_retrieval(dataset, encoder, torch.device("cpu"), config=QUICK)
     assert any("trained again" in line for line in said)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in made.matcher.state_dict().items())
 
