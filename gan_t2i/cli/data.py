@@ -119,14 +119,10 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
 
 def write_text(path: Path, text: str) -> None:
     """Write the text; raises `UsageError` where `path` cannot be written."""
-    from gan_t2i.core.errors import UsageError
-    from gan_t2i.core.files import atomic_file
+    from gan_t2i.core.files import output_file
 
-    try:
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with output_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _show_made(out: Path, size: int) -> None:

@@ -1,10 +1,8 @@
 """The `gan-t2i` command, with one module per subcommand, imported only when it is called, so that `--help` answers at once."""
 
-import contextlib
 import gc
 import importlib
 import logging
-from collections.abc import Iterator
 
 import click
 
@@ -31,28 +29,8 @@ class UsageFailure(click.ClickException):
     exit_code = UsageError.exit_code
 
 
-class Echo(logging.Handler):
-    """Writes each record as one line to stderr; results go to stdout."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(record.getMessage(), err=True)
-
-
-@contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Shows the package's log on stderr."""
-    handler, level = Echo(), PACKAGE.level
-    PACKAGE.addHandler(handler)
-    PACKAGE.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        PACKAGE.removeHandler(handler)
-        PACKAGE.setLevel(level)
-
-
 class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called, and shows the project's errors as one sentence."""
+    """A group that imports a subcommand when it is called, and shows the project's errors as one sentence, and its log on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,15 +46,20 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
+        handler, level = logging.StreamHandler(), PACKAGE.level  # results go to stdout
+        PACKAGE.addHandler(handler)
+        PACKAGE.setLevel(logging.INFO)
         try:
-            with reported():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except GanT2IError as error:
             raise (UsageFailure if isinstance(error, UsageError) else click.ClickException)(str(error)) from error
         except BrokenPipeError:  # the reader of our output has gone; click handles that
             raise
         except OSError as error:  # a full disk, a folder that may not be written
             raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+        finally:
+            PACKAGE.removeHandler(handler)
+            PACKAGE.setLevel(level)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.stopping import cleanup_on_sigterm
 
 FEW_FILES = 16
@@ -40,6 +41,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """An `atomic_file` that the user named; raises `UsageError` where it cannot be written."""
+    try:
+        with atomic_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

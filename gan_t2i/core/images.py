@@ -12,8 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from gan_t2i import __version__
-from gan_t2i.core.errors import UsageError
-from gan_t2i.core.files import atomic_file
+from gan_t2i.core.files import output_file
 
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
@@ -127,8 +126,5 @@ def save_png(picture: Image.Image, path: Path) -> None:
     info = PngInfo()
     info.add_text("Software", f"gan_t2i {__version__}")
     info.add_itxt("XML:com.adobe.xmp", _XMP)
-    try:
-        with atomic_file(path) as temporary:
-            picture.save(temporary, format="PNG", pnginfo=info)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with output_file(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=info)

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from gan_t2i.core.errors import UsageError
-from gan_t2i.core.files import atomic_file
+from gan_t2i.core.files import output_file
 from gan_t2i.core.images import save_png
 from gan_t2i.runs import RunFolder
 
@@ -77,11 +76,8 @@ def write(
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write the values; raises `UsageError` where `path` cannot be written."""
-    try:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with output_file(path) as temporary:
+        temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def write_scalars(run: RunFolder, scalars: Mapping[str, float], nimg: int) -> None:

@@ -59,14 +59,7 @@ class TextCache:
         self.longest = max(lengths, default=0)
 
     @classmethod
-    def build(
-        cls,
-        encoder: SentenceEncoder,
-        captions: Sequence[str],
-        *,
-        folder: Path | None = None,
-        progress: bool = True,
-    ) -> "TextCache":
+    def build(cls, encoder: SentenceEncoder, captions: Sequence[str], *, folder: Path | None = None) -> "TextCache":
         """Read the embeddings that are cached, encode the rest, and warn of captions that were cut.
 
         `folder` holds the cache of this encoder alone; the default is the encoder's folder in the user's cache, for whose name the encoder may
@@ -78,7 +71,7 @@ class TextCache:
             shards = _read_all(folder)
             known = {caption for shard in shards for caption in shard.captions}
             new = [caption for caption in dict.fromkeys(captions) if caption not in known]
-            shards.extend(_encode_new(encoder, new, folder, progress))
+            shards.extend(_encode_new(encoder, new, folder))
         except OSError as error:
             raise GanT2IError(
                 f"the text cache {folder} cannot be written ({error.strerror or error}): "
@@ -125,12 +118,12 @@ def cache_key(encoder: SentenceEncoder) -> str:
     return f"{files.slug(encoder.id)}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 
 
-def _encode_new(encoder: SentenceEncoder, captions: Sequence[str], folder: Path, progress: bool) -> Iterator[Shard]:
+def _encode_new(encoder: SentenceEncoder, captions: Sequence[str], folder: Path) -> Iterator[Shard]:
     """Encode `captions`, shortest first, and write a shard for every SHARD_CAPTIONS of them."""
     lengths = encoder.count_tokens(captions)
     rows: list[tuple[int, Tensor, Tensor]] = []
     left = len(captions)
-    with tqdm(total=left, desc="encoding captions", unit="caption", disable=not (progress and captions)) as bar:
+    with tqdm(total=left, desc="encoding captions", unit="caption", disable=not captions) as bar:
         for indices, batch in encoder.encode_chunks(captions, batch_size=BATCH_SIZE, lengths=lengths):
             for i, tokens, mask, pooled in zip(indices, batch.tokens.half(), batch.mask, batch.pooled, strict=True):
                 rows.append((i, tokens[mask], pooled))

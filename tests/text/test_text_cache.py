@@ -22,7 +22,7 @@ def encoded(tiny, monkeypatch):
 
 
 def build(encoder, captions, **kwargs):
-    return TextCache.build(encoder, captions, progress=False, **kwargs)
+    return TextCache.build(encoder, captions, **kwargs)
 
 
 def shards():
