@@ -123,15 +123,11 @@ def are_own(captions: Tensor, chosen: Tensor) -> Tensor:
     return (captions[:, None, :] == chosen[None, :, None]).any(dim=2)
 
 
-def train_matcher(config: MatcherConfig, train: Pairs, validation: Pairs, pooled: Tensor, *, resolution: int, device: torch.device) -> Matcher:
-    """Train until the loss on the validation pairs, whose captions `train` does not have, stops falling; return the best state.
+def train_matcher(matcher: Matcher, config: MatcherConfig, train: Pairs, validation: Pairs, pooled: Tensor) -> None:
+    """Train `matcher` until the loss on the validation pairs, whose captions `train` does not have, stops falling; leave it at its best state.
 
     `pooled` [captions, E] are the frozen encoder's vectors. The result depends on the arguments alone, not on the global random state.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        matcher = Matcher(config, resolution=resolution, text_width=pooled.shape[1])
-    matcher = matcher.to(memory_format=torch.channels_last).to(device)
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batch = min(config.batch, len(train))
     best, best_state, waited = math.inf, copy.deepcopy(matcher.state_dict()), 0
@@ -157,7 +153,6 @@ def train_matcher(config: MatcherConfig, train: Pairs, validation: Pairs, pooled
                 if waited >= config.patience:
                     break
     matcher.load_state_dict(best_state)
-    return matcher.eval().requires_grad_(False)
 
 
 def _loss(matcher: Matcher, pairs: Pairs, chosen: Tensor, pooled: Tensor, rng: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ def kid(real: Tensor, generated: Tensor, rng: torch.Generator, *, subsets: int =
     """
     size = min(most, min(len(real), len(generated)) // 2)
     assert size >= 2, (len(real), len(generated))
-    values = torch.stack([mmd(_subset(real, size, rng), _subset(generated, size, rng)) for _ in range(subsets)])
+    values = torch.stack([mmd(*(x[torch.randperm(len(x), generator=rng)[:size]] for x in (real, generated))) for _ in range(subsets)])
     return values.mean().item(), values.std().item()
 
 
@@ -107,7 +107,3 @@ def _mean_distance(groups: Tensor) -> float:
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """Euclidean distances [..., N, M] of x [..., N, D] and y [..., M, D], float64."""
     return torch.cdist(x.double(), y.double())
-
-
-def _subset(features: Tensor, size: int, rng: torch.Generator) -> Tensor:
-    return features[torch.randperm(len(features), generator=rng)[:size]]

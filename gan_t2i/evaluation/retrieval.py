@@ -15,8 +15,6 @@ picture belongs to the side of its first one, and none of a scored picture's cap
 the pool, K captions per picture.
 """
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -28,15 +26,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import to_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
 from gan_t2i.evaluation.recombined import recombine, shuffled_captions
 from gan_t2i.evaluation.results import Generate, Result
+from gan_t2i.pretraining.loop import train_or_load
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -115,24 +112,20 @@ def prepare_retrieval(
     known, captions = len(dataset.captions), [*dataset.captions, *recombine(texts, dataset.captions, LIMIT)]
     cache = TextCache.build(encoder, captions)
     pooled = cache.pooled(range(len(cache)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        matcher = Matcher(config, resolution=dataset.resolution, text_width=encoder.width)
+    matcher = matcher.to(memory_format=torch.channels_last).to(device)
 
-    def task(matcher: Matcher) -> RetrievalTask:
-        return RetrievalTask(matcher, captions, pooled, validation, heldout, torch.arange(known, len(captions)))
+    def train() -> None:
+        pairs = f"{len(shown):,} real pictures, validated with {len(validation):,} captions that it is not trained on"
+        log.info(f"matcher: training on {pairs} (once)")
+        train_matcher(matcher, config, shown, validation, pooled)
 
     key = [dataset.fingerprint, encoder.id, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens, config.model_dump()]
-    path = cache_dir() / "matchers" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
-    if path.is_file():
-        try:
-            matcher = Matcher(config, resolution=dataset.resolution, text_width=encoder.width)
-            load_weights(matcher, read_tensors(path)[0], str(path))
-            log.info(f"matcher: trained before, {path}")
-            return task(matcher.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False))
-        except GanT2IError as error:
-            log.info(f"the matcher is trained again: {error}")
-    log.info(f"matcher: training on {len(shown):,} real pictures, validated with {len(validation):,} captions that it is not trained on (once)")
-    matcher = train_matcher(config, shown, validation, pooled, resolution=dataset.resolution, device=device)
-    write_tensors(path, matcher.state_dict(), {"type": "matcher"})
-    return task(matcher)
+    train_or_load(matcher, "matcher", key, train, verb="trained")
+    matcher.eval().requires_grad_(False)
+    return RetrievalTask(matcher, captions, pooled, validation, heldout, torch.arange(known, len(captions)))
 
 
 def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:

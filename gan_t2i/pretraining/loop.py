@@ -52,17 +52,17 @@ class RealPairs:
         return avg_pool_to(from_uint8(composite_on_grey_uint8(batch.images).to(self.device)), side)
 
 
-def train_or_load(network: nn.Module, name: str, key: Sequence[object], pretrain: Callable[[], None]) -> None:
-    """Load the weights that an earlier run cached under `key` (JSON-able), or call `pretrain` and cache them."""
+def train_or_load(network: nn.Module, name: str, key: Sequence[object], train: Callable[[], None], *, verb: str = "pretrained") -> None:
+    """Load the weights that an earlier run cached under `key` (JSON-able), or call `train` and cache them; `verb` is for messages."""
     path = cache_dir() / f"{name}s" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
     if path.is_file():
         try:
             load_weights(network, read_tensors(path)[0], str(path))
-            log.info(f"{name}: pretrained before, {path}")
+            log.info(f"{name}: {verb} before, {path}")
             return
         except GanT2IError as error:
-            log.warning(f"the {name} is pretrained again: {error}")
-    pretrain()
+            log.warning(f"the {name} is {verb} again: {error}")
+    train()
     write_tensors(path, network.state_dict(), {"type": name})
 
 

@@ -5,11 +5,10 @@ sentence vector. Any other model is left to the library. N captions, L tokens, E
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -24,21 +23,18 @@ class Bert(nn.Module):
     """The part of a SentenceTransformer's interface that `SentenceEncoder` uses.
 
     Args:
-        folder: the folder that it was read from.
-        weights: float32 tensors by their names in the file.
-        heads: H.
-        layers: number of transformer layers.
-        eps: epsilon of the layer norms.
+        folder: a sentence-transformers folder with the weights and the tokenizer.
+        config: the values in its config.json.
         max_seq_length: longest input in tokens; longer captions are cut.
     """
 
-    def __init__(self, folder: Path, weights: dict[str, Tensor], *, heads: int, layers: int, eps: float, max_seq_length: int) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], max_seq_length: int) -> None:
         from tokenizers import Tokenizer
 
         super().__init__()
-        self.folder = folder
-        self.weights = weights
-        self.heads, self.layers, self.eps, self.max_seq_length = heads, layers, eps, max_seq_length
+        self.folder, self.max_seq_length = folder, max_seq_length
+        self.heads, self.layers, self.eps = config["num_attention_heads"], config["num_hidden_layers"], config["layer_norm_eps"]
+        self.weights = {name: tensor.float() for name, tensor in safetensors.torch.load_file(folder / "model.safetensors").items()}
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     @classmethod
@@ -54,14 +50,7 @@ class Bert(nn.Module):
                 return None
             if {**ARCHITECTURE, **config} != {**config, **ARCHITECTURE} or sentence["do_lower_case"]:
                 return None
-            model = cls(
-                folder,
-                {name: tensor.float() for name, tensor in safetensors.torch.load_file(folder / "model.safetensors").items()},
-                heads=config["num_attention_heads"],
-                layers=config["num_hidden_layers"],
-                eps=config["layer_norm_eps"],
-                max_seq_length=sentence["max_seq_length"],
-            )
+            model = cls(folder, config, sentence["max_seq_length"])
             model(model.preprocess(["a"]))
         except Exception:  # tokenizers raises nothing narrower
             return None
