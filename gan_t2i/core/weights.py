@@ -108,26 +108,23 @@ class Repository:
         cached = self.find_cached()  # not under `quiet`, which imports transformers
         if cached is not None:
             return cached
-        with quiet():
-            folder = self._download(title, advice)
-        fault = self.complaint(folder)
-        if fault is not None:
-            raise GanT2IError(f"{title} {self.name} on the hub {fault}")
-        return self._weights(folder, "the hub")
-
-    def _download(self, title: str, advice: str) -> Path:
         from huggingface_hub import HfApi, snapshot_download
 
         try:
-            # snapshot_download retries for 23 s where there is no network; this request is sent once.
-            commit = HfApi().model_info(self.name, revision=self.revision, timeout=HUB_TIMEOUT).sha
-            log.info(f"downloading {title} {self.name} at revision {commit} from the hub")
-            return Path(snapshot_download(self.name, revision=commit, etag_timeout=HUB_TIMEOUT, allow_patterns=self.patterns))
+            with quiet():
+                # snapshot_download retries for 23 s where there is no network; this request is sent once.
+                commit = HfApi().model_info(self.name, revision=self.revision, timeout=HUB_TIMEOUT).sha
+                log.info(f"downloading {title} {self.name} at revision {commit} from the hub")
+                folder = Path(snapshot_download(self.name, revision=commit, etag_timeout=HUB_TIMEOUT, allow_patterns=self.patterns))
         except Exception as error:
             # The hub's client has changed its HTTP library twice, so there is no narrower class that covers "no network" in all versions.
             raise GanT2IError(
                 f"{title} {self.name} is neither installed nor cached, and the hub did not give it ({_reason(error)}): {advice}"
             ) from error
+        fault = self.complaint(folder)
+        if fault is not None:
+            raise GanT2IError(f"{title} {self.name} on the hub {fault}")
+        return self._weights(folder, "the hub")
 
     def _weights(self, folder: Path, place: str) -> Weights:
         commit = folder.name  # snapshots/<commit>

@@ -62,14 +62,13 @@ def _faults_in_order(objects: Sequence[ObjectEstimate], scene: Scene, task: Suit
 
 
 def _differences(found: ObjectEstimate, thing: Thing, task: SuiteTask) -> list[str]:
-    faults = [] if found.shape == thing.shape else ["shape"]
-    if task != "single" and found.colour != thing.colour:
-        faults.append("colour")
-    if task == "single" and found.size != thing.size:
-        faults.append("size")
-    if task == "position" and found.place != thing.position:
-        faults.append("place")
-    return faults
+    differs = {
+        "shape": found.shape != thing.shape,
+        "colour": task != "single" and found.colour != thing.colour,
+        "size": task == "single" and found.size != thing.size,
+        "place": task == "position" and found.place != thing.position,
+    }
+    return [name for name, is_fault in differs.items() if is_fault]
 
 
 def _related(first: ObjectEstimate, second: ObjectEstimate, relation: str | None) -> bool:
