@@ -51,7 +51,7 @@ def test_at_the_chosen_nimg_into_one_event_file(evaluated: RunFolder) -> None:
 
 def test_the_command_finds_the_same(evaluated: RunFolder, tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "a.json"), "--sheet", str(tmp_path / "a.png")]
-    result = CliRunner().invoke(command, ["evaluate", str(evaluated.snapshot(40)), "--limit", "2", "--seeds", "1", *files])
+    result = CliRunner().invoke(command, ["evaluate", "shapes", str(evaluated.snapshot(40)), "--limit", "2", "--seeds", "1", *files])
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "a.json").read_text()) == read(evaluated, 40)
     ours = evaluated.path / "evaluation" / "shapes-000000040-limit2-seeds1.png"
