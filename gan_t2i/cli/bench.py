@@ -1,6 +1,7 @@
 """``gan-t2i bench``: how fast configs train and sample here, and where the time goes."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -53,7 +54,7 @@ def command(
     for name, config in zip(configs, parsed, strict=True):
         measured = run_benchmark(name, config, steps=steps, repeats=repeats, trace=trace)
         click.echo(measured.table())
-        results.append(measured.to_json())
+        results.append(asdict(measured))
         if json_file is not None:  # after each, so that a later config's failure does not lose the earlier ones
             write_json(json_file, {"repeats": repeats, "configs": results})
     if json_file is not None:

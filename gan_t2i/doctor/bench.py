@@ -33,28 +33,17 @@ class Measured:
     """Measurements of one config."""
 
     name: str
-    config: TrainConfig
+    config: dict[str, Any]
     device: str
+    threads: int
+    torch: str
+    """Version of torch."""
     parameters: dict[str, int]
     """Trainable parameters of G and D."""
-    machine: dict[str, float]
-    """Speeds in GFLOP/s; see `machine_rates`."""
+    machine_gflop_per_second: dict[str, float]
+    """Speeds of round shapes; see `machine_rates`."""
     training: TrainSpeed
     sampling: SampleSpeed
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "name": self.name,
-            "config": self.config.model_dump(mode="json"),
-            "device": self.device,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "parameters": self.parameters,
-            "machine_gflop_per_second": self.machine,
-            "training": self.training.to_json(),
-            "sampling": self.sampling.to_json(),
-        }
 
     def table(self) -> str:
         """Return a few lines for the screen."""
@@ -64,7 +53,7 @@ class Measured:
             "training": f"{training.images_per_second:.4g} img/s ({training.slowest:.4g} to {training.fastest:.4g})",
             "phases": ", ".join(f"{name} {share:.1%}" for name, share in training.shares.items()),
             "arithmetic": f"{training.gflop_per_image:.3g} GFLOP per picture, {training.gflop_per_second:.4g} GFLOP/s",
-            "machine": ", ".join(f"{name} {rate:.4g} GFLOP/s" for name, rate in self.machine.items()),
+            "machine": ", ".join(f"{name} {rate:.4g} GFLOP/s" for name, rate in self.machine_gflop_per_second.items()),
             "own shapes": ", ".join(f"{kind} {value.rate:.4g} GFLOP/s" for kind, value in training.ceilings.items()),
             "limit": f"{training.ceiling.rate:.4g} GFLOP/s over all of the step's own shapes; {training.share_of_limit:.0%} of it reached",
             "sampling": f"first picture {_ms(sampling.first)}, then {_ms(sampling.warm)} (encoder {_ms(sampling.encoder)}, generator "
@@ -72,7 +61,7 @@ class Measured:
             f"batch of {BATCH}": f"first {_ms(sampling.batch_first)} per picture, then {_ms(sampling.batch_warm)}",
             "memory": f"{training.peak_memory_gib:.2f} GiB at the peak",
         }
-        head = f"{self.name}: {config.resolution} px, batch {config.batch}, {training.steps} steps a repeat, on {self.device}"
+        head = f"{self.name}: {config['resolution']} px, batch {config['batch']}, {training.steps} steps a repeat, on {self.device}"
         return "\n".join([head, *(f"  {name:12} {text}" for name, text in rows.items())])
 
 
@@ -96,7 +85,8 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
     if trace is not None:
         write_trace(trace_steps(session, pipeline), trace)
         log.info(f"written: {trace} (open it in https://ui.perfetto.dev, chrome://tracing or TensorBoard's profiler)")
-    return Measured(name, config, _device_name(session.device), networks, machine, training, sampling)
+    values, device = config.model_dump(mode="json"), _device_name(session.device)
+    return Measured(name, values, device, torch.get_num_threads(), torch.__version__, networks, machine, training, sampling)
 
 
 def some_captions(session: Session) -> list[str]:

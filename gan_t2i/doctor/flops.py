@@ -98,12 +98,7 @@ def seconds_alone(call: Call) -> float:
     device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
 
     def repeated(times: int) -> float:
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(times):
-            call.operator(*arguments, **named)
-        synchronize(device)
-        return time.perf_counter() - start
+        return seconds_of(lambda: [call.operator(*arguments, **named) for _ in range(times)], device)
 
     repeated(1)  # chooses the kernel
     times = min(1000, math.ceil(TIMED_SECONDS / max(repeated(1), 1e-9)))
@@ -116,16 +111,15 @@ class Ceiling:
 
     gflop: float
     seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Speed in GFLOP/s."""
-        return self.gflop / self.seconds if self.seconds else 0.0
+    rate: float
+    """Speed in GFLOP/s."""
 
 
-def ceiling(counts: Mapping[Call, int], seconds: Mapping[Call, float]) -> Ceiling:
+def ceiling(counts: Mapping[Call, float], seconds: Mapping[Call, float]) -> Ceiling:
     """Return the ceiling of `counts` calls that take `seconds` each."""
-    return Ceiling(sum(call.flop * count for call, count in counts.items()) / 1e9, sum(seconds[call] * n for call, n in counts.items()))
+    gflop = sum(call.flop * count for call, count in counts.items()) / 1e9
+    together = sum(seconds[call] * count for call, count in counts.items())
+    return Ceiling(gflop, together, gflop / together if together else 0.0)
 
 
 @functools.cache
@@ -151,10 +145,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
 
 def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Return the median time of `work`, after two warm-up calls in which kernels are chosen and memory is allocated."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    return statistics.median([seconds_of(work, device) for _ in range(repeats + 2)][2:])
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return the time of `work` until the device has done it."""
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start

@@ -1,19 +1,16 @@
 """Measure how fast a model generates: one picture from a new prompt, and a batch of 16."""
 
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.phases import phase
-from gan_t2i.core.runtime import seeded_rng, synchronize
-from gan_t2i.doctor.flops import FlopCounter
+from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.doctor.flops import FlopCounter, seconds_of
 from gan_t2i.sampling.pipeline import Text2Image
 
 BATCH = 16
@@ -39,14 +36,8 @@ class SampleSpeed:
     """The same, once warm."""
     gflop_per_image: float
     """Operations of the generator."""
-
-    @property
-    def overhead(self) -> float:
-        """Ratio of the time through the pipeline to that of the two forward passes."""
-        return self.warm / (self.encoder + self.generator)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "overhead": self.overhead}
+    overhead: float
+    """Ratio of the time through the pipeline to that of the two forward passes."""
 
 
 def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> SampleSpeed:
@@ -54,13 +45,7 @@ def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> 
     device = next(pipeline.generator.parameters()).device
     prompts = [prompts[index % len(prompts)] for index in range(max(BATCH, repeats * CALLS))]
     z = torch.randn(BATCH, pipeline.generator.z_width, generator=seeded_rng("bench")).to(device)
-
-    def seconds(work: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        return time.perf_counter() - start
-
+    seconds = partial(seconds_of, device=device)
     first = seconds(partial(draw_one, pipeline, prompts[0]))
     batch_first = seconds(partial(draw_batch, pipeline, prompts[:BATCH], z)) / BATCH
     text = pipeline.encoder.encode(prompts[:1]).to(device)
@@ -74,15 +59,8 @@ def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> 
             generator.append(seconds(partial(pipeline.generator, z[:1], text)))
         for _ in range(repeats):
             batch.append(seconds(partial(draw_batch, pipeline, prompts[:BATCH], z)) / BATCH)
-    return SampleSpeed(
-        first=first,
-        warm=statistics.median(warm),
-        encoder=statistics.median(encoder),
-        generator=statistics.median(generator),
-        batch_first=batch_first,
-        batch_warm=statistics.median(batch),
-        gflop_per_image=counter.total / 1e9,
-    )
+    one, read, draw, many = map(statistics.median, (warm, encoder, generator, batch))
+    return SampleSpeed(first, one, read, draw, batch_first, many, counter.total / 1e9, overhead=one / (read + draw))
 
 
 def draw_one(pipeline: Text2Image, prompt: str) -> None:

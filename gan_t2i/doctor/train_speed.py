@@ -12,9 +12,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gan_t2i.core.phases import REST, PhaseTimer
 from gan_t2i.core.runtime import peak_memory_gib, synchronize
@@ -56,17 +55,8 @@ class TrainSpeed:
     ceiling: Ceiling
     """Limit for all of them: its seconds are the time of a step that does nothing else."""
     peak_memory_gib: float
-
-    @property
-    def share_of_limit(self) -> float:
-        """Speed as a share of the limit, at which the step's arithmetic runs alone, call by call."""
-        return self.gflop_per_second / self.ceiling.rate
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, with the computed rates and the share of the limit."""
-        rates = {kind: {**asdict(value), "rate": value.rate} for kind, value in self.ceilings.items()}
-        whole = {**asdict(self.ceiling), "rate": self.ceiling.rate}
-        return {**asdict(self), "ceilings": rates, "ceiling": whole, "share_of_limit": self.share_of_limit}
+    share_of_limit: float
+    """Speed as a share of the limit, at which the step's arithmetic runs alone, call by call."""
 
 
 class Loop:
@@ -129,7 +119,17 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
     rate, gflop = statistics.median(rates), counter.total / (interval * config.batch) / 1e9
     ceilings, whole = ceilings_of(counter.calls, alone, interval)
     return TrainSpeed(
-        steps, rate, min(rates), max(rates), shares(phases, tick), gflop, rate * gflop, ceilings, whole, max(peak, peak_memory_gib(device))
+        steps,
+        images_per_second=rate,
+        slowest=min(rates),
+        fastest=max(rates),
+        shares=shares(phases, tick),
+        gflop_per_image=gflop,
+        gflop_per_second=rate * gflop,
+        ceilings=ceilings,
+        ceiling=whole,
+        peak_memory_gib=max(peak, peak_memory_gib(device)),
+        share_of_limit=rate * gflop / whole.rate,
     )
 
 
@@ -161,13 +161,8 @@ def shares(phases: Sequence[Mapping[str, float]], tick: float) -> dict[str, floa
 
 def ceilings_of(calls: Mapping[Call, int], repeats: Sequence[Mapping[Call, float]], steps: int) -> tuple[dict[str, Ceiling], Ceiling]:
     """Return a step's ceilings, by kind and for all, from the calls of `steps` steps and the seconds of each call in each repeat."""
-    seconds = {call: statistics.median(repeat[call] for repeat in repeats) / steps for call in calls}
-    kinds: defaultdict[str, dict[Call, int]] = defaultdict(dict)
-    for call, count in calls.items():
-        kinds[call.kind][call] = count
-
-    def of_a_step(counts: Mapping[Call, int]) -> Ceiling:
-        found = ceiling(counts, seconds)
-        return Ceiling(found.gflop / steps, found.seconds)
-
-    return {kind: of_a_step(counts) for kind, counts in sorted(kinds.items())}, of_a_step(calls)
+    seconds = {call: statistics.median(repeat[call] for repeat in repeats) for call in calls}
+    counts = {call: count / steps for call, count in calls.items()}
+    kinds = sorted({call.kind for call in calls})
+    by_kind = {kind: ceiling({call: count for call, count in counts.items() if call.kind == kind}, seconds) for kind in kinds}
+    return by_kind, ceiling(counts, seconds)

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_a_training_is_measured(session: Session, tmp_path: Path, monkeypatch: p
     assert sum(value.seconds for value in speed.ceilings.values()) == pytest.approx(speed.ceiling.seconds)
     assert {"convolution float32", "matmul float32"} <= set(speed.ceilings)
     assert speed.peak_memory_gib > 0.01
-    values = json.loads(json.dumps(speed.to_json()))
+    values = json.loads(json.dumps(asdict(speed)))
     assert values["share_of_limit"] == pytest.approx(speed.gflop_per_second / values["ceiling"]["rate"])
     # nothing is left behind, and no progress bar was drawn
     assert list(tmp_path.iterdir()) == []
