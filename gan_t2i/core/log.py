@@ -14,9 +14,9 @@ PACKAGE = logging.getLogger("gan_t2i")
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Hides the package's messages below a warning."""
+    """Hides the package's messages below an error."""
     level = PACKAGE.level
-    PACKAGE.setLevel(logging.WARNING)
+    PACKAGE.setLevel(logging.ERROR)
     try:
         yield
     finally:

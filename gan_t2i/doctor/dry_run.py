@@ -3,11 +3,9 @@
 import contextlib
 import io
 import json
-import logging
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
-from gan_t2i.core.log import PACKAGE
+from gan_t2i.core.log import muted
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.decode import BadImageError, load_image, to_image
@@ -53,7 +51,7 @@ def dry_run_report(config: TrainConfig) -> str:
             *generator_rows,
             f"discriminator {config.discriminator.name}: {count_parameters(networks.D):,} parameters",
             *discriminator_rows,
-            str(measure(session, TIMED_STEPS)),
+            _estimate(session),
             "dry run: nothing was trained or written to a run folder",
         ]
     )
@@ -113,44 +111,29 @@ class Pace:
         return self.kimg * 1000 / self.rate / 60
 
     def __str__(self) -> str:
-        lines = [
+        line = (
             f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
             f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
-        ]
-        before = "pretraining before the run, once for these data"
-        return "\n".join([*lines, *(f"{before}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())])
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A pace, and how close it comes to the machine's limit; `str` gives the lines to show."""
-
-    pace: Pace
-    gflop: float  # per image
-    limit: float  # GFLOP/s that the machine reaches in convolutions
-
-    def __str__(self) -> str:
-        reached = self.pace.rate * self.gflop
-        return (
-            f"{self.pace}\narithmetic: {self.gflop:.2f} GFLOP per picture, {reached:.0f} GFLOP/s, {reached / self.limit:.0%} of this machine's "
-            f"{self.limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
         )
+        before = "\npretraining before the run, once for these data"
+        return line + "".join(f"{before}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())
 
 
-def measure(session: Session, steps: int) -> Estimate:
-    """Return speed, memory and arithmetic of a run, from about `steps` real steps in whole intervals of the penalty."""
-    config = session.config
-    interval = config.penalty.interval
+def _estimate(session: Session) -> str:
+    """Return lines on the pace of a run and how close it comes to the machine's limit, from real steps in whole intervals of the penalty."""
+    config, interval = session.config, session.config.penalty.interval
     counted = []
     for number in range(min(interval, 2)):  # the first has the penalty, the others of an interval are like the second
         with FlopCounter() as counter:
             session.run_step(number * config.batch)
         counted.append(counter.total)
     operations = counted[0] + (interval - 1) * counted[-1]
-    return Estimate(
-        pace=_pace(session, interval * max(1, steps // interval)),
-        gflop=operations * world_size() / (interval * config.batch) / 1e9,
-        limit=convolution_rate(session.device, config.precision) * world_size(),
+    gflop = operations * world_size() / (interval * config.batch) / 1e9  # per image
+    pace = _pace(session, interval * max(1, TIMED_STEPS // interval))
+    reached, limit = pace.rate * gflop, convolution_rate(session.device, config.precision) * world_size()
+    return (
+        f"{pace}\narithmetic: {gflop:.2f} GFLOP per picture, {reached:.0f} GFLOP/s, {reached / limit:.0%} of this machine's "
+        f"{limit:.0f} GFLOP/s in 3x3 convolutions of 128 channels at the same precision"
     )
 
 
@@ -206,13 +189,13 @@ def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
 
     Nothing stays on disk. Raises `GanT2IError` where the config does not fit into memory, or the encoder's weights cannot be found.
     """
-    with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder, _cache_in(Path(folder) / "cache"):
+    with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder:
         packed = _pack_few(records, Path(folder), config)
         data = DataConfig(source=str(packed), holdout_fraction=0.0, alpha=config.data.alpha)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # an earlier config's peak does not count
         try:
-            with _silent():
+            with muted(), contextlib.redirect_stderr(io.StringIO()):  # log and progress bars would report on these few pictures
                 session = prepare(_without_download(config).model_copy(update={"data": data}), measured=True, text_folder=Path(folder) / "text")
                 return measure_pace(session)
         except torch.OutOfMemoryError as error:
@@ -242,29 +225,3 @@ def _pack_few(records: Sequence[Record], folder: Path, config: TrainConfig) -> P
             file.write(json.dumps({**record.extra, **own}) + "\n")
     settings = DataSettings(caption_column="text", alpha=config.data.alpha)
     return pack(pictures, folder / "packed", config.resolution, settings, progress=False).folder
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Within ``with``, neither log nor progress bars are shown, since they would report on the few pictures of a measurement."""
-    level = PACKAGE.level
-    PACKAGE.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        PACKAGE.setLevel(level)
-
-
-@contextlib.contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
-    """Within ``with``, the cache is in `folder`."""
-    before = os.environ.get("GAN_T2I_CACHE")
-    os.environ["GAN_T2I_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["GAN_T2I_CACHE"]
-        else:
-            os.environ["GAN_T2I_CACHE"] = before

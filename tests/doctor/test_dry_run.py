@@ -1,6 +1,5 @@
 """Measuring a config on a few pictures: with whatever they are, and without a trace."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.files import cache_dir
 from gan_t2i.data.packing import pack
 from gan_t2i.data.readers import read
 from gan_t2i.doctor import dry_run
@@ -24,9 +24,9 @@ def test_pictures_with_one_caption_can_be_measured(
 ) -> None:
     monkeypatch.delattr("gan_t2i.text.cache.cache_key")  # for that the encoder's library would be loaded, which takes longer than the steps
     records = [replace(record, captions=("the same",), split=None) for record in read(pictures).records[:3]]
-    before = os.environ["GAN_T2I_CACHE"]
+    before = sorted(cache_dir().rglob("*"))
     found = pace_on(TrainConfig.parse(small_config(kimg=6)), records)
-    assert os.environ["GAN_T2I_CACHE"] == before
+    assert sorted(cache_dir().rglob("*")) == before
     assert found.batch == 4
     assert found.steps == 4  # one interval of the penalty
     assert found.minutes == pytest.approx(100 / found.rate)
