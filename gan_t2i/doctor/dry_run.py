@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from gan_t2i.data.packing import PackedDataset, is_packed, pack
 from gan_t2i.data.readers import read
 from gan_t2i.data.records import TRAIN, Record
 from gan_t2i.data.settings import DataConfig, DataSettings
-from gan_t2i.doctor.flops import FlopCounter, convolution_rate
+from gan_t2i.doctor.flops import FlopCounter, convolution_rate, seconds_of
 from gan_t2i.losses.term import LossTerm
 from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
@@ -145,13 +144,10 @@ def measure_pace(session: Session) -> Pace:
 
 def _pace(session: Session, steps: int) -> Pace:
     config = session.config
-    start = time.perf_counter()
-    for number in range(steps):
-        metrics = session.run_step(number * config.batch)
-    [value.item() for value in metrics.values()]  # waits for the device
-    rate = steps * config.batch / (time.perf_counter() - start)
+    seconds = seconds_of(lambda: [session.run_step(number * config.batch) for number in range(steps)], session.device)
     many = f"{world_size()} processes, each " if world_size() > 1 else ""
     peak = peak_memory_gib(session.device)
+    rate = steps * config.batch / seconds
     return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak, _pretraining_minutes(session))
 
 
@@ -169,9 +165,7 @@ def _pretraining_minutes(session: Session) -> dict[str, float]:
 
 def _seconds(term: LossTerm, session: Session, images_per_kimg: float) -> float:
     """Return the time of a share of a term's pretraining, given in images per thousand of its length."""
-    start = time.perf_counter()
-    term.pretrain(session.parts, images_per_kimg / 1000)
-    return time.perf_counter() - start
+    return seconds_of(lambda: term.pretrain(session.parts, images_per_kimg / 1000), session.device)
 
 
 def examples_of(config: TrainConfig) -> list[Record]:
