@@ -38,18 +38,17 @@ def command(
         raise click.UsageError("--profile traces one config: name a single one")
     from gan_t2i.cli.options import given
     from gan_t2i.core import recipes
-    from gan_t2i.core.config import read_yaml, with_overrides
+    from gan_t2i.core.config import read_yaml
     from gan_t2i.doctor.bench import run_benchmark
+    from gan_t2i.doctor.plan import Request
     from gan_t2i.evaluation.results import write_json
     from gan_t2i.training.config import TrainConfig
 
     parsed = []
     for name in configs:  # all are checked before the first one runs, which takes minutes
-        values = with_overrides(read_yaml(recipes.path_of(name)), overrides)
-        group = values.setdefault("data", {})
-        if isinstance(group, dict):  # else `parse` reports it
-            group |= given(source=data)
-        parsed.append(TrainConfig.parse(values | given(device=device)))
+        base = read_yaml(recipes.path_of(name))
+        request = Request(base, overrides, {"data": given(source=data), **given(device=device)})
+        parsed.append(TrainConfig.parse(request.apply(base)))
     results = []
     for name, config in zip(configs, parsed, strict=True):
         measured = run_benchmark(name, config, steps=steps, repeats=repeats, trace=trace)

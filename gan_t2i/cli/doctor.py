@@ -39,13 +39,11 @@ def command(
     if data is None and base is None:
         click.echo("next: gan-t2i doctor --data FOLDER")
         return
+    from gan_t2i.doctor.plan import Request
     from gan_t2i.training.config import TrainConfig
 
-    values = dict(base or {})
-    group = values.setdefault("data", {})
-    if isinstance(group, dict):  # for anything else, `parse` says what is wrong
-        group |= given(source=data, **reading)
-    recommendation = _show_data(TrainConfig.parse(values), str(config_path or preset) if base is not None else None)
+    request = Request(base, (), {"data": given(source=data, **reading)})
+    recommendation = _show_data(TrainConfig.parse(request.apply(base or {})), str(config_path or preset) if base is not None else None)
     text = recommendation.to_yaml()
     if write_file is None:
         click.echo(text)
