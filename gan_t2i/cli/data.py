@@ -94,14 +94,13 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     SOURCE is anything that can be packed, or a packed folder. The report has counts, sizes, captions, duplicates, empty and tiny pictures,
     unusable items with the reasons, personal data, and a recommended config.
     """
-    from gan_t2i.core.runtime import pick_device
     from gan_t2i.data.inspect.page import page
     from gan_t2i.data.settings import DataSettings
-    from gan_t2i.doctor.recommend import Machine, inspect_and_recommend
+    from gan_t2i.doctor.recommend import inspect_and_recommend
     from gan_t2i.evaluation.results import write_json
 
     settings = given(**chosen)
-    inspection, recommendation = inspect_and_recommend(source, settings, Machine.here(pick_device()), limit=limit)
+    inspection, recommendation = inspect_and_recommend(source, settings, limit=limit)
     preset = recommendation.recipe.name
     values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values}}
     if json_file == Path("-"):

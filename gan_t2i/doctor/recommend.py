@@ -16,6 +16,7 @@ import yaml
 from gan_t2i import registry
 from gan_t2i.core import recipes
 from gan_t2i.core.config import read_yaml
+from gan_t2i.core.runtime import pick_device
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.inspect.report import Inspection, inspect
 from gan_t2i.data.packing import PackedDataset, is_packed
@@ -164,12 +165,13 @@ def _comment(text: str) -> list[str]:
 
 
 def inspect_and_recommend(
-    source: str, settings: Mapping[str, Any], machine: Machine, *, limit: int | None = None, progress: bool = True
+    source: str, settings: Mapping[str, Any], device: str = "auto", *, limit: int | None = None, progress: bool = True
 ) -> tuple[Inspection, Recommendation]:
-    """Inspect the data `source` (at most `limit` of its pictures), read with `settings`, and recommend a config for it.
+    """Inspect the data `source` (at most `limit` of its pictures), read with `settings`, and recommend a config for it on `device`.
 
     `settings` holds keys of the config's group `data`. Errors as for `data.inspect.report.inspect`.
     """
+    machine = Machine.here(pick_device(device))
     parsed = DataSettings.parse({key: value for key, value in settings.items() if key in DataSettings.model_fields}, where="data")
     path = resolve_source(source, _BUILTIN_SIDE, parsed)
     window = default_window()

@@ -75,9 +75,9 @@ def test_it_says_where_other_programs_keep_the_cores_busy(load: float, total: in
     monkeypatch.setattr("gan_t2i.data.packing.cores", lambda: 2)
     monkeypatch.setattr("os.cpu_count", lambda: total)
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
-    (check,) = [check for check in machine.examine() if check.name == "threads"]
-    assert check.state == ("missing" if said else "ok")
-    assert (said or "torch uses 2 threads") in check.text
+    state, text = machine.examine()["threads"]
+    assert state == ("missing" if said else "ok")
+    assert (said or "torch uses 2 threads") in text
 
 
 @pytest.mark.parametrize("fault", ["package", "arithmetic"])
