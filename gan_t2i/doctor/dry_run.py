@@ -63,22 +63,18 @@ def count_parameters(network: nn.Module) -> int:
 
 def layer_table(network: nn.Module, forward: Callable[[], object]) -> list[str]:
     """Return a line for each module that `forward` runs, two levels deep: name, class, parameters, shape of the output."""
-    shapes: dict[str, str] = {}
-    hooks = []
+    shapes: dict[nn.Module, str] = {}
+
+    def note(part: nn.Module, inputs: object, output: object) -> None:
+        shapes[part] = _shape(output)
+
     parts = [(name, part) for name, part in network.named_modules() if name and name.count(".") < 2]
-    for name, part in parts:
-
-        def note(part: nn.Module, inputs: object, output: object, name: str = name) -> None:
-            shapes[name] = _shape(output)
-
-        hooks.append(part.register_forward_hook(note))
-    try:
+    with contextlib.ExitStack() as hooks:
+        for _, part in parts:
+            hooks.enter_context(part.register_forward_hook(note))
         forward()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [
-        f"  {name:34} {type(part).__name__:20} {sum(p.numel() for p in part.parameters()):>11,}  {shapes.get(name, '')}" for name, part in parts
+        f"  {name:34} {type(part).__name__:20} {sum(p.numel() for p in part.parameters()):>11,}  {shapes.get(part, '')}" for name, part in parts
     ]
 
 
@@ -104,15 +100,11 @@ class Pace:
     pretraining: Mapping[str, float] = field(default_factory=dict)
     """Minutes of each pretraining that comes before the run, by name."""
 
-    @property
-    def minutes(self) -> float:
-        """Minutes of the run, without its pretraining."""
-        return self.kimg * 1000 / self.rate / 60
-
     def __str__(self) -> str:
+        minutes = self.kimg * 1000 / self.rate / 60
         line = (
             f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
-            f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
+            f"{minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
         )
         before = "\npretraining before the run, once for these data"
         return line + "".join(f"{before}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())
