@@ -15,6 +15,12 @@ class Generator(nn.Module):
 
     The constructor takes (config, *, resolution, text_width, max_tokens, channels=3). `channels` is 4 for images with alpha: alpha is the
     fourth channel, and colours are premultiplied by it.
+
+    Args:
+        config: settings of the class, its `Config`.
+        resolution: R, a power of two from 16 to 512.
+        text_width: E, width of the frozen encoder.
+        max_tokens: largest number of tokens in a caption.
     """
 
     resolution: int
@@ -38,7 +44,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Base of every class registered as "discriminator".
 
-    The constructor takes (config, *, resolution, text_width, max_tokens). `trunk` runs once per image, `text_head` once per caption. `head`
+    The constructor takes the arguments of a `Generator` but for `channels`. `trunk` runs once per image, `text_head` once per caption. `head`
     takes the features of n images and k captions for each, grouped by image, and returns n * k logits, or [n * k, H] from a discriminator with
     H heads: each head then has its own loss, and their mean is the score. The format of the features is up to the class. Logits of
     different pairs are independent.

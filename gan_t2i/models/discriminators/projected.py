@@ -118,14 +118,7 @@ class ProjectedHead(nn.Module):
 class ProjectedDiscriminator(Discriminator):
     """Maps images and encoded captions to logits, one per scale.
 
-    Args:
-        config: settings of the discriminator.
-        resolution: R, a power of two from 16 to 512.
-        text_width: E, width of the frozen encoder.
-        max_tokens: largest number of tokens in a caption.
-
-    Raises:
-        GanT2IError: the backbone's weights are unavailable or do not fit it.
+    Raises `GanT2IError` where the backbone's weights are unavailable or do not fit it.
     """
 
     class Config(StrictConfig):

@@ -54,14 +54,7 @@ class ResidualHead(nn.Module):
 
 
 class ResidualDiscriminator(Discriminator):
-    """Base of `aligned` and `resnet`.
-
-    Args:
-        config: settings of the discriminator.
-        resolution: R, a power of two from 16 to 512.
-        text_width: E, width of the frozen encoder.
-        max_tokens: largest number of tokens in a caption.
-    """
+    """Base of `aligned` and `resnet`."""
 
     class Config(StrictConfig):
         """Settings of the discriminator."""

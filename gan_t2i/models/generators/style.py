@@ -112,15 +112,7 @@ class SynthesisBlock(Block):
 class StyleGenerator(Generator):
     """Maps z and encoded captions to images in one pass.
 
-    Args:
-        config: settings of the generator.
-        resolution: R, a power of two from 16 to 512.
-        text_width: E, width of the frozen encoder.
-        max_tokens: largest number of tokens in a caption.
-        channels: 3, or 4 with alpha.
-
-    Raises:
-        UsageError: attention is configured at a resolution that this network does not have, or no channel is left at one.
+    Raises `UsageError` where attention is configured at a resolution that this network does not have, or no channel is left at one.
     """
 
     Config = StyleConfig
