@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from gan_t2i import registry
 from gan_t2i.core.config import NonNegative, StrictConfig
 from gan_t2i.losses.inputs import MicroBatch, Scores
 from gan_t2i.models.base import Generator
@@ -78,18 +77,3 @@ class LossTerm:
     def discriminator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Return the weighted term of D's loss, a scalar, and metrics; None where there is none."""
         return None
-
-
-def resolve_terms(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the settings of every registered term, checked and with defaults filled in; raises `UsageError` for an unknown name or key."""
-    for name in given:
-        registry.lookup(KIND, name)
-    return {
-        name: registry.config_for(KIND, name, given.get(name, {}), where=f"terms.{name}").model_dump(mode="json")
-        for name in registry.names(KIND)
-    }
-
-
-def build_terms(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, LossTerm]:
-    """Build every registered term from its resolved settings, by name."""
-    return {name: registry.build(KIND, name, params) for name, params in settings.items()}

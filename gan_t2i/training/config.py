@@ -14,7 +14,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.data.settings import DataConfig
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.penalties import PenaltyConfig
-from gan_t2i.losses.term import LossTerm, build_terms, resolve_terms
+from gan_t2i.losses.term import KIND, LossTerm
 from gan_t2i.ops.augment import AugmentConfig
 from gan_t2i.registry import Spec
 
@@ -124,7 +124,7 @@ class TrainConfig(StrictConfig):
 
     def build_terms(self) -> dict[str, LossTerm]:
         """Build every registered auxiliary loss, by name."""
-        return build_terms(self.terms)
+        return {name: registry.build(KIND, name, params) for name, params in self.terms.items()}
 
     @model_validator(mode="before")
     @classmethod
@@ -150,7 +150,11 @@ class TrainConfig(StrictConfig):
     @field_validator("terms")
     @classmethod
     def _resolve_terms(cls, terms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return resolve_terms(terms)
+        """Check the settings of every registered term, and write its defaults out."""
+        for name in terms:
+            registry.lookup(KIND, name)
+        resolved = {name: registry.config_for(KIND, name, terms.get(name, {}), where=f"terms.{name}") for name in registry.names(KIND)}
+        return {name: config.model_dump(mode="json") for name, config in resolved.items()}
 
     @field_validator("loss")
     @classmethod
