@@ -41,14 +41,18 @@ class Report:
         self.folder = folder
         self.device = device
         self.writer = self._open(nimg)
-        self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=_bar_interval())
+        interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds: live in a terminal, a line now and then in a log file
+        self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=interval)
         self._sums: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._time, self._nimg = time.perf_counter(), nimg
         if not nimg:
             self._write_config(config)
 
     def _open(self, nimg: int) -> SummaryWriter:
-        self._truncate_stats(nimg)
+        if self.folder.stats.exists():
+            kept = [record for record in self.folder.records() if record["nimg"] <= nimg]
+            with atomic_file(self.folder.stats) as temporary:
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         # Events after nimg come from an attempt that went past its last state; all of them where it died before the first state.
         return SummaryWriter(str(self.folder.path), purge_step=nimg + 1 if nimg else 0)
 
@@ -76,8 +80,8 @@ class Report:
         average([values])
         return dict(zip(own, values.tolist(), strict=True))
 
-    def tick(self, nimg: int, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Write metrics at `nimg`, with time and memory; returns what was written."""
+    def tick(self, nimg: int, numbers: Mapping[str, float]) -> None:
+        """Write metrics at `nimg`, with time and memory."""
         now = time.perf_counter()
         rate = (nimg - self._nimg) / max(now - self._time, 1e-9)
         values = {
@@ -87,18 +91,16 @@ class Report:
             "Timing/sec_per_kimg": 1000 / rate if rate else 0.0,
             "Resources/peak_memory_gib": peak_memory_gib(self.device),
         }
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, nimg)
-        self._append({"nimg": nimg, **values})
+        self.scalars(values, nimg)
         self.bar.set_postfix_str(f"G {values.get('Loss/G/loss', 0):.2f} D {values.get('Loss/D/loss', 0):.2f}", refresh=False)
         self._time, self._nimg = now, nimg
-        return values
 
     def scalars(self, values: Mapping[str, float], nimg: int) -> None:
-        """Write occasional measurements, in a line of their own."""
+        """Write measurements, in a line of their own."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, nimg)
-        self._append({"nimg": nimg, **values})
+        with self.folder.stats.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"nimg": nimg, **values}) + "\n")
 
     def pause(self, nimg: int) -> None:
         """Leave the time since the last tick out of the speed, after work other than training."""
@@ -125,17 +127,6 @@ class Report:
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():
             self.close()
 
-    def _append(self, record: Mapping[str, float]) -> None:
-        with self.folder.stats.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def _truncate_stats(self, nimg: int) -> None:
-        if not self.folder.stats.exists():
-            return
-        kept = [record for record in self.folder.records() if record["nimg"] <= nimg]
-        with atomic_file(self.folder.stats) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-
     def _write_config(self, config: StrictConfig) -> None:
         self.writer.add_text("config", "    " + config.model_dump_json(indent=2).replace("\n", "\n    "), 0)
         # add_hparams would open a second event file, whose Progress/kimg at 0 is read after this file's later ones
@@ -158,11 +149,6 @@ class SilentReport(Report):
 
     def close(self) -> None:
         pass
-
-
-def _bar_interval() -> float:
-    """Return the seconds between two updates of the progress bar: live in a terminal, a line now and then in a log file."""
-    return 0.5 if sys.stderr.isatty() else 30.0
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:
