@@ -53,11 +53,6 @@ class Session:
         self.step = TrainStep(self.networks, list(self.terms.values()), self.config, self.device)
 
     @property
-    def interface(self) -> dict[str, int]:
-        """Run-time arguments of the networks, which follow from resolution and encoder."""
-        return network_interface(self.config, self.encoder)
-
-    @property
     def parts(self) -> RunParts:
         """Parts of the run that auxiliary losses prepare themselves with."""
         config, networks = self.config, self.networks
@@ -103,16 +98,11 @@ class Session:
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
         """Return the description that goes into a snapshot after `nimg` images."""
         config, encoder = self.config, self.encoder
+        interface = {**network_interface(config, encoder), "channels": config.data.channels}
+        text_encoder = BuildSpec("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface))
         return SnapshotInfo(
-            generator=BuildSpec(
-                "generator", config.generator.name, config.generator.params, {**self.interface, "channels": config.data.channels}
-            ),
-            encoder=EncoderRecord(
-                BuildSpec("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface)),
-                encoder.id,
-                encoder.revision,
-                encoder.weights_hash,
-            ),
+            generator=BuildSpec("generator", config.generator.name, config.generator.params, interface),
+            encoder=EncoderRecord(text_encoder, encoder.id, encoder.revision, encoder.weights_hash),
             nimg=nimg,
             data_fingerprint=self.dataset.fingerprint,
             data_name=Path(config.data.source).resolve().name,

@@ -62,9 +62,9 @@ def load_state(path: Path, networks: Networks, fingerprints: Mapping[str, str]) 
                 f"restore it, or start a new run with --resume never" + CHANGED_HINT * (name == DATA_SET)
             )
     for name, module in _modules(networks).items():
-        load_weights(module, _below(tensors, name), f"{path} ({name})")
+        load_weights(module, below(tensors, name), f"{path} ({name})")
     for name in ("g_optimizer", "d_optimizer"):
-        _load_optimizer(getattr(networks, name), _below(tensors, name), f"{path} ({name})")
+        _load_optimizer(getattr(networks, name), below(tensors, name), f"{path} ({name})")
     return progress
 
 
@@ -84,7 +84,8 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     return Progress(metadata["nimg"], rollbacks, suspect_since)
 
 
-def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of the network or optimizer `name` in a state, by their own names."""
     prefix = name + "/"
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 

@@ -14,7 +14,7 @@ from gan_t2i.models.base import Discriminator
 from gan_t2i.models.residual_trunk import ResidualTrunk
 from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.training.networks import Networks
-from gan_t2i.training.state import read_progress
+from gan_t2i.training.state import below, read_progress
 
 MIN_SHARE = 0.5  # of a network's weights; with fewer in common the two runs have little to do with each other
 
@@ -49,10 +49,7 @@ def _given(source: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
         return dict.fromkeys(("G", "G_ema"), G.state_dict()), info.nimg
     nimg = read_progress(source).nimg
     tensors, _ = read_tensors(source)
-    return {
-        name: {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
-        for name in ("G", "D", "G_ema")
-    }, nimg
+    return {name: below(tensors, name) for name in ("G", "D", "G_ema")}, nimg
 
 
 def _copy(network: nn.Module, given: dict[str, Tensor]) -> float:
