@@ -1,7 +1,5 @@
 """Pretraining of the captioner on real images, with noise on them, so that flaws of generated images do not mislead it later."""
 
-import logging
-
 import torch
 from torch import Tensor
 
@@ -9,10 +7,8 @@ from gan_t2i.core.config import NonNegative, Positive
 from gan_t2i.core.runtime import autocast
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.models.captioner import Captioner, CaptionerConfig
-from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, train_on_pairs, train_or_load
+from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, pretrain_or_load, train_on_pairs
 from gan_t2i.text.tiny import count_vocabulary
-
-log = logging.getLogger(__name__)
 
 # To be raised where the captioner or its training changes, so that cached ones are not taken for it.
 VERSION = 2
@@ -43,12 +39,7 @@ def pretrained_captioner(config: CaptionerTraining, pairs: RealPairs) -> Caption
     """Return the captioner of a run, pretrained on first use."""
     captioner = build_captioner(config, pairs)
     key = [VERSION, pairs.dataset.fingerprint, config.model_dump(exclude={"weight"}), pairs.seed, pairs.precision]
-
-    def first_time() -> None:
-        log.info(f"captioner: pretraining on {len(pairs.dataset.train):,} real pictures and their captions (once)")
-        pretrain(captioner, config, pairs)
-
-    train_or_load(captioner, "captioner", key, first_time)
+    pretrain_or_load(captioner, "captioner", key, pairs, lambda: pretrain(captioner, config, pairs))
     return captioner
 
 

@@ -1,7 +1,6 @@
 """Pretraining of the layout predictor: first a localizer learns where in real images each word shows, then the predictor learns to predict its
 maps from the caption alone. N captions, L tokens, V vocabulary, P positions."""
 
-import logging
 from collections import Counter
 
 import torch
@@ -13,10 +12,8 @@ from gan_t2i.core.runtime import autocast
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.layout import LOCALIZER_SIDE, WordLocalizer
-from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, train_on_pairs, train_or_load
+from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, pretrain_or_load, train_on_pairs
 from gan_t2i.text.encoder import SentenceEncoder
-
-log = logging.getLogger(__name__)
 
 # To be raised where the networks or their pretraining change, so that cached ones are not taken for them.
 VERSION = 2
@@ -40,13 +37,9 @@ class LayoutTraining(PretrainingConfig):
 def pretrained_layout(layout: nn.Module, config: LayoutTraining, pairs: RealPairs) -> None:
     """Give the predictor its weights, pretrained on first use."""
     encoder = pairs.encoder
-    key = [VERSION, pairs.dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
-
-    def first_time() -> None:
-        log.info(f"layout: pretraining on {len(pairs.dataset.train):,} real pictures and their captions (once)")
-        pretrain(layout, config, pairs)
-
-    train_or_load(layout, "layout", [*key, config.model_dump(), pairs.seed, pairs.precision], first_time)
+    inputs = [VERSION, pairs.dataset.fingerprint, encoder.weights_hash, encoder.pipeline_hash, encoder.max_tokens]
+    key = [*inputs, config.model_dump(), pairs.seed, pairs.precision]
+    pretrain_or_load(layout, "layout", key, pairs, lambda: pretrain(layout, config, pairs))
 
 
 def pretrain(layout: nn.Module, config: LayoutTraining, pairs: RealPairs) -> None:

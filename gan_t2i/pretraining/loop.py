@@ -66,6 +66,16 @@ def train_or_load(network: nn.Module, name: str, key: Sequence[object], train: C
     write_tensors(path, network.state_dict(), {"type": name})
 
 
+def pretrain_or_load(network: nn.Module, name: str, key: Sequence[object], pairs: RealPairs, pretrain: Callable[[], None]) -> None:
+    """Load or train as `train_or_load` does, for a network that learns from `pairs`, and log the beginning."""
+
+    def first_time() -> None:
+        log.info(f"{name}: pretraining on {len(pairs.dataset.train):,} real pictures and their captions (once)")
+        pretrain()
+
+    train_or_load(network, name, key, first_time)
+
+
 def train_on_pairs(
     network: nn.Module,
     loss_of: Callable[[Batch, torch.Generator], Tensor],
