@@ -48,13 +48,7 @@ class WordLocalizer(nn.Module):
 
 
 class LayoutPredictor(nn.Module):
-    """Maps encoded captions to a distribution over positions for the object that each token names.
-
-    Args:
-        config: size of its text head.
-        text_width: E, width of the frozen encoder.
-        max_tokens: largest number of tokens in a caption.
-    """
+    """Maps encoded captions to a distribution over positions for the object that each token names. Its arguments are its text head's."""
 
     def __init__(self, config: TextHeadConfig, *, text_width: int, max_tokens: int) -> None:
         super().__init__()
