@@ -70,7 +70,7 @@ def _show_data(config: "TrainConfig", name: str | None) -> "Recommendation":
     """Inspect the data, measure the config if it has a `name`, and the recommended one, and return that."""
     from gan_t2i.doctor.dry_run import pace_on
     from gan_t2i.doctor.plan import PICTURES
-    from gan_t2i.doctor.recommend import MINUTES, Length, inspect_and_recommend
+    from gan_t2i.doctor.recommend import MINUTES, Length, inspect_and_recommend, recommend
 
     settings = {key: value for key, value in config.data.model_dump(exclude_unset=True).items() if key != "source"}
     inspection, recommendation = inspect_and_recommend(config.data.source, settings, config.device, limit=PICTURES)
@@ -79,6 +79,6 @@ def _show_data(config: "TrainConfig", name: str | None) -> "Recommendation":
         click.echo(f"\n{name}\n{pace_on(config, inspection.examples)}")
     pace = pace_on(recommendation.config(), inspection.examples)
     length = Length.fitting(MINUTES, pace.rate, sum(pace.pretraining.values()))
-    recommendation = recommendation.with_length(length)
+    recommendation = recommend(recommendation.facts, recommendation.machine, length)
     click.echo(f"\nrecommended: {recommendation.recipe.name}, {length.kimg:g} kimg, {length.why}, {pace.peak_gib:.1f} GiB at the peak\n")
     return recommendation

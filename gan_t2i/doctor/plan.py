@@ -12,7 +12,7 @@ from gan_t2i.core.distributed import first_of_node_first, from_first, is_first
 from gan_t2i.core.errors import UsageError
 from gan_t2i.data.records import Record
 from gan_t2i.doctor.dry_run import examples_of, pace_on
-from gan_t2i.doctor.recommend import MINUTES, Length, Recommendation, inspect_and_recommend, with_length
+from gan_t2i.doctor.recommend import MINUTES, Length, Recommendation, inspect_and_recommend, recommend, with_length
 from gan_t2i.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _recommended(request: Request) -> Plan:
         length = Length(config.kimg, "as given")
     else:
         length = _measured_length(config, inspection.examples, request.minutes or MINUTES)
-    advice = advice.with_length(length)
+    advice = recommend(advice.facts, advice.machine, length)
     config, reasons = _config(request, advice), advice.reasons
     strengths = {name: value for name, value in config.augment.model_dump().items() if value and not name.startswith("blur")}
     lines = (

@@ -155,10 +155,6 @@ class Recommendation:
             lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=1000).rstrip())
         return "\n".join(lines) + "\n"
 
-    def with_length(self, length: Length) -> "Recommendation":
-        """Return the same for a run of another length."""
-        return recommend(self.facts, self.machine, length)
-
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
@@ -266,12 +262,8 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
     result["kimg"] = float(kimg)
     result["ema"] = {**result.get("ema", {}), "half_life_kimg": min(20.0, max(0.5, round(kimg / 50, 1)))}
     interval = rounded(kimg / _GRIDS)
-    result["report"] = {
-        **result.get("report", {}),
-        "stats_kimg": min(1.0, rounded(kimg / _TICKS)),
-        "grid_kimg": interval,
-        "snapshot_kimg": interval,
-    }
+    intervals = {"stats_kimg": min(1.0, rounded(kimg / _TICKS)), "grid_kimg": interval, "snapshot_kimg": interval}
+    result["report"] = {**result.get("report", {}), **intervals}
     optimizer, terms = result.get("optimizer", {}), result.get("terms", {})
     scaled = [
         (optimizer, "cooldown_kimg", times),

@@ -102,7 +102,6 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
         with FlopCounter() as counter:
             loop.run(interval)
         loop.run(interval)  # by now kernels are chosen and memory is allocated
-        peak = peak_memory_gib(device)
         for _ in range(repeats):
             start = time.perf_counter()
             loop.run(steps)
@@ -128,7 +127,7 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
         gflop_per_second=rate * gflop,
         ceilings=ceilings,
         ceiling=whole,
-        peak_memory_gib=max(peak, peak_memory_gib(device)),
+        peak_memory_gib=peak_memory_gib(device),
         share_of_limit=rate * gflop / whole.rate,
     )
 

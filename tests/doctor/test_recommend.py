@@ -148,7 +148,7 @@ def test_few_pictures_are_augmented_but_for_what_captions_speak_of() -> None:
 
 
 def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
-    found = recommend(FACTS, CPU).with_length(Length.fitting(60, 10.0))
+    found = recommend(FACTS, CPU, Length.fitting(60, 10.0))
     config = found.config()
     assert config.kimg == 36  # less the time for records
     assert config.ema.half_life_kimg == 0.7
