@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,6 @@ from gan_t2i.data.readers import read
 from gan_t2i.data.records import TRAIN, Record
 from gan_t2i.data.settings import DataConfig, DataSettings
 from gan_t2i.doctor.flops import FlopCounter, convolution_rate, seconds_of
-from gan_t2i.losses.term import LossTerm
 from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
@@ -148,16 +148,11 @@ def _pretraining_minutes(session: Session) -> dict[str, float]:
     minutes = {}
     for name, term in session.terms.items():
         if kimg := term.pretraining_kimg:
-            batch = term.config.batch
-            _seconds(term, session, 2 * batch / kimg)  # kernels are chosen
-            few, more = (_seconds(term, session, batches * batch / kimg) for batches in (2, 2 + TIMED_STEPS))
-            minutes[name] = (more - few) / (TIMED_STEPS * batch) * kimg * 1000 / 60
+            share = term.config.batch / (kimg * 1000)  # of the pretraining, that one batch makes
+            batches = (2, 2, 2 + TIMED_STEPS)  # kernels are chosen in the first two
+            _, few, more = (seconds_of(partial(term.pretrain, session.parts, number * share), session.device) for number in batches)
+            minutes[name] = (more - few) / (TIMED_STEPS * share) / 60
     return minutes
-
-
-def _seconds(term: LossTerm, session: Session, images_per_kimg: float) -> float:
-    """Return the time of a share of a term's pretraining, given in images per thousand of its length."""
-    return seconds_of(lambda: term.pretrain(session.parts, images_per_kimg / 1000), session.device)
 
 
 def examples_of(config: TrainConfig) -> list[Record]:

@@ -117,19 +117,8 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
     rates = [config.batch / (seconds + tick) for seconds in step_seconds]
     rate, gflop = statistics.median(rates), counter.total / (interval * config.batch) / 1e9
     ceilings, whole = ceilings_of(counter.calls, alone, interval)
-    return TrainSpeed(
-        steps,
-        images_per_second=rate,
-        slowest=min(rates),
-        fastest=max(rates),
-        shares=shares(phases, tick),
-        gflop_per_image=gflop,
-        gflop_per_second=rate * gflop,
-        ceilings=ceilings,
-        ceiling=whole,
-        peak_memory_gib=peak_memory_gib(device),
-        share_of_limit=rate * gflop / whole.rate,
-    )
+    speed, spread, peak = rate * gflop, (min(rates), max(rates)), peak_memory_gib(device)
+    return TrainSpeed(steps, rate, *spread, shares(phases, tick), gflop, speed, ceilings, whole, peak, share_of_limit=speed / whole.rate)
 
 
 def split_penalty(timer: PhaseTimer) -> dict[str, float]:
