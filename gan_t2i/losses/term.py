@@ -35,11 +35,7 @@ class TermConfig(StrictConfig):
 
 
 class LossTerm:
-    """Base of the auxiliary losses. A subclass overrides what it needs; everything here does nothing.
-
-    Args:
-        config: the user's settings of this term.
-    """
+    """Base of the auxiliary losses. A subclass overrides what it needs; everything here does nothing."""
 
     Config: ClassVar[type[StrictConfig]] = TermConfig
     config: Any

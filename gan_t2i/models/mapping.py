@@ -12,13 +12,8 @@ from gan_t2i.ops.layers import activate, linear
 class MappingNetwork(nn.Module):
     """Passes z through layers of its own, appends the sentence vector, and passes both through the shared layers.
 
-    Truncation pulls only the z path towards its running mean `w_avg`, before the sentence joins: the prompt is never averaged away.
-
-    Args:
-        z_width: Z.
-        sentence_width: S.
-        w_width: W.
-        layers: shared layers after the sentence has joined.
+    `layers` is the number of shared layers. Truncation pulls only the z path towards its running mean `w_avg`, before the sentence joins: the
+    prompt is never averaged away.
     """
 
     w_avg: Tensor

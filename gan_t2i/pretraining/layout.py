@@ -72,13 +72,7 @@ def pretrain(layout: nn.Module, config: LayoutTraining, pairs: RealPairs) -> Non
 
 
 class Vocabulary:
-    """The most frequent of the encoder's tokens in the training captions.
-
-    Args:
-        dataset: pictures and captions.
-        encoder: whose tokens they are.
-        most: largest size.
-    """
+    """The most frequent of the encoder's tokens in the training captions, at most `most` of them."""
 
     def __init__(self, dataset: PackedDataset, encoder: SentenceEncoder, most: int) -> None:
         used = dataset.train_caption_ids

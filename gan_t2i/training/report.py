@@ -29,12 +29,7 @@ from gan_t2i.runs import RunFolder
 class Report:
     """Collects the metrics of steps and writes their means at every tick. The step of all records is nimg, images shown.
 
-    Args:
-        folder: of the run.
-        config: of the run, written as text and hparams.
-        device: whose memory is reported.
-        nimg: images shown so far; later records of an earlier attempt are purged.
-        total: images to show in all.
+    `nimg` images of `total` have been shown so far; later records of an earlier attempt are purged.
     """
 
     def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:

@@ -80,14 +80,8 @@ def run_training(
 ) -> tuple[RunFolder, int | None]:
     """Train with `config` in a new or an unfinished run folder; returns the folder and the signal that ended the run early.
 
-    Args:
-        config: the run's.
-        outdir: the folder of run folders.
-        resume: as for `find_run`, or the run to resume itself.
-        description: part of a new folder's name.
-        changed_data: allow a run to continue on another data set than it began with.
-        files: name -> text of further files to write into a new run folder.
-
+    `resume` is as for `find_run`, or the run to resume itself. `description` is part of a new folder's name, and `files` (name -> text) are
+    written into it. `changed_data` allows a run to continue on another data set than it began with.
     Of several processes, the first finds or makes the folder, holds its lock and writes; all read the state.
     """
     if config.init is not None:

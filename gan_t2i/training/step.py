@@ -32,14 +32,7 @@ Metrics = dict[str, Tensor]
 
 
 class TrainStep:
-    """Move both networks once per call.
-
-    Args:
-        networks: as `build_networks` made them.
-        terms: auxiliary losses, prepared.
-        config: of the run.
-        device: where the networks are.
-    """
+    """Moves both networks, as `build_networks` made them, once per call; `terms` are auxiliary losses, prepared."""
 
     def __init__(self, networks: Networks, terms: list[LossTerm], config: TrainConfig, device: torch.device) -> None:
         self.networks, self.terms, self.config, self.device = networks, terms, config, device

@@ -9,14 +9,10 @@ from gan_t2i.core.distributed import average, world_size
 
 
 class GradientSync:
-    """Averages gradients and buffers over micro-batches and processes.
+    """Averages gradients and buffers of networks over micro-batches and processes.
 
     Gradients add up over micro-batches by themselves; running means in buffers (w_avg) start each micro-batch alike and end as the mean of all.
     A flag travels with the gradients, set where a process was asked to stop, so that all stop after the same step.
-
-    Args:
-        networks: owners of the gradients and buffers.
-        device: where they are.
     """
 
     def __init__(self, networks: list[nn.Module], device: torch.device) -> None:
