@@ -23,7 +23,7 @@ PICTURES = 500
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be trained: a config, or data that one is recommended for, with settings on top."""
+    """A config to train with, or data that one is recommended for, with settings on top."""
 
     base: Mapping[str, Any] | None = None
     """Config values; None takes the recommended ones."""

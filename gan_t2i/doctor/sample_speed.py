@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.phases import phase
@@ -40,25 +39,28 @@ class SampleSpeed:
     """Ratio of the time through the pipeline to that of the two forward passes."""
 
 
+@torch.no_grad()
 def measure_sampling(pipeline: Text2Image, prompts: list[str], repeats: int) -> SampleSpeed:
     """Generate from `prompts` in turn, one and 16 at a time; the pipeline's generator must not have been used before."""
     device = next(pipeline.generator.parameters()).device
     prompts = [prompts[index % len(prompts)] for index in range(max(BATCH, repeats * CALLS))]
     z = torch.randn(BATCH, pipeline.generator.z_width, generator=seeded_rng("bench")).to(device)
     seconds = partial(seconds_of, device=device)
+
+    def draw_batch() -> None:  # as `generate` does, but at once: `generate` itself runs one by one, for equal pictures in any batch
+        to_pictures(pipeline.generator(z, pipeline.encoder.encode(prompts[:BATCH]).to(device)))
+
     first = seconds(partial(draw_one, pipeline, prompts[0]))
-    batch_first = seconds(partial(draw_batch, pipeline, prompts[:BATCH], z)) / BATCH
+    batch_first = seconds(draw_batch) / BATCH
     text = pipeline.encoder.encode(prompts[:1]).to(device)
-    warm, encoder, generator, batch = [], [], [], []
-    with torch.no_grad():
-        with FlopCounter() as counter:
-            pipeline.generator(z[:1], text)
-        for prompt in prompts[: repeats * CALLS]:  # in turns, as all three are compared
-            warm.append(seconds(partial(draw_one, pipeline, prompt)))
-            encoder.append(seconds(partial(pipeline.encoder.encode, [prompt])))
-            generator.append(seconds(partial(pipeline.generator, z[:1], text)))
-        for _ in range(repeats):
-            batch.append(seconds(partial(draw_batch, pipeline, prompts[:BATCH], z)) / BATCH)
+    warm, encoder, generator = [], [], []
+    with FlopCounter() as counter:
+        pipeline.generator(z[:1], text)
+    for prompt in prompts[: repeats * CALLS]:  # in turns, as all three are compared
+        warm.append(seconds(partial(draw_one, pipeline, prompt)))
+        encoder.append(seconds(partial(pipeline.encoder.encode, [prompt])))
+        generator.append(seconds(partial(pipeline.generator, z[:1], text)))
+    batch = [seconds(draw_batch) / BATCH for _ in range(repeats)]
     one, read, draw, many = map(statistics.median, (warm, encoder, generator, batch))
     return SampleSpeed(first, one, read, draw, batch_first, many, counter.total / 1e9, overhead=one / (read + draw))
 
@@ -67,9 +69,3 @@ def draw_one(pipeline: Text2Image, prompt: str) -> None:
     """Generate one picture, as a phase of its own in profiles."""
     with phase("sample"):
         pipeline.generate(prompt)
-
-
-@torch.no_grad()
-def draw_batch(pipeline: Text2Image, prompts: list[str], z: Tensor) -> None:
-    """Do what `generate` does, but for a whole batch at once: `generate` itself runs one by one, for equal pictures in any batch."""
-    to_pictures(pipeline.generator(z, pipeline.encoder.encode(prompts).to(z.device)))
