@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from gan_t2i.core.errors import UsageError
-from gan_t2i.core.files import atomic_file
+from gan_t2i.core.files import output_file
 from gan_t2i.core.runtime import has_fast_bf16
 from gan_t2i.doctor.dry_run import count_parameters
 from gan_t2i.doctor.flops import convolution_rate, matmul_rate
@@ -127,13 +126,10 @@ def trace_steps(session: Session, pipeline: Text2Image) -> profile:
 
 def write_trace(profiler: profile, path: Path) -> None:
     """Write a trace in Chrome's format, compressed where `path` ends in .gz; raises `UsageError` where it cannot be written."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as folder, atomic_file(path) as temporary:
-            exported = Path(folder) / path.name  # the profiler looks at the suffix, which a temporary file does not have
-            profiler.export_chrome_trace(str(exported))
-            shutil.copyfile(exported, temporary)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with output_file(path) as temporary, tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as folder:
+        exported = Path(folder) / path.name  # the profiler looks at the suffix, which a temporary file does not have
+        profiler.export_chrome_trace(str(exported))
+        shutil.copyfile(exported, temporary)
 
 
 def _device_name(device: torch.device) -> str:
