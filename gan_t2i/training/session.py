@@ -75,7 +75,7 @@ class Session:
         return Sampler(self.dataset, self.config.seed)
 
     def preview_batch(self, count: int) -> Batch:
-        """The same training pictures whenever it is asked for, to look at."""
+        """Return the same `count` training images at every call, to look at."""
         return self._preview_sampler.batch(0, count)
 
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:

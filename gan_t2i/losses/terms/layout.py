@@ -17,10 +17,8 @@ from gan_t2i.registry import register
 class LayoutTerm(LossTerm):
     """Pretraining of the layout predictor of a generator that has one."""
 
-    class Config(pretraining.LayoutTraining):
-        """Settings of the pretraining."""
-
-    config: Config
+    Config = pretraining.LayoutTraining
+    config: pretraining.LayoutTraining
 
     @property
     def active(self) -> bool:
