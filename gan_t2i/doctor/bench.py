@@ -4,7 +4,6 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,7 @@ def some_captions(session: Session) -> list[str]:
 
 def machine_rates(device: torch.device) -> dict[str, float]:
     """Return GFLOP/s for round shapes: convolutions of 128 channels at 32x32, matrices of 2048; in bfloat16 too where the hardware has it."""
-    precisions: Mapping[str, torch.dtype] = {"float32": torch.float32}
-    if has_fast_bf16(device):
-        precisions = {"bf16": torch.bfloat16, **precisions}
+    precisions = ({"bf16": torch.bfloat16} if has_fast_bf16(device) else {}) | {"float32": torch.float32}
     rates = {f"convolution {name}": convolution_rate(device, name) for name in precisions}
     return rates | {f"matmul {name}": matmul_rate(device, dtype) for name, dtype in precisions.items()}
 

@@ -9,7 +9,6 @@ import io
 import math
 import statistics
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from gan_t2i.core.phases import REST, PhaseTimer
 from gan_t2i.core.runtime import peak_memory_gib, synchronize
-from gan_t2i.doctor.flops import Call, Ceiling, FlopCounter, ceiling, seconds_alone
+from gan_t2i.doctor.flops import Call, Ceiling, FlopCounter, ceiling, seconds_alone, seconds_of
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.loop import write_stats
 from gan_t2i.training.report import Report
@@ -62,9 +61,8 @@ class TrainSpeed:
 class Loop:
     """Runs the steps of a session with their report, as in training."""
 
-    def __init__(self, session: Session, folder: RunFolder, report: Report) -> None:
-        self.session, self.folder, self.report = session, folder, report
-        self.nimg = 0
+    def __init__(self, session: Session, report: Report) -> None:
+        self.session, self.report, self.nimg = session, report, 0
 
     def run(self, steps: int) -> None:
         """Train for some steps; returns when the device is done."""
@@ -76,20 +74,17 @@ class Loop:
 
     def tick(self) -> None:
         """Write the records of a tick."""
-        write_stats(self.session, self.folder, self.report, self.nimg)
+        write_stats(self.session, self.report, self.nimg)
 
 
 @contextlib.contextmanager
 def temporary_loop(session: Session) -> Iterator[Loop]:
     """Yield a loop whose records go to a folder that is removed, without a progress bar."""
     with tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as name:
-        folder = RunFolder(Path(name))
         with contextlib.redirect_stderr(io.StringIO()):  # the bar keeps the stream that it finds when it is made
-            report = Report(folder, session.config, session.device, 0, math.ceil(session.config.kimg * 1000))
-        try:
-            yield Loop(session, folder, report)
-        finally:
-            report.close()
+            report = Report(RunFolder(Path(name)), session.config, session.device, 0, math.ceil(session.config.kimg * 1000))
+        with report:
+            yield Loop(session, report)
 
 
 def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
@@ -103,9 +98,7 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
             loop.run(interval)
         loop.run(interval)  # by now kernels are chosen and memory is allocated
         for _ in range(repeats):
-            start = time.perf_counter()
-            loop.run(steps)
-            step_seconds.append((time.perf_counter() - start) / steps)
+            step_seconds.append(seconds_of(lambda: loop.run(steps), device) / steps)
             with PhaseTimer(device) as timer:
                 loop.run(steps)
             phases.append({name: seconds / steps for name, seconds in split_penalty(timer).items()})

@@ -53,7 +53,7 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
             stopping = sync.stopping()  # once a step, so that all processes answer alike
             due = Milestones.after(session, nimg, total)
             if due.tick or stopping:
-                means = write_stats(session, folder, report, nimg, measured=due.tick)
+                means = write_stats(session, report, nimg, measured=due.tick)
                 # a stop is not a tick: suspicions begin and end at the same nimg in a stopped and an unbroken run
                 failure = monitor.check(nimg, means) if due.tick or not_finite(means) else None
                 if failure is not None:
@@ -117,7 +117,7 @@ def show_beginning(session: Session, folder: RunFolder, report: Report, nimg: in
 
 
 @phase("logging")
-def write_stats(session: Session, folder: RunFolder, report: Report, nimg: int, *, measured: bool = True) -> dict[str, float]:
+def write_stats(session: Session, report: Report, nimg: int, *, measured: bool = True) -> dict[str, float]:
     """Log the means over all processes since the last tick, and return them for the monitor; means that are not finite are not logged.
 
     With `measured` False, metrics that need images to be generated are left out.
