@@ -36,9 +36,8 @@ EXAMPLES = 12  # pictures that a pace is measured with
 def dry_run_report(config: TrainConfig) -> str:
     """Return both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, measured=True)
-    batch = session.preview_batch(2)
+    batch, networks = session.preview_batch(2), session.networks
     images, text = composite_on_grey_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
-    networks = session.networks
     z = torch.randn(2, networks.G.z_width, device=session.device)
     with torch.no_grad():
         generator_rows = layer_table(networks.G, lambda: networks.G.eval()(z, text))
@@ -137,10 +136,9 @@ def measure_pace(session: Session) -> Pace:
 def _pace(session: Session, steps: int) -> Pace:
     config = session.config
     seconds = seconds_of(lambda: [session.run_step(number * config.batch) for number in range(steps)], session.device)
-    many = f"{world_size()} processes, each " if world_size() > 1 else ""
-    peak = peak_memory_gib(session.device)
+    where = f"{world_size()} processes, each {session.device}" if world_size() > 1 else str(session.device)
     rate = steps * config.batch / seconds
-    return Pace(f"{many}{session.device}", steps, config.batch, config.kimg, rate, peak, _pretraining_minutes(session))
+    return Pace(where, steps, config.batch, config.kimg, rate, peak_memory_gib(session.device), _pretraining_minutes(session))
 
 
 def _pretraining_minutes(session: Session) -> dict[str, float]:

@@ -243,7 +243,6 @@ def choose_recipe(facts: Facts, machine: Machine, resolution: int) -> tuple[Reci
     return recipe, f"{why}; {few}, and {FEW_ON_CPU.name} suits them better: {features.EXTRA}, then run this again"
 
 
-_PRETRAINING = (("caption", "kimg"), ("layout", "kimg"), ("layout", "localizer_kimg"))  # of the terms
 _WHY_LENGTH = {
     "ema": "a fiftieth of the run: long enough to be smooth, short enough to forget the beginning",
     "report": "ten grids and snapshots in the run",
@@ -270,7 +269,8 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
         (result.get("evaluate", {}), "kimg", times),
         (terms.get("reconstruction", {}), "kimg", times),
     ]
-    scaled += [(terms.get(name, {}), key, length.pretraining) for name, key in _PRETRAINING]
+    pretraining = (("caption", "kimg"), ("layout", "kimg"), ("layout", "localizer_kimg"))
+    scaled += [(terms.get(name, {}), key, length.pretraining) for name, key in pretraining]
     for group, key, factor in scaled:
         if group.get(key) and factor != 1:
             group[key] = rounded(group[key] * factor, digits=3)
