@@ -73,8 +73,7 @@ class Request:
             group.pop("data.source", None)
             settings += [f"{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in group.items()]
         length = [] if "kimg" in self.apply({}) else ["--minutes", f"{self.minutes or MINUTES:g}"]
-        source = self.options.get("data", {}).get("source")
-        data = ["--data", source] if source else []
+        data = ["--data", source] if (source := self.options.get("data", {}).get("source")) else []
         return shlex.join(["gan-t2i", "train", *data, *length, *(part for setting in settings for part in ("--set", setting))])
 
 
