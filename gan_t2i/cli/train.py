@@ -1,5 +1,6 @@
 """``gan-t2i train``: config and data to a run folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def command(
     folder, stopped_by = begin(request, outdir, resume=resume, description=description, changed_data=changed_data)
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
-    click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
+    if os.environ.get("RANK", "0") == "0":  # of torchrun; its process group has ended by now
+        click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
 
 
 def _dry_run(request: Any) -> None:
