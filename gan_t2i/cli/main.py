@@ -46,6 +46,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run the subcommand with the package's log on stderr; an error of the project or the system becomes one sentence and an exit code."""
         handler, level = logging.StreamHandler(), PACKAGE.level  # results go to stdout
         PACKAGE.addHandler(handler)
         PACKAGE.setLevel(logging.INFO)
