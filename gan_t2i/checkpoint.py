@@ -21,9 +21,10 @@ from gan_t2i import __version__
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_file
 from gan_t2i.models.base import Generator
+from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.registry import build
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _METADATA_KEY = "gan_t2i"
 
 
@@ -60,18 +61,20 @@ class SnapshotInfo:
     nimg: int
     data_fingerprint: str
     data_name: str
+    autoencoder: BuildSpec | None = None
+    """The autoencoder whose latents the generator draws; None for pixels."""
     format_version: int = FORMAT_VERSION
     versions: dict[str, str] = field(default_factory=lambda: {"gan_t2i": __version__, "torch": torch.__version__})
 
     @property
     def resolution(self) -> int:
         """Side of the images in pixels."""
-        return int(self.generator.interface["resolution"])
+        return int((self.autoencoder or self.generator).interface["resolution"])
 
     @property
     def has_alpha(self) -> bool:
         """True if the images have an alpha channel; the earliest snapshots have no such entry."""
-        return self.generator.interface.get("channels", 3) == 4
+        return (self.autoencoder or self.generator).interface.get("channels", 3) == 4
 
 
 _INFO = pydantic.TypeAdapter(SnapshotInfo)
@@ -84,10 +87,12 @@ def save_snapshot(path: Path, generator: nn.Module, info: SnapshotInfo, dtype: t
 
 
 def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
-    """Return the generator, frozen and in evaluation mode on the CPU, and its info; raises `GanT2IError` with one sentence."""
+    """Return the generator of images, frozen and in evaluation mode on the CPU, and its info; raises `GanT2IError` with one sentence."""
     info = read_info(path)
     try:
         generator: Generator = info.generator.build()
+        if info.autoencoder is not None:
+            generator = LatentGenerator(generator, info.autoencoder.build())
     except (TypeError, ValueError, RuntimeError) as error:  # a UsageError, or a constructor that refuses impossible sizes
         reason = " ".join(str(error).split())
         raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {reason}") from error
@@ -108,7 +113,7 @@ def read_info(path: Path) -> SnapshotInfo:
         raise GanT2IError(f"{path} is not a snapshot of gan_t2i but its {metadata.get('type')}; name a file under snapshots/")
     if version == 1:
         metadata = _upgraded(path, metadata)
-    elif version != FORMAT_VERSION:
+    elif version not in (2, FORMAT_VERSION):  # version 2 is 3 without autoencoders
         versions = metadata.get("versions")
         writer = versions.get("gan_t2i", "unknown") if isinstance(versions, dict) else "unknown"
         raise GanT2IError(
@@ -121,8 +126,9 @@ def read_info(path: Path) -> SnapshotInfo:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
         raise GanT2IError(f"snapshot {path} is damaged: {key} in its metadata: {fault['msg']}") from error
-    if info.generator.kind != "generator" or not all(type(size) is int and size > 0 for size in info.generator.interface.values()):
-        raise GanT2IError(f"snapshot {path} is damaged: its metadata do not describe a generator")
+    for kind, spec in (("generator", info.generator), ("autoencoder", info.autoencoder)):
+        if spec and (spec.kind != kind or not all(type(size) is int and size > 0 for size in spec.interface.values())):
+            raise GanT2IError(f"snapshot {path} is damaged: its metadata do not describe its {kind}")
     return info
 
 
@@ -137,7 +143,7 @@ def _upgraded(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         return metadata  # damaged: the caller's checks find where
     if text_head.pop("whiten", False):
         raise GanT2IError(f"snapshot {path} has whitened text heads, which gan_t2i {__version__} no longer has: use the version that wrote it")
-    return {**metadata, "format_version": FORMAT_VERSION, "generator": {**generator, "params": {**params, "text_head": text_head}}}
+    return {**metadata, "format_version": 2, "generator": {**generator, "params": {**params, "text_head": text_head}}}
 
 
 def _renamed(name: str) -> str:

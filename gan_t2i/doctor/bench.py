@@ -74,7 +74,7 @@ def run_benchmark(name: str, config: TrainConfig, *, steps: int, repeats: int, t
     """
     session = prepare(config, measured=True)
     reset_peak_memory(session.device)
-    pipeline = Text2Image(session.networks.G_ema, session.encoder, session.snapshot_info(0))
+    pipeline = Text2Image(session.networks.images, session.encoder, session.snapshot_info(0))
     networks = {"G": count_parameters(session.networks.G), "D": count_parameters(session.networks.D)}
     # sampling comes first, so that its first call is the generator's first
     sampling = measure_sampling(pipeline, some_captions(session), repeats)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.log import muted
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.data.builtin import resolve_source
@@ -37,12 +36,12 @@ def dry_run_report(config: TrainConfig) -> str:
     """Return both layer tables, and the memory and time of a run, measured on a few steps of networks that are thrown away."""
     session = prepare(config, measured=True)
     batch, networks = session.preview_batch(2), session.networks
-    images, text = composite_on_grey_uint8(batch.images), session.cache.gather(batch.captions).to(session.device)
+    real, text = session.latents(batch.images), session.cache.gather(batch.captions).to(session.device)
     z = torch.randn(2, networks.G.z_width, device=session.device)
     with torch.no_grad():
         generator_rows = layer_table(networks.G, lambda: networks.G.eval()(z, text))
         networks.G.train()
-        discriminator_rows = layer_table(networks.D, lambda: networks.D(from_uint8(images).to(session.device), networks.D.text_head(text)))
+        discriminator_rows = layer_table(networks.D, lambda: networks.D(real, networks.D.text_head(text)))
     return "\n".join(
         [
             f"generator {config.generator.name}: {count_parameters(networks.G):,} parameters",

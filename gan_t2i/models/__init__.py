@@ -1,5 +1,7 @@
-"""The networks. Importing this package registers every generator and discriminator."""
+"""The networks. Importing this package registers every autoencoder, generator and discriminator."""
 
+from gan_t2i.models.autoencoders import conv as conv
+from gan_t2i.models.autoencoders import pixels as pixels
 from gan_t2i.models.discriminators import projected as projected
 from gan_t2i.models.discriminators import residual as residual
 from gan_t2i.models.generators import style as style

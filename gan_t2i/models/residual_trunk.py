@@ -46,18 +46,20 @@ class ResidualTrunk(nn.Module):
         UsageError: a resolution in `grown_from` is not a power of two above 8 and below R.
     """
 
-    def __init__(self, resolution: int, channel_base: int, channel_max: int, grown_from: Sequence[int] = ()) -> None:
+    def __init__(
+        self, resolution: int, channel_base: int, channel_max: int, grown_from: Sequence[int] = (), image_channels: int = 3
+    ) -> None:
         super().__init__()
         widths = {r: channels_at(r, channel_base, channel_max) for r in (2**k for k in range(3, resolution.bit_length()))}  # 8, ... R
         smaller = [r for r in widths if HEAD_RESOLUTION < r < resolution]
         if others := {*grown_from} - {*smaller}:
             raise UsageError(f"discriminator.params.grown_from: {sorted(others)} px, allowed: {smaller}, smaller than {resolution}")
         self.input_resolutions = {resolution, *grown_from}
-        self.add_module(f"rgb{resolution}", conv(3, widths[resolution], 3))
+        self.add_module(f"rgb{resolution}", conv(image_channels, widths[resolution], 3))
         for r in reversed([*smaller, resolution]):
             self.add_module(f"down{r}", ResidualBlock(widths[r], widths[r // 2]))
         for r in sorted(grown_from):
-            self.add_module(f"rgb{r}", conv(3, widths[r], 3))
+            self.add_module(f"rgb{r}", conv(image_channels, widths[r], 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, R, R] -> [N, C, 8, 8]."""

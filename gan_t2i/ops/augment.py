@@ -49,19 +49,21 @@ def random_changes(n: int, config: AugmentConfig, rng: torch.Generator) -> Tenso
     return draws
 
 
-def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, background: Tensor, nimg: int, kimg: float) -> Tensor:
-    """Turn images [N, C, H, W] into what D sees, [N, 3, H, W].
+def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, background: Tensor | None, nimg: int, kimg: float) -> Tensor:
+    """Turn images [N, C, H, W] into what D sees, [N, 3, H, W], or latents [N, K, S, S] into what it sees of those.
 
     Args:
         images: with 3 channels, or 4 with premultiplied alpha.
         config: strengths.
         changes: each image's draws [N, 6], from `random_changes`.
-        background: a colour in [0, 1] for each image, [N, 3]. A real and a generated image share it, so that it gives neither away.
+        background: a colour in [0, 1] for each image, [N, 3]. A real and a generated image share it, so that it gives neither away. None for
+            latents.
         nimg: images shown so far, which the blur depends on.
         kimg: length of the run.
     """
     sigma = config.blur * max(0.0, 1 - nimg / (config.blur_share * kimg * 1000))
-    return augment(blur(composite(images, background), sigma * images.shape[3]), config, changes)
+    opaque = images if background is None else composite(images, background)
+    return augment(blur(opaque, sigma * images.shape[3]), config, changes)
 
 
 def augment(images: Tensor, config: AugmentConfig, changes: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class TrainConfig(StrictConfig):
     """Precision of convolutions and matrix products; auto takes bfloat16 where the hardware has it."""
     data: DataConfig = DataConfig()
     text_encoder: Spec = Spec(name="sentence-transformer")
+    autoencoder: Spec = Spec(name="pixels")
+    """Space that G draws in: pixels, or the latents of an autoencoder that is trained on the run's own images first."""
     generator: Spec = Spec(name="style")
     discriminator: Spec = Spec(name="resnet")
     loss: str = "relativistic"
@@ -132,7 +134,7 @@ class TrainConfig(StrictConfig):
         """Fill in the settings that the discriminator needs, where the user gives none; refuse those that it cannot train with."""
         return _with_run_settings(values) if isinstance(values, dict) else values
 
-    @field_validator("text_encoder", "generator", "discriminator", mode="before")
+    @field_validator("text_encoder", "autoencoder", "generator", "discriminator", mode="before")
     @classmethod
     def _default_name(cls, value: Any, info: Any) -> Any:
         """Take settings without a name for the default class's."""
@@ -140,7 +142,7 @@ class TrainConfig(StrictConfig):
             return {"name": cls.model_fields[info.field_name].default.name, **value}
         return value
 
-    @field_validator("text_encoder", "generator", "discriminator")
+    @field_validator("text_encoder", "autoencoder", "generator", "discriminator")
     @classmethod
     def _resolve(cls, spec: Spec, info: Any) -> Spec:
         """Check settings against the registered class, and write its defaults out."""

@@ -33,7 +33,7 @@ def draw_grid(session: Session) -> Image.Image:
     """Draw the grid's prompts with G's average, each at the same fixed seeds."""
     captions = grid_captions(session)
     seeds = session.config.report.grid_seeds
-    G = session.networks.G_ema
+    G = session.networks.images
     z = torch.cat([torch.randn(1, G.z_width, generator=seeded_rng(seed, "z")) for seed in range(seeds)]).to(session.device)
     rows = [to_pictures(G(z, session.cache.gather([caption_id] * seeds).to(session.device))) for caption_id, _ in captions]
     return sheet(rows, [label for _, label in captions])

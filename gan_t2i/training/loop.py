@@ -152,7 +152,7 @@ def save(session: Session, folder: RunFolder, progress: Progress) -> None:
     """Write a snapshot, then the state, so that a state always has its snapshot. The last state before a suspicion is kept beside it."""
     keep, nimg = session.config.report.keep, progress.nimg
     dtype = torch.bfloat16 if session.config.report.snapshot_precision == "bf16" else torch.float32
-    save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg), dtype)
+    save_snapshot(folder.snapshot(nimg), session.networks.images, session.snapshot_info(nimg), dtype)
     if progress.suspect_since and folder.state.is_file() and not read_progress(folder.state).suspect_since:
         with atomic_file(folder.last_healthy) as temporary:
             shutil.copyfile(folder.state, temporary)

@@ -16,7 +16,6 @@ from torch import Tensor
 from gan_t2i.checkpoint import save_snapshot
 from gan_t2i.core.distributed import from_first, is_first
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import MonitorConfig
@@ -91,7 +90,7 @@ def diversity(session: Session) -> float:
     G = session.networks.G_ema
     z = torch.randn(COMPARED, G.z_width, generator=seeded_rng(session.config.seed, "diversity")).to(session.device)
     fake = G(z, session.cache.gather(batch.captions).to(session.device))
-    return mean_distance(fake) / max(mean_distance(from_uint8(batch.images)), 1e-6)
+    return mean_distance(fake) / max(mean_distance(session.latents(batch.images)), 1e-6)
 
 
 def mean_distance(images: Tensor) -> float:
@@ -126,7 +125,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
     log.warning(message)
     if is_first():
         # at once, so that a run that is killed here does not count anew; the snapshot too, which may have been removed
-        save_snapshot(folder.snapshot(nimg), session.networks.G_ema, session.snapshot_info(nimg))
+        save_snapshot(folder.snapshot(nimg), session.networks.images, session.snapshot_info(nimg))
         save_state(folder.state, session.networks, back, session.fingerprints)
         for snapshot in folder.snapshots():
             if folder.snapshot(nimg).name < snapshot.name <= folder.snapshot(progress.nimg).name:

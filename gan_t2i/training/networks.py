@@ -7,32 +7,56 @@ import torch
 from torch import nn
 
 from gan_t2i import registry
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.phases import phase
+from gan_t2i.models.autoencoders.base import SMALLEST_SIDE, Autoencoder
 from gan_t2i.models.base import Discriminator, Generator
+from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.ops.checkpointing import enable_checkpointing
 from gan_t2i.training.config import TrainConfig
 
 
 @dataclass
 class Networks:
-    """G, D, G's moving average, both optimizers, and frozen networks that auxiliary losses use."""
+    """G, D, G's moving average, the autoencoder whose latents they work in, both optimizers, and frozen networks of auxiliary losses."""
 
     G: Generator
     D: Discriminator
     G_ema: Generator
+    autoencoder: Autoencoder
     g_optimizer: torch.optim.Adam
     d_optimizer: torch.optim.Adam
     auxiliary: dict[str, nn.Module] = field(default_factory=dict)
     """Frozen networks by name, pretrained before the run. The state keeps them, so that a run resumes with the very same."""
 
+    @property
+    def images(self) -> Generator:
+        """G's average as a generator of images."""
+        return self.G_ema if self.autoencoder.is_identity else LatentGenerator(self.G_ema, self.autoencoder).eval()
+
 
 def check_networks(config: TrainConfig) -> None:
     """Raise `GanT2IError` where the networks cannot be built at this resolution; on the meta device that costs next to nothing."""
+    interface = latent_interface(config)
+    if interface["resolution"] < SMALLEST_SIDE:
+        largest = config.resolution // SMALLEST_SIDE
+        raise UsageError(
+            f"autoencoder {config.autoencoder.name}: at {config.resolution} px its latents are {interface['resolution']} on a side, and the networks "
+            f"need {SMALLEST_SIDE}: set autoencoder.params.factor to at most {largest}, or raise resolution"
+        )
     with torch.device("meta"):
-        _build(config, {"resolution": config.resolution, "text_width": 1, "max_tokens": 1})
+        _build(config, {**interface, "text_width": 1, "max_tokens": 1})
 
 
-def build_networks(config: TrainConfig, interface: dict[str, int], device: torch.device) -> Networks:
+def latent_interface(config: TrainConfig) -> dict[str, int]:
+    """Return the side (`resolution`) and the `channels` of what G draws."""
+    spec = config.autoencoder
+    with torch.device("meta"):
+        shape = registry.build("autoencoder", spec.name, spec.params, resolution=config.resolution, channels=config.data.channels)
+    return {"resolution": config.resolution // shape.factor, "channels": shape.latent_channels}
+
+
+def build_networks(config: TrainConfig, interface: dict[str, int], autoencoder: Autoencoder, device: torch.device) -> Networks:
     """Build both networks with weights drawn from the run's seed alone, their optimizers, and G's moving average."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -48,12 +72,14 @@ def build_networks(config: TrainConfig, interface: dict[str, int], device: torch
     if config.checkpointing:
         enable_checkpointing(G)
         enable_checkpointing(D)
-    return Networks(G, D, G_ema, adam(G, config.optimizer.g_lr), adam(D, config.optimizer.d_lr))
+    return Networks(G, D, G_ema, autoencoder, adam(G, config.optimizer.g_lr), adam(D, config.optimizer.d_lr))
 
 
 def _build(config: TrainConfig, interface: dict[str, int]) -> tuple[Generator, Discriminator]:
-    G: Generator = registry.build("generator", config.generator.name, config.generator.params, **interface, channels=config.data.channels)
-    D: Discriminator = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **interface)
+    G: Generator = registry.build("generator", config.generator.name, config.generator.params, **interface)
+    # D sees transparent pixels over a colour, so without alpha
+    seen = {**interface, "channels": min(interface["channels"], 3)} if config.autoencoder.name == "pixels" else interface
+    D: Discriminator = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **seen)
     return G, D
 
 

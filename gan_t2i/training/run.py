@@ -89,7 +89,7 @@ def run_training(
     found = None
     if is_first():
         found = resume if isinstance(resume, RunFolder) else find_run(config, outdir, resume)
-    session = prepare(config)
+    session = prepare(config, source=from_first(_source(config, found)))
     with _claimed(found, outdir, description) as folder:
         progress = _continue(session, folder, changed_data)
         if found is not None:
@@ -104,6 +104,13 @@ def run_training(
                 log.info(f"written, with the reasons: {folder.path / RECOMMENDED}")
         log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
         return folder, train(session, folder, progress)
+
+
+def _source(config: TrainConfig, found: RunFolder | None) -> Path | None:
+    """Return the state or snapshot that the first step's weights come from; None for a run from nothing."""
+    if found is not None and found.state.is_file():
+        return found.state
+    return init_source(config.init) if config.init is not None else None
 
 
 def _write(path: Path, text: str) -> None:

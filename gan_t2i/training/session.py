@@ -13,18 +13,21 @@ from gan_t2i import registry
 from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo
 from gan_t2i.core.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.core.images import from_uint8
+from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import pick_device, set_gpu_arithmetic
 from gan_t2i.data.batches import open_batches
+from gan_t2i.core.files import cache_dir
 from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
+from gan_t2i.data.latents import load_latents
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.networks import Networks, build_networks, check_networks
+from gan_t2i.pretraining.autoencoder import Pictures, encode, pretrained_autoencoder, weights_hash
+from gan_t2i.training.networks import Networks, build_networks, check_networks, latent_interface
 from gan_t2i.training.step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -86,7 +89,12 @@ class Session:
         ids, items = list(first_item)[:limit], list(first_item.values())[:limit]
         if len(ids) < 2:
             return None
-        return from_uint8(self.dataset.gather(items)).to(self.device), self.cache.gather(ids).to(self.device)
+        return self.latents(self.dataset.gather_packed(items)), self.cache.gather(ids).to(self.device)
+
+    def latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what D judges of real uint8 images [N, C, R, R] as packed, on the device: latents, or pixels in [-1, 1] over grey."""
+        network = self.networks.autoencoder
+        return from_uint8(composite_on_grey_uint8(images).to(self.device)) if network.is_identity else encode(network, images)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -98,15 +106,23 @@ class Session:
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
         """Return the description that goes into a snapshot after `nimg` images."""
         config, encoder = self.config, self.encoder
-        interface = {**network_interface(config, encoder), "channels": config.data.channels}
         text_encoder = BuildSpec("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface))
         return SnapshotInfo(
-            generator=BuildSpec("generator", config.generator.name, config.generator.params, interface),
+            generator=BuildSpec("generator", config.generator.name, config.generator.params, network_interface(config, encoder)),
+            autoencoder=self._autoencoder_spec(),
             encoder=EncoderRecord(text_encoder, encoder.id, encoder.revision, encoder.weights_hash),
             nimg=nimg,
             data_fingerprint=self.dataset.fingerprint,
             data_name=Path(config.data.source).resolve().name,
         )
+
+
+    def _autoencoder_spec(self) -> BuildSpec | None:
+        config = self.config
+        if self.networks.autoencoder.is_identity:
+            return None
+        interface = {"resolution": config.resolution, "channels": config.data.channels}
+        return BuildSpec("autoencoder", config.autoencoder.name, config.autoencoder.params, interface)
 
 
 def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,21 +132,22 @@ def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str, int]:
-    """The run-time arguments of every generator and discriminator; a generator has `channels` beside them."""
-    return {"resolution": config.resolution, "text_width": encoder.width, "max_tokens": encoder.max_tokens}
+    """Return the run-time arguments of the generator."""
+    return {**latent_interface(config), "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
-def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | None = None) -> Session:
+def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | None = None, source: Path | None = None) -> Session:
     """Build the parts of a run and log each; raises `GanT2IError` where one cannot be had.
 
     `measured`: the run is only to be measured, so that its captioner need not have learned anything. `text_folder`: where embeddings go that
-    nobody will use again; without it they go to the user's cache.
+    nobody will use again; without it they go to the user's cache. `source`: a state or snapshot that the run goes on or starts from, whose
+    autoencoder it keeps.
     Of several processes, the first of each node packs, encodes and teaches; the others find what it made.
     """
     if config.batch % (world_size() * config.accumulation):
         raise UsageError(f"batch {config.batch} must be a multiple of {world_size()} processes times accumulation {config.accumulation}")
     with first_of_node_first():
-        session = _prepare(config, measured, text_folder)
+        session = _prepare(config, measured, text_folder, source)
     if world_size() == 1:
         return session
     theirs = from_first(session.fingerprints)
@@ -139,7 +156,7 @@ def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | 
     return session
 
 
-def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> Session:
+def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, source: Path | None) -> Session:
     device = pick_device(config.device)
     if device.type == "cuda":
         set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
@@ -159,7 +176,12 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None) -> S
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         log.warning("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
     sampler = data.sampler(config.seed, cache.pooled)
-    networks = build_networks(config, network_interface(config, encoder), device)
+    pictures = Pictures(dataset, device, config.seed, config.precision)
+    autoencoder = pretrained_autoencoder(config.autoencoder, pictures, source, pretrained=not measured)
+    if isinstance(sampler, Sampler) and not autoencoder.is_identity:
+        folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{weights_hash(autoencoder)[:32]}"
+        sampler.gather = load_latents(dataset, folder, lambda images: encode(autoencoder, images)).gather
+    networks = build_networks(config, network_interface(config, encoder), autoencoder, device)
     active = {name: term for name, term in terms.items() if term.active}
     session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active)
     for term in active.values():

@@ -70,7 +70,7 @@ def load_state(path: Path, networks: Networks, fingerprints: Mapping[str, str]) 
 
 def _modules(networks: Networks) -> dict[str, nn.Module]:
     """Return the networks that a state holds, by name."""
-    return {"G": networks.G, "D": networks.D, "G_ema": networks.G_ema, **networks.auxiliary}
+    return {"G": networks.G, "D": networks.D, "G_ema": networks.G_ema, "autoencoder": networks.autoencoder, **networks.auxiliary}
 
 
 def _progress(path: Path, metadata: dict[str, Any]) -> Progress:

@@ -109,15 +109,21 @@ class TrainStep:
     def _score(self, micro: MicroBatch, fake: Tensor) -> Scores:
         """Score real and generated images [n, C, R, R], both as D sees them."""
         D, config, noise = self.networks.D, self.config, micro.noise
-        real = from_uint8(micro.images)
+        real = self._real(micro.images)
+        background = noise.background if self.networks.autoencoder.is_identity else None
         real_aug, fake_aug = (
-            discriminator_view(images, config.augment, changes, noise.background, noise.nimg, config.kimg)
+            discriminator_view(images, config.augment, changes, background, noise.nimg, config.kimg)
             for images, changes in ((real, noise.real), (fake, noise.fake))
         )
         conditions = D.text_head(micro.text)
         real_logits = pair_logits(D, D.trunk(real_aug), conditions, micro.caption_index)
         fake_logits = pair_logits(D, D.trunk(fake_aug), conditions, micro.caption_index[:, :1])[:, 0]
         return Scores(real, fake, real_aug, fake_aug, conditions, real_logits, fake_logits)
+
+    @torch.no_grad()
+    def _real(self, images: Tensor) -> Tensor:
+        """Return latents [n, K, S, S] as they are, and uint8 images [n, C, R, R] encoded: those of a stream come unencoded."""
+        return self.networks.autoencoder.encode(from_uint8(images)) if images.dtype == torch.uint8 else images.float()
 
     def _optimize(self, nimg: int, metrics: dict[str, Tensor]) -> None:
         """Step both optimizers at the scheduled rates, clear the gradients, and update G's moving average."""

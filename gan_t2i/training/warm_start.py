@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.core.errors import UsageError
 from gan_t2i.models.base import Discriminator
+from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.models.residual_trunk import ResidualTrunk
 from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.training.networks import Networks
@@ -46,7 +47,8 @@ def _given(source: Path) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return the tensors for each network, and the number of images that they were trained on."""
     if source.name != RunFolder(source.parent).state.name:
         G, info = load_snapshot(source)
-        return dict.fromkeys(("G", "G_ema"), G.state_dict()), info.nimg
+        own = G.G if isinstance(G, LatentGenerator) else G
+        return dict.fromkeys(("G", "G_ema"), own.state_dict()), info.nimg
     nimg = read_progress(source).nimg
     tensors, _ = read_tensors(source)
     return {name: below(tensors, name) for name in ("G", "D", "G_ema")}, nimg

@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from gan_t2i.data.packing import PackedDataset
 class Batch:
     """N captions, K negative captions for each, and the pictures of n rows: all N, or one process's share."""
 
-    images: Tensor  # uint8 [n, C, R, R], as packed
+    images: Tensor  # uint8 [n, C, R, R] as packed, or float16 latents [n, K, S, S]
     captions: Tensor  # [N], ids
     negatives: Tensor  # [N, K], ids
     negative_mask: Tensor  # bool [N, K], False where a negative is one of the picture's own captions
@@ -44,6 +44,7 @@ class Sampler:
         self.dataset = dataset
         self.seed = seed
         self.negatives = negatives
+        self.gather: Callable[[Sequence[int]], Tensor] = dataset.gather_packed
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)  # a batch may reach from one pass into the next
 
     def _shuffle(self, epoch: int) -> np.ndarray:
@@ -69,4 +70,4 @@ class Sampler:
             columns.append([other if negative is None else negative for negative, other in zip(found, before, strict=True)])
         negatives = torch.tensor(columns).T if columns else torch.empty(count, 0, dtype=torch.int64)
         mask = [[negative not in choices for negative in row] for row, choices in zip(negatives.tolist(), own, strict=True)]
-        return Batch(self.dataset.gather_packed(items[rows]), torch.tensor(captions), negatives, torch.tensor(mask, dtype=torch.bool))
+        return Batch(self.gather(items[rows]), torch.tensor(captions), negatives, torch.tensor(mask, dtype=torch.bool))

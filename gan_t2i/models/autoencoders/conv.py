@@ -1,0 +1,105 @@
+"""Autoencoder `conv`: a small convolutional network, trained on the pictures of a run. N batch, C image channels, K latent channels.
+
+It has no normalisation and no attention, so that a latent depends on the pixels around it alone. Its outermost step is a pixel unshuffle (Shi et
+al. 2016, arXiv 1609.05158) by half of the factor: a latent costs about the same at every factor.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig
+from gan_t2i.models.autoencoders.base import Autoencoder
+from gan_t2i.ops.layers import activate, conv
+from gan_t2i.registry import register
+
+
+class ConvConfig(StrictConfig):
+    """Settings of the autoencoder `conv`, and of its training on real images before the run."""
+
+    factor: Literal[2, 4, 8, 16] = 4
+    """Side in pixels of the square that one latent stands for."""
+    latent_channels: Count = 8
+    """Numbers in a latent."""
+    width: Count = 48
+    """Channels at twice the latents' side; at their own side there are twice as many."""
+    kimg: Positive = 30.0
+    """Length of its training, in thousands of real images."""
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    noise: NonNegative = 0.1
+    """Largest standard deviation of the noise on the latents in training, so that the decoder puts up with what G draws."""
+
+
+class ResidualConv(nn.Module):
+    """Computes x plus two 3x3 convolutions of it, the second of which is zero at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv0 = conv(channels, channels, 3)
+        self.conv1 = conv(channels, channels, 3, gain=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] -> [N, channels, H, W]."""
+        return x + self.conv1(activate(self.conv0(activate(x))))
+
+
+class Encoder(nn.Sequential):
+    """Maps images [N, C, R, R] to latents [N, K, R / f, R / f], not yet standardised."""
+
+    def __init__(self, config: ConvConfig, channels: int) -> None:
+        narrow, wide, outer = config.width, 2 * config.width, config.factor // 2
+        super().__init__(
+            nn.PixelUnshuffle(outer),
+            conv(channels * outer**2, narrow, 3),
+            ResidualConv(narrow),
+            nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
+            ResidualConv(wide),
+            nn.LeakyReLU(0.2),
+            conv(wide, config.latent_channels, 1),
+        )
+
+
+class Decoder(nn.Module):
+    """Maps standardised latents [N, K, S, S] to images [N, C, S f, S f] float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ConvConfig, channels: int) -> None:
+        super().__init__()
+        narrow, wide, outer = config.width, 2 * config.width, config.factor // 2
+        self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
+        self.layers = nn.Sequential(
+            conv(config.latent_channels, wide, 3),
+            ResidualConv(wide),
+            ResidualConv(wide),
+            nn.Upsample(scale_factor=2),
+            conv(wide, narrow, 3),
+            ResidualConv(narrow),
+            ResidualConv(narrow),
+            nn.LeakyReLU(0.2),
+            conv(narrow, channels * outer**2, 3),
+            nn.PixelShuffle(outer),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.layers((latents * self.std + self.mean).contiguous(memory_format=torch.channels_last))
+        return images.float()
+
+
+@register("autoencoder", "conv")
+class ConvAutoencoder(Autoencoder):
+    """Maps images to latents and back."""
+
+    Config = ConvConfig
+
+    def __init__(self, config: ConvConfig, *, resolution: int, channels: int = 3) -> None:
+        super().__init__()
+        self.factor, self.latent_channels = config.factor, config.latent_channels
+        self.encoder, self.decoder = Encoder(config, channels), Decoder(config, channels)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (self.encoder(images).float() - self.decoder.mean) / self.decoder.std
