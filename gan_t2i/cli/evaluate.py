@@ -218,7 +218,8 @@ def pictures(subject: Subject, features: Sequence[str], **settings: Any) -> "Res
     names = features or FEATURES
     subject.check_features(names)
     check_enough(subject.dataset, settings.get("limit", LIMIT))
-    return run_pictures(subject.generate, subject.dataset, subject.open_spaces(names), **settings)
+    rebuild = subject.pipeline.rebuild if subject.pipeline.info.autoencoder is not None else None
+    return run_pictures(subject.generate, subject.dataset, subject.open_spaces(names), rebuild=rebuild, **settings)
 
 
 @command.command()

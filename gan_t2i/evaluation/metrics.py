@@ -98,6 +98,18 @@ def diversity(by_prompt: Tensor, real: Tensor) -> float:
     return _mean_distance(by_prompt) / _mean_distance(real[None])
 
 
+def own_first(generated: Tensor, real: Tensor, candidates: int, rng: torch.Generator) -> float:
+    """Return the share of `generated` [N, D] whose nearest among `candidates` real ones is its own, the same row of `real` [N, D].
+
+    The other candidates are drawn from `real` at random. With fewer rows than candidates, all of them are.
+    """
+    count = min(candidates, len(real))
+    keys = torch.rand(len(real), len(real), generator=rng).fill_diagonal_(2.0)
+    chosen = keys.topk(count, dim=1).indices  # [N, count], the own row first
+    found = distances(generated, real).gather(1, chosen)
+    return (found.argmin(dim=1) == 0).double().mean().item()
+
+
 def _mean_distance(groups: Tensor) -> float:
     """Mean distance between the members of each group [G, S, D], S >= 2."""
     size = groups.shape[1]

@@ -3,10 +3,14 @@
 The pictures of a side (training, held out) are halved at random. Each half in turn is the reference, and the model generates the captions of
 the other half; the real pictures of those captions, compared with the same reference, show what a perfect generator would score. Figures are
 means over the two turns. A half has N pictures, features have D numbers; `metrics.py` defines each figure and cites its paper.
+
+`own_first` alone compares a picture with the one that its caption belongs to: it is the share of generated pictures that are nearest to their
+own among `CANDIDATES` real ones. A model with an autoencoder also shows what its rebuilt real pictures score, which no generator can pass.
 """
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, ClassVar
@@ -24,17 +28,24 @@ from gan_t2i.evaluation import metrics
 from gan_t2i.evaluation.features import FeatureSpace
 from gan_t2i.evaluation.results import Generate, Result
 
+Rebuild = Callable[[Tensor], Tensor]
+"""Pictures as packed, uint8 [N, C, R, R] -> the same after the autoencoder, uint8 [N, 3, R, R]."""
+
 FEATURES = ("random", "matcher")  # default networks: both need no download, and they share no training
 LIMIT = 2000  # default number of pictures per side
 SEEDS = 4  # default number of pictures per prompt for the diversity
 PROMPTS = 64  # prompts for the diversity
+CANDIDATES = 100  # real pictures among which a generated one must find its own
 LEAST = 50  # pictures in a half, at least
 _CHUNK = 64  # pictures embedded at a time
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of generated pictures, and the same figure of real ones; None with the reason in `why` where it cannot be computed."""
+    """One figure of generated pictures, and the same figure of real ones; None with the reason in `why` where it cannot be computed.
+
+    `rebuilt` is the figure of real pictures that the model's autoencoder has encoded and decoded.
+    """
 
     network: str
     sha256: str
@@ -46,11 +57,13 @@ class Figure:
     std: float | None  # standard deviation of KID over its subsets
     count: int  # N, or the number of pictures compared for diversity
     why: str = ""
+    rebuilt: float | None = None
 
     def line(self) -> str:
-        generated, std, real = (f"{value:9.4f}" if value is not None else f"{'-':>9}" for value in (self.generated, self.std, self.real))
+        values = (self.generated, self.std, self.rebuilt, self.real)
+        columns = "  ".join(f"{value:9.4f}" if value is not None else f"{'-':>9}" for value in values)
         start = f"{self.network:18}  {self.sha256[:12]}  {self.width:4}  {self.side:7}  {self.name:9}"
-        return f"{start}  {generated}  {std}  {real}  {self.count:5}  {self.why}".rstrip()
+        return f"{start}  {columns}  {self.count:5}  {self.why}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,8 @@ class PicturesResult(Result):
 
     def table(self) -> str:
         """A line per figure, with the network, the start of its hash, D and N."""
-        head = f"{'features':18}  {'hash':12}  {'d':>4}  {'side':7}  {'figure':9}  {'generated':>9}  {'std':>9}  {'real':>9}  {'n':>5}"
+        head = f"{'features':18}  {'hash':12}  {'d':>4}  {'side':7}  {'figure':9}"
+        head += f"  {'generated':>9}  {'std':>9}  {'rebuilt':>9}  {'real':>9}  {'n':>5}"
         return "\n".join([head, *(figure.line() for figure in self.figures), *self.notes])
 
     def to_json(self) -> dict[str, Any]:
@@ -94,9 +108,17 @@ def check_enough(dataset: PackedDataset, limit: int = LIMIT) -> None:
 
 
 def run_pictures(
-    generate: Generate, dataset: PackedDataset, spaces: Sequence[FeatureSpace], *, limit: int = LIMIT, seeds: int = SEEDS
+    generate: Generate,
+    dataset: PackedDataset,
+    spaces: Sequence[FeatureSpace],
+    *,
+    limit: int = LIMIT,
+    seeds: int = SEEDS,
+    rebuild: Rebuild | None = None,
 ) -> PicturesResult:
     """Compare up to `limit` pictures of each side with generated ones for the same captions, each with its own seed, in each of `spaces`.
+
+    `rebuild` passes pictures through the model's autoencoder, if it has one.
 
     The diversity is that of `seeds` >= 2 pictures of up to `PROMPTS` training captions. A held-out side with fewer than twice `LEAST` pictures
     is left out, with a note. Raises `GanT2IError` where the training side has fewer.
@@ -114,6 +136,7 @@ def run_pictures(
     first = [dataset.captions[ids[0]] for ids in dataset.caption_ids]
     captions = [first[item] for item in sides["train"].tolist()]
     prompts = list(dict.fromkeys(captions))[:PROMPTS]
+    uses = Counter(caption for caption in first)
     figures: list[Figure] = []
     total = sum(map(len, sides.values())) + len(prompts) * seeds
     with tqdm(total=total, desc="pictures", unit="img", disable=None) as bar:
@@ -122,17 +145,22 @@ def run_pictures(
         }
         by_prompt = _embed_generated(generate, [(prompt, range(seeds)) for prompt in prompts], spaces, bar)
     real = {side: [embed_real(space, dataset, items) for space in spaces] for side, items in sides.items()}
+    rebuilt = {side: [embed_real(space, dataset, items, rebuild) if rebuild else None for space in spaces] for side, items in sides.items()}
     for number, space in enumerate(spaces):
         for side in sides:
-            figures += _compare(space, side, real[side][number], generated[side][number])
+            own, drawn, again = real[side][number], generated[side][number], rebuilt[side][number]
+            figures += _compare(space, side, own, drawn, again)
+            once = torch.tensor([index for index, item in enumerate(sides[side].tolist()) if uses[first[item]] == 1], dtype=torch.int64)
+            figures.append(_own_first(space, side, own[once], drawn[once], None if again is None else again[once]))
         groups = by_prompt[number].unflatten(0, (len(prompts), seeds))
         figures.append(_diversity(space, groups, real["train"][number], captions))
     return PicturesResult(limit, seeds, tuple(figures), tuple(notes))
 
 
-def embed_real(space: FeatureSpace, dataset: PackedDataset, items: Indices) -> Tensor:
-    """Features [N, D] of the pictures at `items`; few of them are in memory at a time."""
-    return torch.cat([space.embed(dataset.gather(part)) for part in torch.from_numpy(items).split(_CHUNK)])
+def embed_real(space: FeatureSpace, dataset: PackedDataset, items: Indices, rebuild: Rebuild | None = None) -> Tensor:
+    """Features [N, D] of the pictures at `items`, rebuilt where `rebuild` is given; few of them are in memory at a time."""
+    parts = torch.from_numpy(items).split(_CHUNK)
+    return torch.cat([space.embed(rebuild(dataset.gather_packed(part)) if rebuild else dataset.gather(part)) for part in parts])
 
 
 def _embed_generated(
@@ -151,14 +179,17 @@ def _embed_generated(
     return [torch.cat(features) for features in found]
 
 
-def _compare(space: FeatureSpace, side: str, real: Tensor, generated: Tensor) -> list[Figure]:
-    """The figures of `generated` [2N, D], which has a picture for the caption of each of `real` [2N, D]."""
+def _compare(space: FeatureSpace, side: str, real: Tensor, generated: Tensor, rebuilt: Tensor | None) -> list[Figure]:
+    """The figures of `generated` [2N, D], which has a picture for the caption of each of `real` [2N, D], and of `rebuilt` ones [2N, D]."""
     if not space.standard:
+        rebuilt = None if rebuilt is None else standardize(real, rebuilt)[1]
         real, generated = standardize(real, generated)
     half = len(real) // 2
     halves = [slice(0, half), slice(half, 2 * half)]
     turns = (halves, halves[::-1])
-    of_generated, of_real = ([_values(real[reference], x[other]) for reference, other in turns] for x in (generated, real))
+    of_generated, of_real, of_rebuilt = (
+        [_values(real[reference], x[other]) for reference, other in turns] if x is not None else [] for x in (generated, real, rebuilt)
+    )
     figure = functools.partial(Figure, space.name, space.sha256, space.width, side)
     figures = []
     for name in ("kid", "frechet", "precision", "recall", "density", "coverage"):
@@ -166,11 +197,23 @@ def _compare(space: FeatureSpace, side: str, real: Tensor, generated: Tensor) ->
         if name in of_real[0]:
             generated_mean, real_mean = (fmean(values[name] for values in both) for both in (of_generated, of_real))
             std = fmean(values["std"] for values in of_generated) if name == "kid" else None
-            figures.append(figure(title, generated_mean, real_mean, std, half))
+            rebuilt_mean = fmean(values[name] for values in of_rebuilt) if of_rebuilt else None
+            figures.append(figure(title, generated_mean, real_mean, std, half, rebuilt=rebuilt_mean))
         else:
             why = f"needs n > {metrics.FRECHET_SHARE} d = {metrics.FRECHET_SHARE * space.width}"
             figures.append(figure(title, None, None, None, half, why))
     return figures
+
+
+def _own_first(space: FeatureSpace, side: str, real: Tensor, generated: Tensor, rebuilt: Tensor | None) -> Figure:
+    """The share of pictures [N, D] nearest to their own among real ones [N, D], over captions with one picture each."""
+    figure = functools.partial(Figure, space.name, space.sha256, space.width, side, "own_first")
+    if len(real) < CANDIDATES:
+        return figure(None, None, None, len(real), f"needs {CANDIDATES} captions with one picture each")
+    found, rebuilt_found = (
+        None if x is None else metrics.own_first(x, real, CANDIDATES, seeded_rng("pictures", "own_first")) for x in (generated, rebuilt)
+    )
+    return figure(found, 1.0, None, len(real), rebuilt=rebuilt_found)
 
 
 def standardize(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,7 @@ class ResidualTrunk(nn.Module):
         UsageError: a resolution in `grown_from` is not a power of two above 8 and below R.
     """
 
-    def __init__(
-        self, resolution: int, channel_base: int, channel_max: int, grown_from: Sequence[int] = (), image_channels: int = 3
-    ) -> None:
+    def __init__(self, resolution: int, channel_base: int, channel_max: int, grown_from: Sequence[int] = (), image_channels: int = 3) -> None:
         super().__init__()
         widths = {r: channels_at(r, channel_base, channel_max) for r in (2**k for k in range(3, resolution.bit_length()))}  # 8, ... R
         smaller = [r for r in widths if HEAD_RESOLUTION < r < resolution]

@@ -60,7 +60,8 @@ class Pictures:
 def pretrained_autoencoder(spec: Spec, pictures: Pictures, source: Path | None = None, *, pretrained: bool = True) -> Autoencoder:
     """Return the autoencoder of a run, frozen: the one in `source`, a state or snapshot, if there is one, else trained on first use.
 
-    With `pretrained` False it is only measured, and need not be trained. Raises `GanT2IError` where there are too few pictures, or where the rebuilt pictures are too far from the real ones.
+    With `pretrained` False it is only measured, and need not be trained. Raises `GanT2IError` where there are too few pictures, or where the
+    rebuilt pictures are too far from the real ones.
     """
     dataset = pictures.dataset
     network = build_autoencoder(spec, dataset, pictures.seed).to(pictures.device).to(memory_format=torch.channels_last)
@@ -89,8 +90,10 @@ def pretrained_autoencoder(spec: Spec, pictures: Pictures, source: Path | None =
             f"the autoencoder rebuilds held-out pictures at {psnr:.1f} dB, and {LEAST_PSNR:.0f} are needed: raise autoencoder.params.kimg or "
             f"latent_channels, lower factor, or train in pixels with autoencoder.name=pixels"
         )
-    log.info(f"autoencoder: {spec.name}, {dataset.resolution} px in {dataset.resolution // network.factor} x {dataset.resolution // network.factor} "
-             f"latents of {network.latent_channels} numbers, held-out PSNR {psnr:.1f} dB")
+    log.info(
+        f"autoencoder: {spec.name}, {dataset.resolution} px in {dataset.resolution // network.factor} x {dataset.resolution // network.factor} "
+        f"latents of {network.latent_channels} numbers, held-out PSNR {psnr:.1f} dB"
+    )
     return network.requires_grad_(False).eval()
 
 
@@ -98,9 +101,7 @@ def build_autoencoder(spec: Spec, dataset: PackedDataset, seed: int) -> Autoenco
     """Build an autoencoder for the pictures of `dataset`; its weights follow from the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: Autoencoder = registry.build(
-            "autoencoder", spec.name, spec.params, resolution=dataset.resolution, channels=dataset.channels
-        )
+        network: Autoencoder = registry.build("autoencoder", spec.name, spec.params, resolution=dataset.resolution, channels=dataset.channels)
     return network
 
 
@@ -218,9 +219,9 @@ class AutoencoderTraining:
                 average.copy_(tensors[f"average/{number}"])
             state: dict[int, dict[str, Tensor]] = {}
             for key, tensor in _below(tensors, "adam").items():
-                number, name = key.split("/")
-                parameter = self.parameters[int(number)]
-                state.setdefault(int(number), {})[name] = tensor if name == "step" else torch.empty_like(parameter).copy_(tensor)
+                index, name = key.split("/")
+                parameter = self.parameters[int(index)]
+                state.setdefault(int(index), {})[name] = tensor if name == "step" else torch.empty_like(parameter).copy_(tensor)
             self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
             self.nimg = int(metadata["nimg"])
             log.info(f"autoencoder: going on after {self.nimg:,} pictures")

@@ -11,8 +11,10 @@ from PIL import Image
 from gan_t2i.checkpoint import SnapshotInfo, load_snapshot
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import UsageError
+from gan_t2i.core.images import from_uint8, to_pictures, to_uint8
 from gan_t2i.core.runtime import pick_device
 from gan_t2i.models.base import Generator
+from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
 from gan_t2i.sampling.draw import draw
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
@@ -106,6 +108,16 @@ class Text2Image:
         seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         self._check(prompts)
         return draw(self.generator, self.encoder, prompts, seeds, truncation_psi)
+
+    @torch.no_grad()
+    def rebuild(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode and decode uint8 images [N, C, R, R] with the model's autoencoder; returns uint8 [N, 3, R, R], over grey where transparent.
+
+        Raises `UsageError` for a model of pixels, which has none.
+        """
+        if not isinstance(self.generator, LatentGenerator):
+            raise UsageError("this model draws pixels: it has no autoencoder to rebuild pictures with")
+        return to_uint8(to_pictures(self.generator.autoencoder.rebuild(from_uint8(images.to(self.device)))))
 
     def _check(self, prompts: Sequence[str]) -> None:
         for number, prompt in enumerate(prompts, 1):

@@ -41,8 +41,8 @@ def check_networks(config: TrainConfig) -> None:
     if interface["resolution"] < SMALLEST_SIDE:
         largest = config.resolution // SMALLEST_SIDE
         raise UsageError(
-            f"autoencoder {config.autoencoder.name}: at {config.resolution} px its latents are {interface['resolution']} on a side, and the networks "
-            f"need {SMALLEST_SIDE}: set autoencoder.params.factor to at most {largest}, or raise resolution"
+            f"autoencoder {config.autoencoder.name}: at {config.resolution} px its latents are {interface['resolution']} on a side, and the "
+            f"networks need {SMALLEST_SIDE}: set autoencoder.params.factor to at most {largest}, or raise resolution"
         )
     with torch.device("meta"):
         _build(config, {**interface, "text_width": 1, "max_tokens": 1})

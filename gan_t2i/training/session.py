@@ -13,20 +13,20 @@ from gan_t2i import registry
 from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo
 from gan_t2i.core.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import pick_device, set_gpu_arithmetic
 from gan_t2i.data.batches import open_batches
-from gan_t2i.core.files import cache_dir
 from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
 from gan_t2i.data.latents import load_latents
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
+from gan_t2i.pretraining.autoencoder import Pictures, encode, pretrained_autoencoder, weights_hash
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.pretraining.autoencoder import Pictures, encode, pretrained_autoencoder, weights_hash
 from gan_t2i.training.networks import Networks, build_networks, check_networks, latent_interface
 from gan_t2i.training.step import TrainStep
 
@@ -115,7 +115,6 @@ class Session:
             data_fingerprint=self.dataset.fingerprint,
             data_name=Path(config.data.source).resolve().name,
         )
-
 
     def _autoencoder_spec(self) -> BuildSpec | None:
         config = self.config

@@ -31,3 +31,7 @@ class Autoencoder(nn.Module):
         """Map latents [N, K, R / f, R / f] to images [N, C, R, R] float32, about in [-1, 1]."""
         images: Tensor = self.decoder(latents)
         return images
+
+    def rebuild(self, images: Tensor) -> Tensor:
+        """Encode images [N, C, R, R] and decode them."""
+        return self.decode(self.encode(images))

@@ -1,17 +1,17 @@
 """Autoencoder `conv`: a small convolutional network, trained on the pictures of a run. N batch, C image channels, K latent channels.
 
-It has no normalisation and no attention, so that a latent depends on the pixels around it alone. Its outermost step is a pixel unshuffle (Shi et
-al. 2016, arXiv 1609.05158) by half of the factor: a latent costs about the same at every factor.
+It has no normalisation and no attention, so that a latent depends on the pixels around it alone. Its outermost step is a pixel unshuffle
+(Shi et al. 2016, arXiv 1609.05158) by half of the factor: a latent costs about the same at every factor.
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig
 from gan_t2i.models.autoencoders.base import Autoencoder
-from gan_t2i.ops.layers import activate, conv
 from gan_t2i.registry import register
 
 
@@ -37,12 +37,14 @@ class ResidualConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv0 = conv(channels, channels, 3)
-        self.conv1 = conv(channels, channels, 3, gain=0.0)
+        self.conv0 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv1.weight)
+        nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] -> [N, channels, H, W]."""
-        return x + self.conv1(activate(self.conv0(activate(x))))
+        return x + self.conv1(F.leaky_relu(self.conv0(F.leaky_relu(x, 0.2)), 0.2))
 
 
 class Encoder(nn.Sequential):
@@ -52,12 +54,12 @@ class Encoder(nn.Sequential):
         narrow, wide, outer = config.width, 2 * config.width, config.factor // 2
         super().__init__(
             nn.PixelUnshuffle(outer),
-            conv(channels * outer**2, narrow, 3),
+            nn.Conv2d(channels * outer**2, narrow, 3, padding=1),
             ResidualConv(narrow),
             nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
             ResidualConv(wide),
             nn.LeakyReLU(0.2),
-            conv(wide, config.latent_channels, 1),
+            nn.Conv2d(wide, config.latent_channels, 1),
         )
 
 
@@ -73,15 +75,15 @@ class Decoder(nn.Module):
         self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1))
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
         self.layers = nn.Sequential(
-            conv(config.latent_channels, wide, 3),
+            nn.Conv2d(config.latent_channels, wide, 3, padding=1),
             ResidualConv(wide),
             ResidualConv(wide),
             nn.Upsample(scale_factor=2),
-            conv(wide, narrow, 3),
+            nn.Conv2d(wide, narrow, 3, padding=1),
             ResidualConv(narrow),
             ResidualConv(narrow),
             nn.LeakyReLU(0.2),
-            conv(narrow, channels * outer**2, 3),
+            nn.Conv2d(narrow, channels * outer**2, 3, padding=1),
             nn.PixelShuffle(outer),
         )
 

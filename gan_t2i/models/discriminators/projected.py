@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan_t2i.core.config import Count, StrictConfig
+from gan_t2i.core.errors import UsageError
 from gan_t2i.models import features
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.projection import projection_logits
