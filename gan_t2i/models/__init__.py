@@ -1,6 +1,7 @@
 """The networks. Importing this package registers every autoencoder, generator and discriminator."""
 
 from gan_t2i.models.autoencoders import conv as conv
+from gan_t2i.models.autoencoders import hub as hub
 from gan_t2i.models.autoencoders import pixels as pixels
 from gan_t2i.models.discriminators import plain as plain
 from gan_t2i.models.discriminators import projected as projected

@@ -22,7 +22,7 @@ from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
 from gan_t2i.data.latents import load_latents
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
-from gan_t2i.pretraining.autoencoder import Pictures, encode, pretrained_autoencoder, weights_hash
+from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, encode, ready_autoencoder, weights_hash
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
@@ -50,6 +50,8 @@ class Session:
     sampler: BatchSampler
     terms: dict[str, LossTerm]
     """Active auxiliary losses by name."""
+    autoencoder: ReadyAutoencoder
+    """The autoencoder in `networks`, with its record."""
     step: TrainStep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,14 +177,15 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         log.warning("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
     sampler = data.sampler(config.seed, cache.pooled)
-    pictures = Pictures(dataset, device, config.seed, config.precision)
-    autoencoder = pretrained_autoencoder(config.autoencoder, pictures, source, pretrained=not measured)
-    if isinstance(sampler, Sampler) and not autoencoder.is_identity:
-        folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{weights_hash(autoencoder)[:32]}"
-        sampler.gather = load_latents(dataset, folder, lambda images: encode(autoencoder, images)).gather
-    networks = build_networks(config, network_interface(config, encoder), autoencoder, device)
+    autoencoder = ready_autoencoder(
+        config.autoencoder, dataset, device=device, seed=config.seed, precision=config.precision, source=source, trained=not measured
+    )
+    if isinstance(sampler, Sampler) and not autoencoder.network.is_identity:
+        folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{weights_hash(autoencoder.network)[:32]}"
+        sampler.gather = load_latents(dataset, folder, lambda images: encode(autoencoder.network, images)).gather
+    networks = build_networks(config, network_interface(config, encoder), autoencoder.network, device)
     active = {name: term for name, term in terms.items() if term.active}
-    session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active)
+    session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active, autoencoder)
     for term in active.values():
         networks.auxiliary |= term.prepare(session.parts, pretrained=not measured)
     return session

@@ -1,7 +1,8 @@
-"""Base class of registered autoencoders. N batch, C image channels, K latent channels, R resolution, f factor."""
+"""Base classes of registered autoencoders. N batch, C image channels, K latent channels, R resolution, f factor."""
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 SMALLEST_SIDE = 8  # of the latents: the networks read them at 8 x 8 at least
@@ -10,18 +11,16 @@ SMALLEST_SIDE = 8  # of the latents: the networks read them at 8 x 8 at least
 class Autoencoder(nn.Module):
     """Base of every class registered as "autoencoder": the space that G draws in and D judges in.
 
-    The constructor takes (config, *, resolution, channels=3). After its training the network is frozen. A snapshot holds all of it: the decoder
-    to draw with, and the encoder for whoever trains on.
+    The constructor takes (config, *, resolution, channels=3). The network is trained or loaded before a run, and frozen in it. A snapshot holds
+    all of it: the decoder to draw with, and the encoder for whoever trains on.
     """
 
+    is_identity: ClassVar[bool] = False
+    """True if the latents are the pixels."""
     factor: int
     """f, side in pixels of the square that one latent stands for."""
     latent_channels: int
-    """K; the images' own channels where there is no latent space."""
-    decoder: nn.Module
-    """Maps latents [N, K, R / f, R / f] to images [N, C, R, R] float32, about in [-1, 1]."""
-    is_identity: ClassVar[bool] = False
-    """True if the latents are the pixels."""
+    """K; the images' own channels where the latents are the pixels."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images [N, C, R, R] in [-1, 1] to latents [N, K, R / f, R / f] float32, standardised for each channel."""
@@ -29,9 +28,38 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map latents [N, K, R / f, R / f] to images [N, C, R, R] float32, about in [-1, 1]."""
-        images: Tensor = self.decoder(latents)
-        return images
+        raise TypeError(f"{type(self).__name__} has no decode")
 
     def rebuild(self, images: Tensor) -> Tensor:
         """Encode images [N, C, R, R] and decode them."""
         return self.decode(self.encode(images))
+
+
+class LatentAutoencoder(Autoencoder):
+    """An autoencoder whose latents are standardised by constants, measured on training pictures before the run.
+
+    A subclass defines `to_latents` and `to_images`, which know nothing of the constants.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, factor: int, latent_channels: int) -> None:
+        super().__init__()
+        self.factor, self.latent_channels = factor, latent_channels
+        self.register_buffer("mean", torch.zeros(latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(latent_channels, 1, 1))
+
+    def to_latents(self, images: Tensor) -> Tensor:
+        """Map images [N, C, R, R] to latents [N, K, R / f, R / f] of any mean and scale."""
+        raise TypeError(f"{type(self).__name__} has no to_latents")
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        """Map latents of the same mean and scale to images [N, C, R, R]."""
+        raise TypeError(f"{type(self).__name__} has no to_images")
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (self.to_latents(images).float() - self.mean) / self.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.to_images(latents * self.std + self.mean).float()

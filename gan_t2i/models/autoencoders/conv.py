@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig
-from gan_t2i.models.autoencoders.base import Autoencoder
+from gan_t2i.models.autoencoders.base import LatentAutoencoder
 from gan_t2i.registry import register
 
 
@@ -63,18 +63,12 @@ class Encoder(nn.Sequential):
         )
 
 
-class Decoder(nn.Module):
-    """Maps standardised latents [N, K, S, S] to images [N, C, S f, S f] float32."""
-
-    mean: Tensor
-    std: Tensor
+class Decoder(nn.Sequential):
+    """Maps latents [N, K, S, S], not standardised, to images [N, C, S f, S f]."""
 
     def __init__(self, config: ConvConfig, channels: int) -> None:
-        super().__init__()
         narrow, wide, outer = config.width, 2 * config.width, config.factor // 2
-        self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1))
-        self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
-        self.layers = nn.Sequential(
+        super().__init__(
             nn.Conv2d(config.latent_channels, wide, 3, padding=1),
             ResidualConv(wide),
             ResidualConv(wide),
@@ -87,21 +81,19 @@ class Decoder(nn.Module):
             nn.PixelShuffle(outer),
         )
 
-    def forward(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.layers((latents * self.std + self.mean).contiguous(memory_format=torch.channels_last))
-        return images.float()
-
 
 @register("autoencoder", "conv")
-class ConvAutoencoder(Autoencoder):
+class ConvAutoencoder(LatentAutoencoder):
     """Maps images to latents and back."""
 
     Config = ConvConfig
 
     def __init__(self, config: ConvConfig, *, resolution: int, channels: int = 3) -> None:
-        super().__init__()
-        self.factor, self.latent_channels = config.factor, config.latent_channels
+        super().__init__(config.factor, config.latent_channels)
         self.encoder, self.decoder = Encoder(config, channels), Decoder(config, channels)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return (self.encoder(images).float() - self.decoder.mean) / self.decoder.std
+    def to_latents(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents.contiguous(memory_format=torch.channels_last))

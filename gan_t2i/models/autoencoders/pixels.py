@@ -1,6 +1,6 @@
 """Autoencoder `pixels`: none. G draws pixels and D judges them."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.models.autoencoders.base import Autoencoder
@@ -20,7 +20,9 @@ class PixelAutoencoder(Autoencoder):
     def __init__(self, config: Config, *, resolution: int, channels: int = 3) -> None:
         super().__init__()
         self.latent_channels = channels
-        self.decoder = nn.Identity()
 
     def encode(self, images: Tensor) -> Tensor:
         return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents

@@ -1,0 +1,146 @@
+"""The training of an autoencoder on real images: resumable, with the same bits however often it was stopped.
+
+The loss is L1 plus half the L1 of the differences between neighbouring pixels: edges count, and flat colours stay flat. N batch.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.images import from_uint8
+from gan_t2i.core.runtime import autocast, seeded_rng
+from gan_t2i.data.batches.sampler import Sampler
+from gan_t2i.data.packing import PackedDataset
+from gan_t2i.models.autoencoders.base import LatentAutoencoder
+
+EDGES = 0.5  # weight of the differences between neighbours
+LATENT_SIZE = 1e-3  # weight of the mean square of the latents, which keeps them from outgrowing the noise
+ROLL = 8  # pixels by which images are rolled at random, at most
+COOLDOWN = 0.4  # share of the training over which the learning rate falls to 0
+LARGEST_GRADIENT = 1.0  # norm; wide networks ran away without it
+SAVED_EVERY = 200  # steps from one saved position to the next, and from one recorded loss to the next
+
+log = logging.getLogger(__name__)
+
+
+class AutoencoderTraining:
+    """Trains `network` in place; in the end it holds the moving average of its weights.
+
+    Args:
+        network: any autoencoder with parameters.
+        config: kimg, batch, learning_rate and noise.
+        dataset: the pictures, of which the training ones are used.
+        position: file that holds the position while the training lasts.
+        device, seed, precision: as for a run.
+    """
+
+    def __init__(
+        self,
+        network: LatentAutoencoder,
+        config: Any,
+        dataset: PackedDataset,
+        position: Path,
+        *,
+        device: torch.device,
+        seed: int,
+        precision: str,
+    ) -> None:
+        self.network, self.config, self.position = network.requires_grad_(True), config, position
+        self.device, self.seed, self.precision = device, seed, precision
+        self.parameters = list(network.parameters())
+        fused = device.type != "mps"
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), fused=fused)
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.sampler = Sampler(dataset, seed, ())
+        self.nimg = 0
+        self.losses: list[tuple[int, float]] = []
+        """Images shown and the loss there, now and then."""
+        self.total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
+
+    def run(self) -> None:
+        """Train to the end, from the saved position if there is one."""
+        batch = self.config.batch
+        self._resume()
+        with tqdm(total=self.total, initial=self.nimg, desc="autoencoder", unit="img", unit_scale=True, disable=None) as bar:
+            while self.nimg < self.total:
+                loss = self._step()
+                self.nimg += batch
+                bar.update(batch)
+                if self.nimg // batch % SAVED_EVERY == 0 or self.nimg == self.total:
+                    self.losses.append((self.nimg, loss.item()))
+                    bar.set_postfix_str(f"loss {self.losses[-1][1]:.3f}", refresh=False)
+                    self._save()
+        with torch.no_grad():
+            for parameter, average in zip(self.parameters, self.average, strict=True):
+                parameter.copy_(average)
+        self.network.requires_grad_(False)
+
+    def _step(self) -> Tensor:
+        config, nimg = self.config, self.nimg
+        rng = seeded_rng(self.seed, "autoencoder", nimg)
+        images = from_uint8(self.sampler.batch(nimg, config.batch).images.to(self.device))
+        down, right = torch.randint(-ROLL, ROLL + 1, (2,), generator=rng).tolist()
+        images = images.roll((down, right), (2, 3)).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.precision):
+            latents = self.network.encode(images)
+            strength = config.noise * torch.rand(len(images), 1, 1, 1, generator=rng)
+            noise = (strength * torch.randn(latents.shape, generator=rng)).to(latents.device)
+            rebuilt = self.network.decode(latents + noise)
+        loss = rebuilding_loss(rebuilt, images) + LATENT_SIZE * latents.square().mean()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (nimg + config.batch) / 2000, (self.total - nimg) / (COOLDOWN * self.total))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        step = nimg // config.batch + 1
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - min(0.999, (1 + step) / (10 + step)))
+        return loss.detach()
+
+    def _save(self) -> None:
+        """Save the position, whole or not at all."""
+        tensors = {f"network/{key}": tensor for key, tensor in self.network.state_dict().items()}
+        tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self.average)}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{number}/{name}": tensor for name, tensor in moments.items()}
+        write_tensors(self.position, tensors, {"type": "autoencoder training", "nimg": self.nimg, "losses": self.losses})
+
+    def _resume(self) -> None:
+        if not self.position.is_file():
+            return
+        try:
+            tensors, metadata = read_tensors(self.position)
+            load_weights(self.network, below(tensors, "network"), str(self.position))
+            for number, average in enumerate(self.average):
+                average.copy_(tensors[f"average/{number}"])
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in below(tensors, "adam").items():
+                index, name = key.split("/")
+                parameter = self.parameters[int(index)]
+                state.setdefault(int(index), {})[name] = tensor if name == "step" else torch.empty_like(parameter).copy_(tensor)
+            self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+            self.nimg, self.losses = int(metadata["nimg"]), [(int(nimg), float(loss)) for nimg, loss in metadata["losses"]]
+            log.info(f"autoencoder: going on after {self.nimg:,} pictures")
+        except (GanT2IError, KeyError, ValueError, RuntimeError) as error:
+            log.warning(f"the autoencoder is trained from the start: {self.position} cannot be used ({error})")
+            self.nimg, self.losses = 0, []
+
+
+def below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `name` and a slash, by the rest of their names."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+
+
+def rebuilding_loss(rebuilt: Tensor, images: Tensor) -> Tensor:
+    """Return the mean L1 between images [N, C, R, R] and rebuilt ones, plus that of the differences between neighbouring pixels."""
+    error = rebuilt - images
+    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    return error.abs().mean() + EDGES * edges
