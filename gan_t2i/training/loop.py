@@ -111,6 +111,9 @@ def show_beginning(session: Session, folder: RunFolder, report: Report, nimg: in
     """Show real images and a grid before the first step of a new run, or the grid that a stop left undrawn."""
     if nimg == 0:
         report.real_images(session.preview_batch(32).images, nimg)
+        if not session.networks.autoencoder.is_identity:
+            images = session.preview_batch(8).images
+            report.autoencoder(session.autoencoder, images, session.rebuilt(images))
     undrawn = crosses(nimg, session.config.batch, session.config.report.grid_kimg) and not folder.grid(nimg).exists()
     if nimg == 0 or undrawn:
         draw_samples(session, folder, report, nimg, stop)

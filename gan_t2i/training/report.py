@@ -20,9 +20,10 @@ from tqdm import tqdm
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.distributed import average
 from gan_t2i.core.files import atomic_file
-from gan_t2i.core.images import composite_on_grey_uint8
+from gan_t2i.core.images import composite_on_grey_uint8, to_pictures, to_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import peak_memory_gib
+from gan_t2i.pretraining.autoencoder import ReadyAutoencoder
 from gan_t2i.runs import RunFolder
 
 
@@ -108,6 +109,15 @@ class Report:
     def real_images(self, images: Tensor, nimg: int) -> None:
         """Show uint8 images [N, C, R, R] of the data set, for comparison with generated ones."""
         self.writer.add_image("Samples/real", make_grid(composite_on_grey_uint8(images)), nimg)
+
+    def autoencoder(self, ready: ReadyAutoencoder, images: Tensor, rebuilt: Tensor) -> None:
+        """Show the losses of the autoencoder's training, its PSNR, and uint8 images [N, C, R, R] above rebuilt ones in [-1, 1]."""
+        for nimg, loss in ready.losses:
+            self.writer.add_scalar("Autoencoder/loss", loss, nimg)
+        if ready.psnr is not None:
+            self.writer.add_scalar("Autoencoder/heldout_psnr", ready.psnr, 0)
+        both = torch.cat([composite_on_grey_uint8(images), to_uint8(to_pictures(rebuilt))])
+        self.writer.add_image("Autoencoder/real_above_rebuilt", make_grid(both, nrow=len(images)), 0)
 
     def close(self) -> None:
         """Flush everything."""

@@ -83,6 +83,11 @@ class Session:
         """Return the same `count` training images at every call, to look at."""
         return self._preview_sampler.batch(0, count)
 
+    @torch.no_grad()
+    def rebuilt(self, images: torch.Tensor) -> torch.Tensor:
+        """Pass uint8 images [N, C, R, R] through the autoencoder; returns them in [-1, 1], on the device."""
+        return self.networks.autoencoder.rebuild(from_uint8(images.to(self.device)))
+
     def heldout_batch(self, limit: int = 64) -> tuple[torch.Tensor, TextBatch] | None:
         """Return up to `limit` held-out images in [-1, 1] with their first captions, no caption twice; None with fewer than two captions."""
         first_item: dict[int, int] = {}
@@ -123,11 +128,12 @@ class Session:
         if self.networks.autoencoder.is_identity:
             return None
         interface = {"resolution": config.resolution, "channels": config.data.channels}
-        return BuildSpec("autoencoder", config.autoencoder.name, config.autoencoder.params, interface)
+        params = {**config.autoencoder.params, **self.networks.autoencoder.own_params}
+        return BuildSpec("autoencoder", config.autoencoder.name, shareable(params), interface)
 
 
 def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoder's settings with a local folder by its name alone: a snapshot is shared, and whole paths tell of their owner."""
+    """Return a model's settings with a local folder by its name alone: a snapshot is shared, and whole paths tell of their owner."""
     model = params.get("model")
     return {**params, "model": Path(model).name} if model and Path(model).is_dir() else dict(params)
 

@@ -84,7 +84,11 @@ class TrainStep:
         # losses
         g_loss = self.adversarial.generator(real_logits.detach(), fake_logits).mean()
         d_loss = self.adversarial.discriminator(real_logits, fake_logits).mean()
-        metrics = _score_metrics(scores) | {"Loss/G/distance": scores.distance.detach(), "Loss/D/loss": d_loss.detach()}
+        metrics = (
+            _score_metrics(scores)
+            | self._latent_metrics(scores)
+            | {"Loss/G/distance": scores.distance.detach(), "Loss/D/loss": d_loss.detach()}
+        )
         for term in self.terms:
             if (found := term.generator_loss(micro, scores)) is not None:
                 g_loss, metrics = g_loss + found[0], metrics | found[1]
@@ -119,6 +123,13 @@ class TrainStep:
         real_logits = pair_logits(D, D.trunk(real_aug), conditions, micro.caption_index)
         fake_logits = pair_logits(D, D.trunk(fake_aug), conditions, micro.caption_index[:, :1])[:, 0]
         return Scores(real, fake, real_aug, fake_aug, conditions, real_logits, fake_logits)
+
+    def _latent_metrics(self, scores: Scores) -> Metrics:
+        """Return mean and standard deviation of generated latents; those of real ones are 0 and 1."""
+        if self.networks.autoencoder.is_identity:
+            return {}
+        fake = scores.fake.detach()
+        return {"Latents/mean": fake.mean(), "Latents/std": fake.std()}
 
     @torch.no_grad()
     def _real(self, images: Tensor) -> Tensor:

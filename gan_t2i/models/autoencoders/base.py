@@ -1,6 +1,7 @@
 """Base classes of registered autoencoders. N batch, C image channels, K latent channels, R resolution, f factor."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,11 @@ class Autoencoder(nn.Module):
     """f, side in pixels of the square that one latent stands for."""
     latent_channels: int
     """K; the images' own channels where the latents are the pixels."""
+
+    @property
+    def own_params(self) -> Mapping[str, Any]:
+        """Settings that a snapshot needs beside the user's, to build the network without any other file."""
+        return {}
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images [N, C, R, R] in [-1, 1] to latents [N, K, R / f, R / f] float32, standardised for each channel."""

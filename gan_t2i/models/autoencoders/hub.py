@@ -5,6 +5,7 @@ N batch, C image channels, K latent channels. The class of the network stands in
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class HubAutoencoder(LatentAutoencoder):
         super().__init__(2 ** (len(stages) - 1), int(architecture["latent_channels"]))
         self.model, self.architecture = config.model, architecture
         self.network = build_network(self.architecture)
+
+    @property
+    def own_params(self) -> Mapping[str, Any]:
+        return {"architecture": self.architecture}
 
     def load_pretrained(self) -> None:
         """Load the model's weights; raises `GanT2IError` where they do not fit its config."""
