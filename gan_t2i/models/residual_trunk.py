@@ -36,7 +36,7 @@ class ResidualTrunk(nn.Module):
     Blocks are named by their input resolution, so that a network for larger images can take over the weights of one for smaller images.
 
     Args:
-        resolution: R, a power of two from 16.
+        resolution: R, a power of two from 8.
         channel_base: a map at resolution r has channel_base / r channels, ...
         channel_max: ... at most this many.
         grown_from: smaller resolutions at which it reads the downsampled image too (input skips: arXiv 1912.04958, figure 7b). With the output
@@ -54,7 +54,7 @@ class ResidualTrunk(nn.Module):
             raise UsageError(f"discriminator.params.grown_from: {sorted(others)} px, allowed: {smaller}, smaller than {resolution}")
         self.input_resolutions = {resolution, *grown_from}
         self.add_module(f"rgb{resolution}", conv(image_channels, widths[resolution], 3))
-        for r in reversed([*smaller, resolution]):
+        for r in sorted((r for r in widths if r > HEAD_RESOLUTION), reverse=True):
             self.add_module(f"down{r}", ResidualBlock(widths[r], widths[r // 2]))
         for r in sorted(grown_from):
             self.add_module(f"rgb{r}", conv(image_channels, widths[r], 3))

@@ -32,6 +32,12 @@ def start(small_config: Values, tmp_path: Path) -> Callable[..., tuple[RunFolder
     return run
 
 
+@pytest.fixture(autouse=True)
+def _any_autoencoder_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The autoencoders of these tests learn for a few steps alone."""
+    monkeypatch.setattr("gan_t2i.pretraining.autoencoder.LEAST_PSNR", 0.0)
+
+
 @pytest.fixture
 def signal_after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sends this process a signal before the step that shows the pictures from `nimg` on, the first time that it comes."""

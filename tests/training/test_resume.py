@@ -26,6 +26,7 @@ SMALL = {"channel_base": 128, "channel_max": 16, "text_head": TEXT_HEAD}
 CAPTIONER = {"weight": 1.0, "size": {"width": 16, "layers": 1, "heads": 2, "channel_base": 128, "channel_max": 16}, "kimg": 0.032, "batch": 8}
 LAYOUT_G = {"name": "style", "params": {**SMALL, "w_width": 32, "z_width": 8, "local_styles": True, "layout": True}}
 LAYOUT = {"localizer_kimg": 0.032, "kimg": 0.032, "batch": 8}
+LATENTS = {"name": "conv", "params": {"factor": 2, "latent_channels": 6, "width": 16, "kimg": 0.08, "batch": 8}}
 Start = Callable[..., tuple[RunFolder, int | None]]
 SameState = Callable[[RunFolder, RunFolder], None]
 
@@ -43,13 +44,22 @@ SameState = Callable[[RunFolder, RunFolder], None]
         {"discriminator": {"name": "aligned", "params": SMALL}},
         {"terms": {"caption": CAPTIONER}, "accumulation": 2},
         {"generator": LAYOUT_G, "terms": {"layout": LAYOUT}},
+        {"autoencoder": LATENTS},
     ],
-    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "aligned", "captioner", "layout"],
+    ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "aligned", "captioner", "layout", "latents"],
 )
 def test_ten_steps_are_five_and_five(
-    start: Start, signal_after: Callable[..., None], assert_same_state: SameState, tmp_path: Path, changes: dict[str, Any], device: str
+    start: Start,
+    signal_after: Callable[..., None],
+    assert_same_state: SameState,
+    many_pictures: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    device: str,
 ) -> None:
     changes = {**changes, "device": device, "deterministic": device == "cuda"}
+    if "autoencoder" in changes:
+        changes["data"] = {"source": str(many_pictures)}
     unbroken, stopped_by = start(outdir=tmp_path / "unbroken", **changes)
     assert stopped_by is None
     signal_after(16)
