@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from gan_t2i.core.errors import UsageError
+from gan_t2i.data.decode import IMAGE_FORMATS
 from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = tuple(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
 CAPTION_COLUMNS = ("text", "caption", "prompt", "title")
 MAX_CAPTION = 2000  # characters
 MAX_CAPTION_FILE = 1 << 20  # bytes; a larger file does not hold captions
