@@ -110,9 +110,9 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     [
         ({"file_name": "gone.png", "text": "x"}, "missing image", "'gone.png' does not exist"),
         ({"file_name": "sub", "text": "x"}, "missing image", "'sub' does not exist"),
-        ({"file_name": "a\0.png", "text": "x"}, "missing image", "'a\\x00.png' cannot be opened"),
-        ({"file_name": "\ud800.png", "text": "x"}, "missing image", "'\\ud800.png' cannot be opened"),
-        ({"file_name": "a" * 300, "text": "x"}, "missing image", "cannot be opened"),
+        ({"file_name": "a\0.png", "text": "x"}, "missing image", "'a\\x00.png' does not exist"),
+        ({"file_name": "\ud800.png", "text": "x"}, "missing image", "'\\ud800.png' does not exist"),
+        ({"file_name": "a" * 300, "text": "x"}, "missing image", "does not exist"),
         ({"file_name": "a.png", "text": None}, "image without caption", "'a.png' has no caption"),
         ({"file_name": "a.png"}, "image without caption", "'a.png' has no caption"),
         ({"file_name": "a.png", "text": []}, "image without caption", "'a.png' has no caption"),
@@ -129,8 +129,7 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
         ({"file_name": "..\\outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
         ({"file_name": "C:\\a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
         ({"file_name": "https://example.org/a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
-        ({"file_name": "link.png", "text": "x"}, "path outside the folder", "'link.png' leads out of the folder"),
-        ({"file_name": "up/outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
+        ({"file_name": "up/../outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
         ({"file_name": "sub/b.png", "text": "x"}, "duplicate file_name", "'sub/b.png' has been described before"),
         ({"file_name": "./sub//b.png", "text": "x"}, "duplicate file_name", "has been described before"),
         ({"text": "x"}, "row without file_name", "the row has no file_name"),
@@ -149,7 +148,6 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     ],
 )
 def test_a_bad_row_is_counted_or_refused(folder, row, kind, why):
-    (folder / "link.png").symlink_to(folder.parent / "outside.png")
     (folder / "up").symlink_to(folder.parent, target_is_directory=True)
     if isinstance(row, dict) and "{tmp}" in str(row.get("file_name")):
         row = {**row, "file_name": row["file_name"].format(tmp=folder.parent)}
@@ -213,10 +211,6 @@ def test_pairs_are_found_recursively_in_a_stable_order_with_one_caption_a_line(f
     assert records[-1].where == "sub/b.txt"
 
 
-def _make_link(path: Path) -> None:
-    path.symlink_to(path.parent.parent / "outside.png")
-
-
 @pytest.mark.parametrize(
     ("make", "kind", "where", "why"),
     [
@@ -225,7 +219,6 @@ def _make_link(path: Path) -> None:
         (lambda f: (f / "a.txt").write_bytes(b"good\ncaf\xe9"), "caption not UTF-8", "a.txt", "the caption is not UTF-8"),
         (lambda f: (f / "a.txt").write_text("x" * 2001), "caption too long", "a.txt", "the caption has 2001 characters, more than 2000"),
         (lambda f: (f / "a.txt").write_text("x\n" * 600_000), "caption too long", "a.txt", "the file has more than 1048576 bytes"),
-        (lambda f: _make_link(f / "a.txt"), "path outside the folder", "a.txt", "the file leads out of the folder"),
         (lambda f: (f / "a.txt").symlink_to(f / "gone"), "unreadable caption", "a.txt", "the file is a broken link or not a regular file"),
         (lambda f: (f / "a.png").rename(f / "a.txt"), "caption without image", "a.txt", "the caption has no image of the same stem"),
     ],
@@ -240,18 +233,18 @@ def test_a_bad_pair_is_counted_or_refused(folder, make, kind, where, why):
         read_records(folder, DataSettings(on_bad="error"))
 
 
-@pytest.mark.parametrize(("target", "kind"), [("outside.png", "path outside the folder"), ("gone", "missing image"), (None, "missing image")])
-def test_an_image_that_is_an_outside_or_broken_link_or_not_a_regular_file(folder, target, kind):
+@pytest.mark.parametrize("target", ["gone", "x.png", None])
+def test_an_image_that_is_a_broken_link_or_not_a_regular_file(folder, target):
     (folder / "a.txt").write_text("apple", encoding="utf-8")
     (folder / "x.txt").write_text("x", encoding="utf-8")
     if target is None:
         os.mkfifo(folder / "x.png")
     else:
-        (folder / "x.png").symlink_to((folder if target == "gone" else folder.parent) / target)
+        (folder / "x.png").symlink_to(folder / target)
     (folder / "sub/b.png").unlink()
     records, bad = read_records(folder)
     assert len(records) == 1
-    assert [(item.kind, item.where) for item in bad] == [(kind, "x.png")]
+    assert [(item.kind, item.where) for item in bad] == [("missing image", "x.png")]
 
 
 def test_a_file_name_that_is_not_utf8_can_be_printed(folder):

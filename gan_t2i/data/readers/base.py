@@ -1,6 +1,5 @@
 """Shared parts of all readers: their result, captions, caption columns, and pictures that a table names."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -169,15 +168,15 @@ def picture_of_row(tree: FileSource, row: Mapping[str, Any], key: str, where: st
         bad.add(f"row without {key}", where, f"the row has no {key}")
         return None
     try:
-        image = tree.picture(name)
+        found = tree.find(name)
+        image = tree.picture(found)
     except Rejected as error:
         bad.add(error.kind, where, f"{name!r} {error.why}")
         return None
-    path = os.path.normpath(name)
-    if path in used:
+    if found in used:
         bad.add(f"duplicate {key}", where, f"{name!r} has been described before")
         return None
-    used.add(path)
+    used.add(found)
     return image
 
 

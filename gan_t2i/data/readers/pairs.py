@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from gan_t2i.data.readers.base import IMAGE_SUFFIXES, MAX_CAPTION_FILE, Reading, Source, captions_of_text, printable
-from gan_t2i.data.readers.tree import MISSING, FileSource, Rejected
+from gan_t2i.data.readers.tree import MISSING, FileSource, Rejected, by_plain_name, plain
 from gan_t2i.data.records import BadItems, Record
 
 CAPTION_SUFFIXES = (".txt", ".caption")  # the first one wins where a picture has both
@@ -23,6 +23,7 @@ def read_pairs(source: Source) -> Reading:
         texts |= {name[: -len(suffix)]: name for name in tree.names if name.lower().endswith(suffix)}
     if texts and all(name.lower().endswith(".caption") for name in texts.values()):
         reading.notes = ["captions from .caption files beside the images"]
+    alike = by_plain_name(texts)
     unused = dict(texts)
     captions_of: dict[str, tuple[str, ...]] = {}  # read once where a.png and a.jpg share a.txt
     for name in tree.names:
@@ -30,6 +31,7 @@ def read_pairs(source: Source) -> Reading:
         if suffix.lower() not in IMAGE_SUFFIXES:
             continue
         reading.images += 1
+        stem = stem if stem in texts else alike.get(plain(stem), stem)
         unused.pop(stem, None)
         if stem not in texts:
             bad.add("image without caption", printable(name), "the image has no .txt or .caption of the same stem")

@@ -15,7 +15,7 @@ from gan_t2i.data.readers import base
 from gan_t2i.data.readers.base import Reading, Source, printable
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import json_value
-from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe
+from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe, plain
 from gan_t2i.data.records import BadItems, LazyFile, Record
 
 
@@ -96,7 +96,7 @@ def _samples(source: Source, name: str) -> list[_Sample]:
     try:
         with open(path, "rb") as file:
             for member in _members(file, path.stat().st_size, printable(name), bad):
-                folder, _, rest = member.name.rpartition("/")
+                folder, _, rest = plain(member.name).rpartition("/")
                 key, dot, extension = rest.partition(".")
                 key = f"{folder}/{key}" if folder else key
                 sample = samples.setdefault(key, _Sample(f"{printable(name)}/{printable(key)}", split=base.split_of_name(name)))
