@@ -183,3 +183,9 @@ def test_two_files_whose_names_look_the_same_keep_their_own_captions(tmp_path):
     files = {f"{name}.{suffix}": content for name in (COMPOSED, DECOMPOSED) for suffix, content in (("png", png()), ("txt", name.encode()))}
     reading = read(write(tmp_path, files))
     assert captions(reading) == sorted((COMPOSED, DECOMPOSED))
+
+
+def test_the_rows_of_a_picture_in_several_spellings_are_its_captions(tmp_path):
+    rows = [{"file_name": name, "text": f"caption {number}"} for number, name in enumerate(("a.png", "./a.png", ".\\a.png"))]
+    reading = read(write(tmp_path, {"a.png": png(), "metadata.jsonl": "\n".join(map(json.dumps, rows)).encode()}))
+    assert [record.captions for record in reading.records] == [("caption 0", "caption 1", "caption 2")]

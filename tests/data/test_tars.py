@@ -54,12 +54,11 @@ def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, 
         ([("1.txt", b"x")], ["caption without image"]),
         ([("1.png", png()), ("1.txt", b" \n")], ["empty caption"]),
         ([("1.png", png()), ("1.txt", b"caf\xe9")], ["caption not UTF-8"]),
-        ([("1.png", png()), ("1.txt", b"x" * 100_000)], ["caption too long"]),
         ([("1.png", png()), ("1.txt", b"x\n" * 600_000)], ["caption too long", "image without caption"]),
         ([("1.png", png()), ("1.jpg", png()), ("1.txt", b"x")], ["duplicate key"]),
         ([("1.png", png()), ("1.txt", b"x"), ("2.cls", b"0"), ("1.txt", b"y")], ["duplicate key"]),
         ([("1.png", png()), ("1.txt", b"x"), ("1.txt", b"y"), ("1.txt", b"z")], ["duplicate key"]),
-        ([("1.png", png()), ("1.json", b"{"), ("1.txt", b"x" * 3000)], ["malformed JSON", "caption too long"]),
+        ([("1.png", png()), ("1.json", b"{"), ("1.txt", b" ")], ["malformed JSON", "empty caption"]),
     ],
 )
 def test_a_bad_sample_is_counted_or_refused(tmp_path, members, kinds):

@@ -196,7 +196,7 @@ def test_hostile_members_are_counted(tmp_path: Path) -> None:
         add(archive, "late.png", png(1))
         add(archive, "twice.png", png(1))
         add(archive, "twice.png", png(1))
-        add(archive, "long.txt", b"x" * 3000)
+        add(archive, "alone.txt", b"x")
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
@@ -206,7 +206,7 @@ def test_hostile_members_are_counted(tmp_path: Path) -> None:
         "path outside the folder": 1,
         "link in the archive": 1,
         "duplicate key": 1,
-        "caption too long": 1,
+        "caption without image": 1,
         "image without caption": 1,
     }
     assert len(report.first_bad) == 5

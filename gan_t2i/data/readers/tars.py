@@ -138,7 +138,7 @@ def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadIte
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
     """Return the values of a .json that may be captions, and the keys of its other texts: img2dataset puts addresses and EXIF there."""
     try:
-        row = json_value(content, "the .json")
+        row = json_value(base.decoded(content), "the .json")
     except Rejected as error:
         bad.add(error.kind, where, error.why)
         return None
