@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import unicodedata
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.packing import load_dataset
 from gan_t2i.data.readers import files_of, read
 from gan_t2i.data.settings import DataSettings
@@ -90,6 +92,7 @@ def test_folders_behind_links_are_read_once(tmp_path):
     assert captions(reading) == ["a", "b"]
     assert [record.where for record in reading.records] == ["again/b.txt", "here/a.txt"]  # a link comes after folders, by name
     assert reading.bad == []
+    assert reading.unused.total() == 0
 
 
 def test_a_table_may_name_pictures_behind_links_but_not_above(tmp_path):
@@ -111,6 +114,26 @@ def test_a_change_behind_a_link_is_noticed(tmp_path, monkeypatch):
     first = load_dataset(tmp_path / "data", 16, progress=False)
     write_pair(tmp_path / "other", "b")
     assert len(load_dataset(tmp_path / "data", 16, progress=False)) == len(first) + 1
+
+
+def test_a_folder_that_cannot_be_listed_is_counted(tmp_path, monkeypatch):
+    write_pair(tmp_path, "a")
+    write_pair(tmp_path / "closed", "b")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    reading = read(tmp_path)
+    assert captions(reading) == ["a"]
+    assert [(item.kind, item.where, item.why) for item in reading.bad] == [
+        ("unreadable folder", "closed", "the folder cannot be listed: Permission denied")
+    ]
+    with pytest.raises(GanT2IError, match=r"^closed: the folder cannot be listed"):
+        read(tmp_path, DataSettings(on_bad="error"))
 
 
 # Spellings
@@ -157,6 +180,7 @@ def test_a_picture_is_found_by_any_spelling_of_its_name(tmp_path, make, stored, 
         reading = read(source)
         assert captions(reading) == ["a cup"]
         assert reading.bad == []
+        assert reading.unused.total() == 0
 
 
 @pytest.mark.parametrize(("stored", "named"), SPELLINGS)

@@ -267,6 +267,18 @@ def test_a_bad_line_spoils_no_other(folder):
     assert [item.kind for item in bad] == ["caption not UTF-8"]
 
 
+@pytest.mark.parametrize("suffix", ["heic", "PSD", "svg", "ico"])
+def test_a_picture_of_another_format_is_called_so(folder, suffix):
+    (folder / "a.txt").write_text("apple", encoding="utf-8")
+    (folder / f"sub/b.{suffix}").write_bytes(b"x")
+    (folder / "sub/b.txt").write_text("a bee", encoding="utf-8")
+    (folder / "sub/b.png").unlink()
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [("apple",)]
+    why = f".{suffix.lower()} is not read: convert it to PNG"
+    assert bad == [BadItem("image of a format that is not read", f"sub/b.{suffix}", why)]
+
+
 def test_a_file_name_that_is_not_utf8_can_be_printed(folder):
     (folder / "a.txt").write_text("apple", encoding="utf-8")
     (folder / "sub/b.png").unlink()

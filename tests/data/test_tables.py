@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,13 @@ def test_the_image_root_may_be_another_folder(folder, tmp_path):
         read(tmp_path / "list.tsv", DataSettings(image_root="nowhere"))
 
 
+def test_pictures_of_an_image_root_in_the_source_are_used(folder):
+    (folder / "list.csv").write_text("filepath\ttitle\nc.png\tcat\n", encoding="utf-8")
+    reading = read(folder, DataSettings(image_root=str(folder / "sub")))
+    assert captions(reading) == [("cat",)]
+    assert reading.notes[1:] == ["not used in the format openclip: .png 2 (a.png)"]
+
+
 # COCO and dataset.json
 
 
@@ -350,7 +358,55 @@ def test_labels_of_dataset_json_are_captions_and_numbers_are_not(folder):
 # Which format
 
 
-@pytest.mark.parametrize("names", [("captions_a.json", "captions_b.json"), ("a.csv", "b.csv")])
+def stray_tar(folder: Path) -> None:
+    with tarfile.open(folder / "old_backup.tar", "w") as archive:
+        for name in ("a.png", "a.txt"):
+            archive.add(folder / name, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("old_backup.tar", stray_tar),
+        ("old_backup.tar", b"no tar"),
+        ("old.parquet", lambda folder: write_parquet(folder / "old.parquet", {"image": [png()], "text": ["x"]})),
+        ("list.parquet", lambda folder: write_parquet(folder / "list.parquet", {"url": ["u"]})),
+        ("captions_draft.json", b'{"a.png": "x"}'),
+        ("captions_draft.json", b"{"),
+        ("dataset.json", b'{"labels": null}'),
+        ("dataset.json", b'{"labels": [["a.png", 3], ["b.png", 4]]}'),
+        ("metadata.csv", b"name,size\na.png,3\n"),
+        ("metadata.jsonl", b'{"done": 3}\n'),
+        ("metadata.jsonl", b""),
+        ("files.tsv", b"filepath\tsize\na.png\t3\n"),
+        ("notes.md", b"x"),
+    ],
+)
+@pytest.mark.parametrize("on_bad", ["skip", "error"])
+def test_what_lies_beside_the_pairs_does_not_displace_them(folder, name, content, on_bad):
+    for stem in ("a", "b", "sub/c"):
+        (folder / f"{stem}.txt").write_text(stem, encoding="utf-8")
+    if callable(content):
+        content(folder)
+    else:
+        (folder / name).write_bytes(content)
+    reading = read(folder, DataSettings(on_bad=on_bad))
+    assert captions(reading) == [("a",), ("b",), ("sub/c",)]
+    assert f"not used in the format pairs: {Path(name).suffix} 1 ({name})" in reading.notes
+
+
+def test_tars_are_not_displaced_by_a_few_pictures(folder):
+    (folder / "a.txt").write_text("a", encoding="utf-8")
+    for number in range(3):
+        stray_tar(folder)
+        (folder / "old_backup.tar").rename(folder / f"{number}.tar")
+    reading = read(folder)
+    assert captions(reading) == [("a",)] * 3
+    assert reading.notes[-1] == "not used in the format tars: .png 3 (a.png), .txt 1 (a.txt)"
+    assert captions(read(folder, DataSettings(format="pairs"))) == [("a",)]
+
+
+@pytest.mark.parametrize("names", [("captions_a.json", "captions_b.json"), ("a.parquet", "b.parquet"), ("a.csv", "b.csv")])
 def test_a_broken_table_spoils_no_other(folder, names):
     good, broken = names
     if good.endswith(".json"):

@@ -3,9 +3,10 @@
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from gan_t2i.core.errors import GanT2IError, UsageError
@@ -15,6 +16,13 @@ from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, Record
 from gan_t2i.data.settings import DataSettings
 
 IMAGE_SUFFIXES = tuple(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+# pictures as well, which Pillow cannot read, or not safely
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".eps", ".ico", ".icns", ".tga", ".dds", ".qoi", ".pcx", ".dib", ".exr", ".hdr"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+UNREAD = "image of a format that is not read"
+NOT_USED = "not used in the format"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "title")
 MAX_CAPTION_FILE = 1 << 20  # bytes; a larger file does not hold captions
 MAX_TABLE = 1 << 31  # bytes of a table of captions
@@ -35,6 +43,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)  # its choices, for the user
     images: int = 0  # picture files found, with or without a caption
     captions: int = 0  # usable captions found, with or without a picture
+    unused: Counter[str] = field(default_factory=Counter)  # files that are no part of the format, by suffix
+    first_unused: dict[str, str] = field(default_factory=dict)  # suffix -> name of the first
 
     def add(self, other: "Reading") -> None:
         """Append another reading."""
@@ -42,6 +52,8 @@ class Reading:
         self.notes += [note for note in other.notes if note not in self.notes]
         self.images += other.images
         self.captions += other.captions
+        self.unused += other.unused
+        self.first_unused = other.first_unused | self.first_unused
 
     def keep(self, record: Record) -> None:
         """Count the captions of `record`, and append it if it has any."""
@@ -54,6 +66,18 @@ class Reading:
         self.captions += len(captions)
         record = self.records[index]
         self.records[index] = replace(record, captions=tuple(dict.fromkeys((*record.captions, *captions))))
+
+    def pass_over(self, name: str) -> None:
+        """Count a file that is no part of the format."""
+        suffix = printable(PurePosixPath(name).suffix.lower()) or "without a suffix"
+        self.unused[suffix] += 1
+        self.first_unused.setdefault(suffix, printable(name))
+
+    def note_unused(self, form: str) -> None:
+        """Add the note on what the format `form` has no use for."""
+        if self.unused:
+            counts = ", ".join(f"{suffix} {count:,} ({self.first_unused[suffix]})" for suffix, count in self.unused.most_common())
+            self.notes.append(f"{NOT_USED} {form}: {counts}")
 
     def without_single_side(self) -> Self:
         """Remove the sides of the records where all have the same one: a share is held out then, as of data without a split."""
@@ -70,6 +94,7 @@ class Source:
     entries: Sequence[str]  # files in the tree to read, from `find`
     settings: DataSettings
     bad: BadItems
+    is_whole: bool = False  # a folder or a zip, not files that the user named
 
     def read_each(self, read_one: Callable[["Source", str], Reading]) -> Reading:
         """Read all entries; one that cannot be read spoils no other."""
@@ -88,7 +113,7 @@ class Source:
     def pictures(self, folder: str = "") -> FileSource:
         """Return the user's image root, else `folder` in the source if it has files, else the source."""
         if self.settings.image_root is not None:
-            return FolderTree(Path(self.settings.image_root))
+            return FolderTree(Path(self.settings.image_root), self.tree.asked)  # it may lie in the source
         return self.tree.below(folder) if any(name.startswith(f"{folder}/") for name in self.tree.names) else self.tree
 
 

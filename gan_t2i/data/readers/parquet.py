@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Reading, Source, captions_of_value, choose_column, split_of_name
+from gan_t2i.data.readers.base import CAPTION_COLUMNS, Reading, Source, captions_of_value, choose_column, split_of_name
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, FileSource
 from gan_t2i.data.records import LazyFile, Record
@@ -40,11 +40,7 @@ class _Cells:
 
 
 def find_parquet(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    """Find parquet files; in a folder with picture files they are img2dataset's lists of downloads, and do not count."""
-    names = tree.names if named is None else named
-    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-        return []
-    return [name for name in names if name.lower().endswith(".parquet")]
+    return [name for name in (tree.names if named is None else named) if name.lower().endswith(".parquet")]
 
 
 def read_parquet(source: Source) -> Reading:
