@@ -151,7 +151,15 @@ def test_tables_and_texts_of_windows_are_read(folder, name, encoding):
     assert captions(read(folder)) == [(caption,)]
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_separates_the_rows_of_json(folder, end):
+    rows = [json.dumps({"file_name": f"{name}.png", "text": name}) for name in "ab"]
+    (folder / "metadata.jsonl").write_bytes(end.join(rows).encode())
+    reading = read(folder)
+    assert [record.where for record in reading.records] == ["metadata.jsonl:1", "metadata.jsonl:2"]
+
+
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
 def test_the_values_of_a_csv_are_separated_as_excel_does_it(folder, separator):
     (folder / "metadata.csv").write_text(f"file_name{separator}text\na.png{separator}red and round\n", encoding="utf-8")
     assert captions(read(folder)) == [("red and round",)]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -47,7 +48,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     """Yield the objects of a JSON-lines file with their locations; malformed lines go to `bad`."""
     label = PurePosixPath(name).name
-    for number, line in enumerate(table_text(tree, name).split("\n"), start=1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", table_text(tree, name)), start=1):
         where = f"{label}:{number}"
         if not line.strip():
             continue
@@ -69,7 +70,7 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     header = text.partition("\n")[0]
     delimiter = "\t" if "\t" in header else max(",;", key=header.count)  # Excel writes all three
     # newline="" keeps line ends within quoted values; str.splitlines would also split at form feeds and the like
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         names = list(reader.fieldnames or ())
     except csv.Error as error:
