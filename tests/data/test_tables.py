@@ -387,6 +387,7 @@ def stray_tar(folder: Path) -> None:
         ("metadata.jsonl", b'{"done": 3}\n'),
         ("metadata.jsonl", b""),
         ("files.tsv", b"filepath\tsize\na.png\t3\n"),
+        ("sub/metadata.jsonl", b'{"file_name": "c.png", "text": "from metadata"}'),
         ("notes.md", b"x"),
     ],
 )

@@ -13,14 +13,14 @@ from typing import Any
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import personal
 from gan_t2i.data.readers import hub
-from gan_t2i.data.readers.base import NOT_USED, Reader, Reading, Source, printable
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES, NOT_USED, Reader, Reading, Source, printable
 from gan_t2i.data.readers.coco import find_coco, find_stylegan, read_coco, read_stylegan
 from gan_t2i.data.readers.cub import find_cub, read_cub
 from gan_t2i.data.readers.imagefolder import find_metadata, find_openclip, read_metadata, read_openclip
-from gan_t2i.data.readers.pairs import count_pairs, find_pairs, read_pairs
+from gan_t2i.data.readers.pairs import find_pairs, paired_pictures, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
 from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
-from gan_t2i.data.readers.tree import FolderTree, ZipTree, files_below, is_unsafe
+from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_below, is_unsafe
 from gan_t2i.data.records import BadItem, BadItems
 from gan_t2i.data.settings import DataSettings
 
@@ -163,10 +163,19 @@ def find_readers(source: Path, settings: DataSettings, bad: BadItems) -> list[tu
             )
         found = [(reader, entries) for reader, entries in found if reader.no_columns is None]
     if named is None and len(found) > 1:
-        # an archive that lies beside the pairs does not displace them
-        pairs = count_pairs(tree) if any(reader.name in _ARCHIVES for reader, _ in found) else 0
-        found.sort(key=lambda one: one[0].name in _ARCHIVES and len(one[1]) <= pairs)
+        found.sort(key=lambda one: _is_outnumbered(tree, *one))
     return [(reader, Source(tree, entries, settings, bad, is_whole=named is None)) for reader, entries in found]
+
+
+def _is_outnumbered(tree: FileSource, reader: Reader, entries: Sequence[str]) -> bool:
+    """Return True for archives, and for tables in subfolders, that lie beside as many pairs or more, which they must not displace."""
+    if reader.name in _ARCHIVES:
+        return len(entries) <= len(paired_pictures(tree))
+    if reader.name == "imagefolder" and all("/" in name for name in entries):
+        folders = tuple(f"{name.rpartition('/')[0]}/" for name in entries)
+        described = sum(name.startswith(folders) and name.lower().endswith(IMAGE_SUFFIXES) for name in tree.names)
+        return described <= sum(not name.startswith(folders) for name in paired_pictures(tree))
+    return False
 
 
 def _nothing_usable(source: Any, reading: Reading) -> str:

@@ -23,10 +23,10 @@ def find_pairs(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     return [""] if named is None else []
 
 
-def count_pairs(tree: FileSource) -> int:
-    """Return the number of pictures with a caption beside them."""
+def paired_pictures(tree: FileSource) -> list[str]:
+    """Return the names of the pictures with a caption beside them."""
     stems = by_plain_name(_texts(tree))
-    return sum(plain(os.path.splitext(name)[0]) in stems for name in tree.names if name.lower().endswith(IMAGE_SUFFIXES))
+    return [name for name in tree.names if name.lower().endswith(IMAGE_SUFFIXES) and plain(os.path.splitext(name)[0]) in stems]
 
 
 def read_pairs(source: Source) -> Reading:
