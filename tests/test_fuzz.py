@@ -24,7 +24,7 @@ from PIL import Image
 from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.core.config import read_yaml, with_overrides
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.decode import load_image
+from gan_t2i.data.decode import IMAGE_FORMATS, load_image
 from gan_t2i.data.packing import META, PackedDataset, pack
 from gan_t2i.data.readers import read
 from gan_t2i.data.records import LazyFile
@@ -35,7 +35,6 @@ from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import load_state
 
 Read = Callable[[bytes], object]
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 # Typical stumbling blocks of parsers: signs of length, of ends, of nesting, of numbers that are none.
 TELLING = (b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"[", b"{", b'"', b"\n", b"..", b"/", b"NaN", b"1e999", b"-1")
 TELLING += (b"null", b"&a", b"*a", b"!!", b": ", b"\t", b"9" * 40, b"\xed\xa0\x80", b"\\ud800", b"\xef\xbb\xbf")

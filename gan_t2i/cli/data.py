@@ -141,4 +141,5 @@ def _show_captions(captions: list[str]) -> None:
     """Print a few captions from the beginning, the middle and the end."""
     shown = min(3, len(captions))
     for index in range(shown):
-        click.echo(f'  "{captions[index * (len(captions) - 1) // max(1, shown - 1)]}"')
+        caption = captions[index * (len(captions) - 1) // max(1, shown - 1)]
+        click.echo(f'  "{caption if len(caption) <= 120 else caption[:119] + "…"}"')

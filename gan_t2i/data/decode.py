@@ -19,8 +19,18 @@ from gan_t2i.data.settings import DataSettings
 
 MIN_SIDE = 8  # pixels
 MAX_PIXELS = 64 * 1024 * 1024
-# Pillow's other formats (EPS, PSD, FITS, ...) are rare in data sets, and a much larger attack surface.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+# The formats that are read, by Pillow's names. Its others (EPS, PSD, FITS, ...) are rare in data sets, and a much larger attack surface.
+IMAGE_FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,12 +68,14 @@ def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
     """Open the picture, whose size is checked, without decoding it; every failure inside the context raises `BadImageError`."""
     try:
         file = io.BytesIO(source.read()) if isinstance(source, LazyFile) else source
-        with Image.open(file, formats=IMAGE_FORMATS) as image:
+        with Image.open(file, formats=tuple(IMAGE_FORMATS)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImageError("image over the pixel cap", f"the image has {width} x {height} pixels, more than {MAX_PIXELS}")
             if min(width, height) < MIN_SIDE:
                 raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
+            if image.mode == "F":
+                raise BadImageError("unreadable image", "the image has floating-point pixels, and does not say which of them is white")
             yield image
     except BadImageError:
         raise

@@ -124,7 +124,7 @@ def _recommended(request: Request) -> Plan:
     advice = recommend(advice.facts, advice.machine, length)
     config, reasons = _config(request, advice), advice.reasons
     strengths = {name: value for name, value in config.augment.model_dump().items() if value and not name.startswith("blur")}
-    lines = (
+    lines: tuple[str, ...] = (
         f"recipe: {advice.recipe.name} ({advice.why})",
         f"resolution: {config.resolution} px ({'as given' if 'resolution' in values else reasons['resolution']})",
         f"length: {config.kimg:g} kimg ({length.why})",
@@ -132,6 +132,8 @@ def _recommended(request: Request) -> Plan:
         if "text_encoder" in reasons
         else f"augmentation: {', '.join(f'{name} {value:g}' for name, value in strengths.items()) or 'none'} ({reasons['augment']})",
     )
+    if min(advice.facts.captions, advice.facts.pictures) < 2 and "terms" in reasons:
+        lines += (f"terms: {reasons['terms']}",)
     return Plan(config, lines, f"# {request.command()}\n{advice.to_yaml()}")
 
 

@@ -332,9 +332,10 @@ def _networks(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
 
 def _terms(values: Mapping[str, Any], facts: Facts) -> Iterator[Choice]:
     terms, reasons = dict(values.get("terms", {})), []
-    if facts.captions <= 1:
+    if min(facts.captions, facts.pictures) < 2:
         terms["mismatch"] = {**terms.get("mismatch", {}), "weight": 0.0}
-        reasons.append("mismatch is off, as all pictures have the same caption")
+        why = "a single pair cannot be told apart from others" if facts.pictures < 2 else "all pictures have the same caption"
+        reasons.append(f"mismatch is off, as {why}")
     if "reconstruction" in terms and facts.captions < facts.pictures / 2:
         del terms["reconstruction"]
         reasons.append("no reconstruction, as many pictures share a caption")

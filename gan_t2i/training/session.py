@@ -181,7 +181,7 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
         encoder = build_encoder(config.text_encoder.name, config.text_encoder.params, interface)
     cache = TextCache.build(encoder, data.captions, folder=text_folder)
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
-        log.warning("fewer than two captions are held out, so Text/match_gap is not measured: raise data.holdout_fraction")
+        log.warning("fewer than two captions are held out, so Text/match_gap is not measured: add pictures, or raise data.holdout_fraction")
     sampler = data.sampler(config.seed, cache.pooled)
     autoencoder = ready_autoencoder(
         config.autoencoder, dataset, device=device, seed=config.seed, precision=config.precision, source=source, trained=not measured

@@ -131,6 +131,24 @@ def test_train_with_one_caption_for_all(config: Path, here: Path, assert_refused
 
 
 @pytest.mark.parametrize(
+    ("count", "sentence"),
+    [
+        (1, "a single pair cannot be told apart from others; add pictures, or set terms.mismatch.weight=0"),
+        (2, "a single picture is left to train on, as the others are held out, and it cannot be told apart from any other; set "),
+    ],
+)
+def test_train_with_too_few_pictures_to_tell_apart(
+    config: Path, here: Path, assert_refused: Callable[..., None], count: int, sentence: str
+) -> None:
+    data = here / "data"
+    data.mkdir()
+    for number in range(count):
+        Image.new("RGB", (24, 24), (40 * number, 0, 0)).save(data / f"{number}.png")
+        (data / f"{number}.txt").write_text(f"thing {number}\nitem {number}\n")
+    assert_refused(1, sentence, "train", "--config", config, "--data", data)
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["-p", ""], "prompt 1 is empty: say what to draw"),

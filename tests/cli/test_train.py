@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.cli.main import command
@@ -187,6 +188,16 @@ def test_resuming_a_measured_run_by_name(
     assert longer.exit_code == 0, longer.output
     assert read_tensors(folder.state)[1]["nimg"] == 16
     assert len(list_runs(tmp_path / "runs")) == 2
+
+
+def test_a_single_picture_trains_without_mismatch_and_says_so(dial: Callable[..., Result], tmp_path: Path) -> None:
+    data = tmp_path / "one"
+    data.mkdir()
+    Image.new("RGB", (24, 24), "red").save(data / "a.png")
+    (data / "a.txt").write_text("a red square")
+    result = dial("--kimg", 0.004, "--set", "batch=2", data=data)
+    assert result.exit_code == 0, result.output
+    assert "terms: mismatch is off, as a single pair cannot be told apart from others" in result.output
 
 
 def test_with_a_given_length_nothing_is_measured(dial: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

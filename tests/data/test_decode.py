@@ -12,6 +12,7 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import decode
 from gan_t2i.data.decode import load_image
 from gan_t2i.data.packing import pack
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES
 from gan_t2i.data.settings import DataSettings
 
 
@@ -72,6 +73,27 @@ def test_every_mode_keeps_its_colour_and_transparency_is_composited_on_white(tmp
     assert {tuple(pixel) for pixel in pixels.reshape(3, -1).T.tolist()} == {colour}
 
 
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_that_is_read_can_be_decoded(tmp_path, suffix):
+    form = next(form for form, suffixes in decode.IMAGE_FORMATS.items() if suffix in suffixes)
+    Image.new("1" if suffix == ".pbm" else "RGB", (16, 16), "white").save(tmp_path / f"a{suffix}", form)
+    (tmp_path / "a.txt").write_text("white", encoding="utf-8")
+    dataset = pack(tmp_path, tmp_path / "packed", 16, progress=False)
+    assert dataset.captions == ["white"]
+    assert dataset.images.min() > 250
+
+
+def test_a_suffix_may_lie_about_the_format(tmp_path):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.jpg", "AVIF")
+    assert load_image(tmp_path / "a.jpg", 16)[0].min() > 240
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.new("F", (16, 16), 0.5).save(tmp_path / "a.tiff")
+    with pytest.raises(GanT2IError, match="the image has floating-point pixels"):
+        load_image(tmp_path / "a.tiff", 16)
+
+
 def test_mode_i_is_scaled_like_16_bit_grey():
     # What Pillow before 11 makes of a 16-bit PNG.
     assert decode.to_rgb(Image.new("I", (2, 2), 128 * 257), "white").getpixel((0, 0)) == (128, 128, 128)
@@ -95,7 +117,7 @@ def test_the_centre_square_is_taken(tmp_path, size):
     assert load_image(tmp_path / "a.png", 16)[0].min() == 255
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_picture_is_upright_whatever_its_exif_orientation(tmp_path, orientation, suffix):
     upright = Image.new("RGB", (32, 32), "white")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from gan_t2i.data.packing import pack
-from gan_t2i.data.readers import READERS
+from gan_t2i.data.readers import READERS, read
 from gan_t2i.data.settings import DataSettings, Format
 
 COUNT = 20
@@ -182,6 +182,19 @@ def stylegan(folder: Path, items: list[Item]) -> Path:
     return folder
 
 
+# Files of each format's folder that are read; in those of img2dataset, statistics and lists lie beside.
+USED = {
+    **dict.fromkeys(("metadata_jsonl", "metadata_csv", "metadata_parquet", "openclip_csv", "coco", "stylegan"), COUNT + 1),
+    **dict.fromkeys(("pairs", "caption_files"), 2 * COUNT),
+    "cub": 2 * COUNT + 2,
+    "webdataset_tars": 3,
+    "json_in_tar": 1,
+    "img2dataset_tars": 2,
+    "img2dataset_parquet": 2,
+    "hub_parquet": 1,
+}
+STRAYS = ("lonely.png", "phone.heic", "notes.md", "old.zip", "LICENSE", "deep/er/x.npy", "captions_draft.json", "dataset.json", "a.pickle")
+
 # (format that must be detected, what makes it, by which library, whether a picture may have several captions)
 FORMATS: list[tuple[str, Callable[[Path, list[Item]], Any], str, bool]] = [
     ("imagefolder", metadata_jsonl, "json", True),
@@ -236,3 +249,22 @@ def test_every_format_gives_the_same_fingerprint(tmp_path, expected, name, make,
     if captions == 1:
         notes = "; ".join(packed.report.notes)
         print(f"| {make.__name__.replace('_', ' ')} | `{name}` | {library} | {notes} |")
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("make", [make for _, make, _, _ in FORMATS if make.__name__ in USED], ids=lambda make: make.__name__)
+def test_every_file_is_used_or_counted(tmp_path, make, zipped):
+    folder = tmp_path / "data"
+    make(folder, make_items(1))
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    strays = [name for name in STRAYS if name not in names]
+    for name in strays:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    reading = read(Path(shutil.make_archive(str(tmp_path / "all"), "zip", folder)) if zipped else folder)
+    assert len(reading.records) == COUNT
+    # parts of samples are members of tars, not files
+    members = COUNT if make is img2dataset_tars else 0
+    counted = len([item for item in reading.bad if "could not fetch" not in item.why]) + reading.unused.total() - members
+    assert USED[make.__name__] + counted == len(names) + len(strays)
+    assert len(strays) <= counted

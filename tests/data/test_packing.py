@@ -64,6 +64,7 @@ def test_a_packed_folder_holds_pictures_captions_splits_extras_and_counts(tmp_pa
     assert str(dataset.report).splitlines() == [
         "3 usable pairs with 5 captions (1 pairs held out)",
         'captions from column "text" of metadata.jsonl',
+        "not used in the format imagefolder: .txt 6 (0.txt), .png 3 (3.png)",
         "1 left out: missing image 1",
         "  metadata.jsonl:4: 'gone.png' does not exist",
     ]

@@ -73,7 +73,7 @@ def test_metadata_csv_with_quotes_and_a_byte_order_mark(folder):
 def test_the_caption_column_is_found_and_reported(folder, column):
     jsonl(folder, {"file_name": "a.png", column: "apple", "other": "x"})
     reading = read(folder)
-    assert reading.notes == [f'captions from column "{column}" of metadata.jsonl']
+    assert reading.notes[0] == f'captions from column "{column}" of metadata.jsonl'
     assert reading.records[0].captions == ("apple",)
     assert reading.records[0].extra == {"other": "x"}
 
@@ -110,16 +110,15 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     [
         ({"file_name": "gone.png", "text": "x"}, "missing image", "'gone.png' does not exist"),
         ({"file_name": "sub", "text": "x"}, "missing image", "'sub' does not exist"),
-        ({"file_name": "a\0.png", "text": "x"}, "missing image", "'a\\x00.png' cannot be opened"),
-        ({"file_name": "\ud800.png", "text": "x"}, "missing image", "'\\ud800.png' cannot be opened"),
-        ({"file_name": "a" * 300, "text": "x"}, "missing image", "cannot be opened"),
+        ({"file_name": "a\0.png", "text": "x"}, "missing image", "'a\\x00.png' does not exist"),
+        ({"file_name": "\ud800.png", "text": "x"}, "missing image", "'\\ud800.png' does not exist"),
+        ({"file_name": "a" * 300, "text": "x"}, "missing image", "does not exist"),
         ({"file_name": "a.png", "text": None}, "image without caption", "'a.png' has no caption"),
         ({"file_name": "a.png"}, "image without caption", "'a.png' has no caption"),
         ({"file_name": "a.png", "text": []}, "image without caption", "'a.png' has no caption"),
         ({"file_name": "a.png", "text": " \t"}, "empty caption", "the caption is empty"),
         ({"file_name": "a.png", "text": [""]}, "empty caption", "the caption is empty"),
         ({"file_name": "a.png", "text": 3}, "caption not text", "the caption is int, not text"),
-        ({"file_name": "a.png", "text": "x" * 2001}, "caption too long", "2001 characters, more than 2000"),
         ({"file_name": "a.png", "text": "\ud800"}, "caption not UTF-8", "the caption is not UTF-8"),
         (b'{"file_name": "a.png", "text": "caf\xe9"}', "caption not UTF-8", "the caption is not UTF-8"),
         ({"file_name": "{tmp}/outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
@@ -129,10 +128,7 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
         ({"file_name": "..\\outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
         ({"file_name": "C:\\a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
         ({"file_name": "https://example.org/a.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
-        ({"file_name": "link.png", "text": "x"}, "path outside the folder", "'link.png' leads out of the folder"),
-        ({"file_name": "up/outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
-        ({"file_name": "sub/b.png", "text": "x"}, "duplicate file_name", "'sub/b.png' has been described before"),
-        ({"file_name": "./sub//b.png", "text": "x"}, "duplicate file_name", "has been described before"),
+        ({"file_name": "up/../outside.png", "text": "x"}, "path outside the folder", "leads out of the folder"),
         ({"text": "x"}, "row without file_name", "the row has no file_name"),
         ({"file_name": " ", "text": "x"}, "row without file_name", "the row has no file_name"),
         ({"file_name": 7, "text": "x"}, "row without file_name", "the row has no file_name"),
@@ -149,7 +145,6 @@ def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     ],
 )
 def test_a_bad_row_is_counted_or_refused(folder, row, kind, why):
-    (folder / "link.png").symlink_to(folder.parent / "outside.png")
     (folder / "up").symlink_to(folder.parent, target_is_directory=True)
     if isinstance(row, dict) and "{tmp}" in str(row.get("file_name")):
         row = {**row, "file_name": row["file_name"].format(tmp=folder.parent)}
@@ -213,19 +208,13 @@ def test_pairs_are_found_recursively_in_a_stable_order_with_one_caption_a_line(f
     assert records[-1].where == "sub/b.txt"
 
 
-def _make_link(path: Path) -> None:
-    path.symlink_to(path.parent.parent / "outside.png")
-
-
 @pytest.mark.parametrize(
     ("make", "kind", "where", "why"),
     [
         (lambda f: None, "image without caption", "a.png", "the image has no .txt or .caption of the same stem"),
         (lambda f: (f / "a.txt").write_bytes(b" \n\n"), "empty caption", "a.txt", "the caption is empty"),
-        (lambda f: (f / "a.txt").write_bytes(b"good\ncaf\xe9"), "caption not UTF-8", "a.txt", "the caption is not UTF-8"),
-        (lambda f: (f / "a.txt").write_text("x" * 2001), "caption too long", "a.txt", "the caption has 2001 characters, more than 2000"),
+        (lambda f: (f / "a.txt").write_bytes(b"caf\xe9"), "caption not UTF-8", "a.txt", "the caption is not UTF-8"),
         (lambda f: (f / "a.txt").write_text("x\n" * 600_000), "caption too long", "a.txt", "the file has more than 1048576 bytes"),
-        (lambda f: _make_link(f / "a.txt"), "path outside the folder", "a.txt", "the file leads out of the folder"),
         (lambda f: (f / "a.txt").symlink_to(f / "gone"), "unreadable caption", "a.txt", "the file is a broken link or not a regular file"),
         (lambda f: (f / "a.png").rename(f / "a.txt"), "caption without image", "a.txt", "the caption has no image of the same stem"),
     ],
@@ -240,18 +229,54 @@ def test_a_bad_pair_is_counted_or_refused(folder, make, kind, where, why):
         read_records(folder, DataSettings(on_bad="error"))
 
 
-@pytest.mark.parametrize(("target", "kind"), [("outside.png", "path outside the folder"), ("gone", "missing image"), (None, "missing image")])
-def test_an_image_that_is_an_outside_or_broken_link_or_not_a_regular_file(folder, target, kind):
+@pytest.mark.parametrize("target", ["gone", "x.png", None])
+def test_an_image_that_is_a_broken_link_or_not_a_regular_file(folder, target):
     (folder / "a.txt").write_text("apple", encoding="utf-8")
     (folder / "x.txt").write_text("x", encoding="utf-8")
     if target is None:
         os.mkfifo(folder / "x.png")
     else:
-        (folder / "x.png").symlink_to((folder if target == "gone" else folder.parent) / target)
+        (folder / "x.png").symlink_to(folder / target)
     (folder / "sub/b.png").unlink()
     records, bad = read_records(folder)
     assert len(records) == 1
-    assert [(item.kind, item.where) for item in bad] == [(kind, "x.png")]
+    assert [(item.kind, item.where) for item in bad] == [("missing image", "x.png")]
+
+
+def test_a_long_caption_is_kept(folder):
+    long = "a red apple " + "on a table " * 1000
+    (folder / "a.txt").write_text(f"{long}\nan apple", encoding="utf-8")
+    (folder / "sub/b.png").unlink()
+    assert read_records(folder) == ([Record(folder / "a.png", (long.strip(), "an apple"), "a.txt")], [])
+    jsonl(folder, {"file_name": "a.png", "text": long})
+    assert read_records(folder)[0][0].captions == (long.strip(),)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85"])
+def test_only_line_ends_separate_captions(folder, separator):
+    (folder / "a.txt").write_bytes(f"a red{separator}apple\r\nan apple\rfruit".encode())
+    (folder / "sub/b.png").unlink()
+    assert read_records(folder) == ([Record(folder / "a.png", ("a red apple", "an apple", "fruit"), "a.txt")], [])
+
+
+def test_a_bad_line_spoils_no_other(folder):
+    (folder / "a.txt").write_bytes(b"an apple\ncaf\xe9\n")
+    (folder / "sub/b.png").unlink()
+    records, bad = read_records(folder)
+    assert records[0].captions == ("an apple",)
+    assert [item.kind for item in bad] == ["caption not UTF-8"]
+
+
+@pytest.mark.parametrize("suffix", ["heic", "PSD", "svg", "ico"])
+def test_a_picture_of_another_format_is_called_so(folder, suffix):
+    (folder / "a.txt").write_text("apple", encoding="utf-8")
+    (folder / f"sub/b.{suffix}").write_bytes(b"x")
+    (folder / "sub/b.txt").write_text("a bee", encoding="utf-8")
+    (folder / "sub/b.png").unlink()
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [("apple",)]
+    why = f".{suffix.lower()} is not read: convert it to PNG"
+    assert bad == [BadItem("image of a format that is not read", f"sub/b.{suffix}", why)]
 
 
 def test_a_file_name_that_is_not_utf8_can_be_printed(folder):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,95 @@ def test_metadata_in_folders_called_train_and_test_give_the_split(tmp_path):
     reading = read(tmp_path)
     assert [record.split for record in reading.records] == [None]
     assert [item.kind for item in reading.bad] == ["path outside the folder"]
+
+
+# Several rows of a picture
+
+
+def as_jsonl(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def as_csv(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *map(",".join, rows)]), encoding="utf-8")
+    return folder
+
+
+def as_parquet(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    write_parquet(folder / "metadata.parquet", {"file_name": [name for name, _ in rows], "text": [text for _, text in rows]})
+    return folder
+
+
+def as_openclip(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    (folder / "list.csv").write_text("\n".join(["filepath\ttitle", *map("\t".join, rows)]), encoding="utf-8")
+    return folder
+
+
+def as_labels(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    (folder / "dataset.json").write_text(json.dumps({"labels": rows}), encoding="utf-8")
+    return folder
+
+
+def as_coco(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    images = [{"id": number, "file_name": name} for number, (name, _) in enumerate(rows)]
+    write_coco(folder / "captions_all.json", images, [{"image_id": number, "caption": text} for number, (_, text) in enumerate(rows)])
+    return folder
+
+
+def as_pictures_in_parquet(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    table = {"key": [name for name, _ in rows], "jpg": [png("red" if name == "a.png" else "blue") for name, _ in rows]}
+    return write_parquet(folder / "list.parquet", {**table, "caption": [text for _, text in rows]})
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet, as_openclip, as_labels, as_coco, as_pictures_in_parquet])
+def test_the_rows_of_a_picture_are_its_captions_in_every_table(folder, write):
+    rows = [("a.png", "one"), ("b.png", "bee"), ("a.png", "two"), ("a.png", "one"), ("a.png", " ")]
+    reading = read(write(folder, rows))
+    assert captions(reading) == [("one", "two"), ("bee",)]
+    assert [item.kind for item in reading.bad] == ["empty caption"]
+
+
+def test_rows_that_put_a_picture_on_both_sides_are_counted(folder):
+    rows = [("a.png", "one", "train"), ("a.png", "two", ""), ("a.png", "three", "test"), ("b.png", "bee", ""), ("b.png", "bug", "test")]
+    lines = [json.dumps({"file_name": name, "text": text, "split": split}) for name, text, split in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    reading = read(folder)
+    assert [(record.captions, record.split) for record in reading.records] == [(("one", "two"), "train"), (("bee", "bug"), "heldout")]
+    assert [(item.kind, item.where) for item in reading.bad] == [("contradicting split", "metadata.jsonl:3")]
+
+
+# Encodings and separators
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "list.csv", "captions_all.json", "a.txt"])
+def test_tables_and_texts_of_windows_are_read(folder, name, encoding):
+    caption = "caf\u00e9 \u732b"
+    content = {
+        "metadata.jsonl": json.dumps({"file_name": "a.png", "text": caption}, ensure_ascii=False) + "\r\n",
+        "metadata.csv": f"file_name,text\r\na.png,{caption}\r\n",
+        "list.csv": f"filepath\ttitle\r\na.png\t{caption}\r\n",
+        "captions_all.json": json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": caption}]}),
+        "a.txt": f"{caption}\r\n",
+    }[name]
+    (folder / name).write_bytes(content.encode(encoding))
+    assert captions(read(folder)) == [(caption,)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_separates_the_rows_of_json(folder, end):
+    rows = [json.dumps({"file_name": f"{name}.png", "text": name}) for name in "ab"]
+    (folder / "metadata.jsonl").write_bytes(end.join(rows).encode())
+    reading = read(folder)
+    assert [record.where for record in reading.records] == ["metadata.jsonl:1", "metadata.jsonl:2"]
+
+
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
+def test_the_values_of_a_csv_are_separated_as_excel_does_it(folder, separator):
+    (folder / "metadata.csv").write_text(f"file_name{separator}text\na.png{separator}red and round\n", encoding="utf-8")
+    assert captions(read(folder)) == [("red and round",)]
 
 
 # Parquet with the pictures in it
@@ -161,6 +251,13 @@ def test_the_image_root_may_be_another_folder(folder, tmp_path):
         read(tmp_path / "list.tsv", DataSettings(image_root="nowhere"))
 
 
+def test_pictures_of_an_image_root_in_the_source_are_used(folder):
+    (folder / "list.csv").write_text("filepath\ttitle\nc.png\tcat\n", encoding="utf-8")
+    reading = read(folder, DataSettings(image_root=str(folder / "sub")))
+    assert captions(reading) == [("cat",)]
+    assert reading.notes[1:] == ["not used in the format openclip: .png 2 (a.png)"]
+
+
 # COCO and dataset.json
 
 
@@ -180,7 +277,7 @@ def test_coco_captions_join_their_images_under_the_root(folder, tmp_path):
     kinds = sorted(item.kind for item in reading.bad)
     assert kinds == [
         "caption without image",
-        "duplicate file_name",
+        "image without caption",
         "image without caption",
         "malformed JSON",
         "malformed JSON",
@@ -198,6 +295,18 @@ def test_coco_images_with_the_same_id_are_not_used(folder, tmp_path):
     assert [(item.kind, item.where) for item in reading.bad] == [
         ("duplicate key", "captions_x.json: image 0"),
         ("duplicate key", "captions_x.json: image 2"),
+    ]
+
+
+def test_missing_files_of_coco_are_counted_once_each(folder):
+    images = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate(("a", "gone", "b", "lost"))]
+    annotations = [{"image_id": number % 5, "caption": f"caption {number}"} for number in range(10)]
+    reading = read(write_coco(folder / "captions_all.json", images, annotations))
+    assert captions(reading) == [("caption 0", "caption 5"), ("caption 2", "caption 7")]
+    assert [(item.kind, item.where) for item in reading.bad] == [
+        ("missing image", "captions_all.json: image 1"),
+        ("missing image", "captions_all.json: image 3"),
+        ("caption without image", "captions_all.json: image_id 4"),
     ]
 
 
@@ -243,11 +352,10 @@ def test_labels_of_dataset_json_are_captions_and_numbers_are_not(folder):
     labels = [["a.png", "apple"], ["b.png", 3], ["sub/c.png", ["c", "cat"]], ["../outside.png", "x"], ["a.png", "again"], "nonsense"]
     (folder / "dataset.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
     reading = read(folder)
-    assert captions(reading) == [("apple",), ("c", "cat")]
+    assert captions(reading) == [("apple", "again"), ("c", "cat")]
     assert [item.kind for item in reading.bad] == [
         "caption not text",
         "path outside the folder",
-        "duplicate file_name",
         "row without file_name",
     ]
     (folder / "dataset.json").write_text('{"labels": null}', encoding="utf-8")
@@ -256,6 +364,70 @@ def test_labels_of_dataset_json_are_captions_and_numbers_are_not(folder):
 
 
 # Which format
+
+
+def stray_tar(folder: Path) -> None:
+    with tarfile.open(folder / "old_backup.tar", "w") as archive:
+        for name in ("a.png", "a.txt"):
+            archive.add(folder / name, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("old_backup.tar", stray_tar),
+        ("old_backup.tar", b"no tar"),
+        ("old.parquet", lambda folder: write_parquet(folder / "old.parquet", {"image": [png()], "text": ["x"]})),
+        ("list.parquet", lambda folder: write_parquet(folder / "list.parquet", {"url": ["u"]})),
+        ("captions_draft.json", b'{"a.png": "x"}'),
+        ("captions_draft.json", b"{"),
+        ("dataset.json", b'{"labels": null}'),
+        ("dataset.json", b'{"labels": [["a.png", 3], ["b.png", 4]]}'),
+        ("metadata.csv", b"name,size\na.png,3\n"),
+        ("metadata.jsonl", b'{"done": 3}\n'),
+        ("metadata.jsonl", b""),
+        ("files.tsv", b"filepath\tsize\na.png\t3\n"),
+        ("sub/metadata.jsonl", b'{"file_name": "c.png", "text": "from metadata"}'),
+        ("notes.md", b"x"),
+    ],
+)
+@pytest.mark.parametrize("on_bad", ["skip", "error"])
+def test_what_lies_beside_the_pairs_does_not_displace_them(folder, name, content, on_bad):
+    for stem in ("a", "b", "sub/c"):
+        (folder / f"{stem}.txt").write_text(stem, encoding="utf-8")
+    if callable(content):
+        content(folder)
+    else:
+        (folder / name).write_bytes(content)
+    reading = read(folder, DataSettings(on_bad=on_bad))
+    assert captions(reading) == [("a",), ("b",), ("sub/c",)]
+    assert f"not used in the format pairs: {Path(name).suffix} 1 ({name})" in reading.notes
+
+
+def test_tars_are_not_displaced_by_a_few_pictures(folder):
+    (folder / "a.txt").write_text("a", encoding="utf-8")
+    for number in range(3):
+        stray_tar(folder)
+        (folder / "old_backup.tar").rename(folder / f"{number}.tar")
+    reading = read(folder)
+    assert captions(reading) == [("a",)] * 3
+    assert reading.notes[-1] == "not used in the format tars: .png 3 (a.png), .txt 1 (a.txt)"
+    assert captions(read(folder, DataSettings(format="pairs"))) == [("a",)]
+
+
+@pytest.mark.parametrize("names", [("captions_a.json", "captions_b.json"), ("a.parquet", "b.parquet"), ("a.csv", "b.csv")])
+def test_a_broken_table_spoils_no_other(folder, names):
+    good, broken = names
+    if good.endswith(".json"):
+        write_coco(folder / good, [{"id": 1, "file_name": "a.png"}], [{"image_id": 1, "caption": "a"}])
+    elif good.endswith(".csv"):
+        (folder / good).write_text("filepath\ttitle\na.png\ta\n")
+    else:
+        write_parquet(folder / good, {"image": [png()], "text": ["a"]})
+    (folder / broken).write_bytes(b"filepath\ttitle\ttitle\n")
+    reading = read(folder)
+    assert captions(reading) == [("a",)]
+    assert [(item.kind, item.where) for item in reading.bad] == [("unreadable table", broken)]
 
 
 def test_a_named_format_is_taken_or_refused(folder):

@@ -207,4 +207,10 @@ def test_the_encoder_is_one_that_is_here_and_takes_the_captions() -> None:
     assert "text_encoder" not in recommend(FACTS, CPU).values
     assert recommend(FACTS, replace(CPU, has_encoder=False)).config().text_encoder.name == "tiny"
     assert recommend(replace(FACTS, p95_tokens=70), CPU).config().text_encoder.params["max_tokens"] == 80
-    assert recommend(replace(FACTS, captions=1), CPU).config().terms["mismatch"]["weight"] == 0
+    for facts, why in (
+        (replace(FACTS, captions=1), "all pictures have the same"),
+        (replace(FACTS, pictures=1, captions=5), "a single pair cannot"),
+    ):
+        found = recommend(facts, CPU)
+        assert found.config().terms["mismatch"]["weight"] == 0
+        assert why in found.reasons["terms"]

@@ -196,17 +196,20 @@ def test_hostile_members_are_counted(tmp_path: Path) -> None:
         add(archive, "late.png", png(1))
         add(archive, "twice.png", png(1))
         add(archive, "twice.png", png(1))
-        add(archive, "long.txt", b"x" * 3000)
+        add(archive, "alone.txt", b"x")
+        add(archive, "late.cls", b"0")
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
+    (source / "notes.md").touch()
     report = open_stream(source, 16, SETTINGS, progress=False).sample.report
     assert report.pairs == sum(COUNTS)
+    assert report.notes == ["captions from the texts in the tars", "not used in the format tars: .cls 1 (late.cls), .md 1 (notes.md)"]
     assert report.bad == {
         "path outside the folder": 1,
         "link in the archive": 1,
         "duplicate key": 1,
-        "caption too long": 1,
+        "caption without image": 1,
         "image without caption": 1,
     }
     assert len(report.first_bad) == 5

@@ -28,7 +28,7 @@ from gan_t2i.data import packing, partial, personal
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.data.readers import find_reader, hub, is_hub
+from gan_t2i.data.readers import count_unused, find_readers, hub, is_hub
 from gan_t2i.data.readers.base import Reading, Source, split_of_name
 from gan_t2i.data.readers.tars import caption_key, read_shard
 from gan_t2i.data.readers.tree import FolderTree
@@ -113,9 +113,9 @@ def open_stream(source: Any, resolution: int, settings: DataSettings | None = No
 
 def _find_tars(source: Any, settings: DataSettings) -> Source:
     if not is_hub(source):
-        reader, found = find_reader(Path(source), settings, BadItems(settings.on_bad))
-        if reader.name == "tars" and isinstance(found.tree, FolderTree):
-            return found
+        for reader, found in find_readers(Path(source), settings, BadItems(settings.on_bad)):
+            if reader.name == "tars" and isinstance(found.tree, FolderTree):
+                return found
     raise UsageError(f"data.stream takes a folder of tars or a pattern such as {{0000..0009}}.tar; {hub.name_of(source)} is neither")
 
 
@@ -154,6 +154,7 @@ class _Scan:
     totals: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
     first_bad: list[BadItem] = field(default_factory=list)
+    rest: Reading = field(default_factory=Reading)  # notes, and files that are no part of the tars
 
     def add(self, tar: Reading, share: int) -> None:
         """Add a tar, of which at most `share` pictures of each side go into the sample."""
@@ -165,10 +166,15 @@ class _Scan:
         self.totals["captions"] += sum(len(record.captions) for record in tar.records)
         captions = [record.captions[0] for record in sides[TRAIN]]
         self.captions += captions[: max(share, share * VOCABULARY // SAMPLE)][: VOCABULARY - len(self.captions)]
-        self.bad.update(item.kind for item in tar.bad)
-        self.first_bad += tar.bad[: 5 - len(self.first_bad)]
+        self.rest.add(replace(tar, records=[], notes=tar.notes[:1]))
+        self.add_bad(tar.bad)
 
-    def report(self, notes: Sequence[str]) -> DataReport:
+    def add_bad(self, items: Sequence[BadItem]) -> None:
+        """Count bad items."""
+        self.bad.update(item.kind for item in items)
+        self.first_bad += items[: 5 - len(self.first_bad)]
+
+    def report(self) -> DataReport:
         """Return what `pack` would report of the tars, except for pictures that cannot be decoded."""
         return DataReport(
             pairs=self.totals[TRAIN] + self.totals[HELDOUT],
@@ -176,7 +182,7 @@ class _Scan:
             heldout=self.totals[HELDOUT],
             bad=dict(self.bad.most_common()),
             first_bad=tuple((item.where, item.why) for item in self.first_bad),
-            notes=tuple(notes),
+            notes=tuple(self.rest.notes),
         )
 
 
@@ -189,6 +195,8 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
         reading = _read_tar(source, name, key, by_name)
         scan.add(reading, share=-(-SAMPLE // len(names)))
         digest.update(json.dumps([name, *([record.where, record.captions, record.split] for record in reading.records)]).encode())
+    count_unused(source, scan.rest, "tars")
+    scan.add_bad(scan.rest.bad)
     if not scan.totals[TRAIN]:
         where = f" (first fault: {scan.first_bad[0].where}: {scan.first_bad[0].why})" if scan.first_bad else ""
         raise GanT2IError(f"no picture to train on in {len(names):,} tars{where}")
@@ -201,7 +209,7 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
     meta = packing.describe(usable, [], reading, resolution, settings, digest)
-    meta["report"] = asdict(scan.report(reading.notes[:1]))
+    meta["report"] = asdict(scan.report())
     (folder / packing.META).write_text(json.dumps(meta), encoding="utf-8")
     index = {"names": names, "counts": scan.counts, "key": key, "captions": scan.captions}
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")

@@ -6,21 +6,22 @@ items do not stop a reader: they are counted as `BadItem`, unless the user choos
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import personal
 from gan_t2i.data.readers import hub
-from gan_t2i.data.readers.base import Reader, Reading, Source
+from gan_t2i.data.readers.base import IMAGE_SUFFIXES, NOT_USED, Reader, Reading, Source, printable
 from gan_t2i.data.readers.coco import find_coco, find_stylegan, read_coco, read_stylegan
 from gan_t2i.data.readers.cub import find_cub, read_cub
 from gan_t2i.data.readers.imagefolder import find_metadata, find_openclip, read_metadata, read_openclip
-from gan_t2i.data.readers.pairs import find_pairs, read_pairs
+from gan_t2i.data.readers.pairs import find_pairs, paired_pictures, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
 from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
-from gan_t2i.data.readers.tree import FolderTree, ZipTree, files_below, is_unsafe
-from gan_t2i.data.records import BadItems
+from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_below, is_unsafe
+from gan_t2i.data.records import BadItem, BadItems
 from gan_t2i.data.settings import DataSettings
 
 # In the order of detection: a format may contain files of those below it.
@@ -34,6 +35,7 @@ READERS: tuple[Reader, ...] = (
     Reader("parquet", "*.parquet", find_parquet, read_parquet),
     Reader("pairs", "images with same-stem .txt or .caption", find_pairs, read_pairs, "images with same-stem .txt"),
 )
+_ARCHIVES = ("tars", "parquet")
 _LOOKED_FOR = ", ".join(reader.looks_for for reader in READERS[:-1]) + f", or {READERS[-1].looks_for}"
 
 
@@ -49,17 +51,56 @@ def read(source: Any, settings: DataSettings | None = None) -> Reading:
     """
     settings = settings or DataSettings()
     bad = BadItems(settings.on_bad)
-    if is_hub(source):
-        reading = hub.read_hub(source, settings, bad)
-    else:
-        reader, found = find_reader(Path(source), settings, bad)
-        reading = reader.read(found)
+    reading = hub.read_hub(source, settings, bad) if is_hub(source) else _read_files(Path(source), settings, bad)
     if settings.redact:
         personal.redact_reading(reading, bad)
     reading.bad = bad.items
     if not reading.records:
         raise GanT2IError(_nothing_usable(source, reading))
     return reading
+
+
+def _read_files(source: Path, settings: DataSettings, bad: BadItems) -> Reading:
+    """Read `source` with the first reader that finds a usable pair, or return what the very first one made of it."""
+    failures: list[tuple[str, Reading | GanT2IError]] = []
+    for reader, found in find_readers(source, settings, bad):
+        found.tree.forget()
+        attempt = replace(found, bad=BadItems())
+        try:
+            reading = reader.read(attempt)
+        except GanT2IError as error:
+            failures.append((reader.name, error))
+            continue
+        reading.bad = attempt.bad.items
+        count_unused(found, reading, reader.name)
+        if reading.records:
+            reading.notes += [f"not read in the format {name}: {_why(failure)}" for name, failure in failures]
+            break
+        failures.append((reader.name, reading))
+    else:
+        first = failures[0][1]
+        if isinstance(first, GanT2IError):
+            raise first
+        reading = first
+    for item in reading.bad:
+        bad.add(item.kind, item.where, item.why)
+    return reading
+
+
+def _why(failure: Reading | GanT2IError) -> str:
+    if isinstance(failure, GanT2IError):
+        return str(failure)
+    return f"{failure.bad[0].where}: {failure.bad[0].why}" if failure.bad else "it is empty"
+
+
+def count_unused(source: Source, reading: Reading, form: str) -> None:
+    """Count the files of a whole folder or zip that were not read, and the folders that cannot be listed."""
+    if source.is_whole:
+        for name in source.tree.not_asked_for():
+            reading.pass_over(name)
+        for name, why in source.tree.unlisted.items():
+            reading.bad.append(BadItem("unreadable folder", printable(name), why))
+    reading.note_unused(form)
 
 
 def is_hub(source: Any) -> bool:
@@ -102,28 +143,44 @@ def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
     raise UsageError(f"data {source} does not exist")
 
 
-def find_reader(source: Path, settings: DataSettings, bad: BadItems) -> tuple[Reader, Source]:
-    """Return the reader of `source`, and the files that it would read; raises `UsageError` where there is none."""
+def find_readers(source: Path, settings: DataSettings, bad: BadItems) -> list[tuple[Reader, Source]]:
+    """Return the readers that `source` may be for, the likeliest first, and the files that each would read; raises `UsageError` where there
+    is none."""
     folder, named, archive = _locate(source)
     if settings.image_root is not None and not Path(settings.image_root).is_dir():
         raise UsageError(f"image_root {settings.image_root} is not a folder")
     tree = ZipTree(source, bad) if archive else FolderTree(folder)
     wanted = [reader for reader in READERS if settings.format in ("auto", reader.name)]
-    for reader in wanted:
-        entries = reader.find(tree, named)
-        if entries:
-            if settings.caption_column is not None and reader.no_columns is not None:
-                raise UsageError(
-                    f"caption_column {settings.caption_column} is for tables and metadata, and {reader.no_columns} have no columns"
-                )
-            return reader, Source(tree, entries, settings, bad)
-    if settings.format != "auto":
+    found = [(reader, entries) for reader in wanted if (entries := reader.find(tree, named))]
+    if settings.format != "auto" and not found:
         raise UsageError(f"data {source} is not in the format {settings.format}: it has no {wanted[0].looks_for}")
-    raise UsageError(f"data {source} is neither a folder nor a .zip, .jsonl, .csv, .json, .tar or .parquet file")
+    if not found:
+        raise UsageError(f"data {source} is neither a folder nor a .zip, .jsonl, .csv, .json, .tar or .parquet file")
+    if settings.caption_column is not None:
+        if all(reader.no_columns for reader, _ in found):
+            raise UsageError(
+                f"caption_column {settings.caption_column} is for tables and metadata, and {found[0][0].no_columns} have no columns"
+            )
+        found = [(reader, entries) for reader, entries in found if reader.no_columns is None]
+    if named is None and len(found) > 1:
+        found.sort(key=lambda one: _is_outnumbered(tree, *one))
+    return [(reader, Source(tree, entries, settings, bad, is_whole=named is None)) for reader, entries in found]
+
+
+def _is_outnumbered(tree: FileSource, reader: Reader, entries: Sequence[str]) -> bool:
+    """Return True for archives, and for tables in subfolders, that lie beside as many pairs or more, which they must not displace."""
+    if reader.name in _ARCHIVES:
+        return len(entries) <= len(paired_pictures(tree))
+    if reader.name == "imagefolder" and all("/" in name for name in entries):
+        folders = tuple(f"{name.rpartition('/')[0]}/" for name in entries)
+        described = sum(name.startswith(folders) and name.lower().endswith(IMAGE_SUFFIXES) for name in tree.names)
+        return described <= sum(not name.startswith(folders) for name in paired_pictures(tree))
+    return False
 
 
 def _nothing_usable(source: Any, reading: Reading) -> str:
     message = f"no usable pair in {hub.name_of(source)}: found {reading.images} images, {reading.captions} captions; looked for {_LOOKED_FOR}"
     # the counts are enough where only pictures or captions are missing
     others = [item for item in reading.bad if item.kind not in ("image without caption", "caption without image")]
-    return message + (f" (first fault: {others[0].where}: {others[0].why})" if others else "")
+    message += f" (first fault: {others[0].where}: {others[0].why})" if others else ""
+    return "; ".join([message, *(note for note in reading.notes if note.startswith(NOT_USED))])

@@ -1,21 +1,29 @@
 """Shared parts of all readers: their result, captions, caption columns, and pictures that a table names."""
 
-import os
+import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from gan_t2i.core.errors import UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.data.decode import IMAGE_FORMATS
 from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
-from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, LazyFile, Record
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, Record
 from gan_t2i.data.settings import DataSettings
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+IMAGE_SUFFIXES = tuple(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+# pictures as well, which Pillow cannot read, or not safely
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".eps", ".ico", ".icns", ".tga", ".dds", ".qoi", ".pcx", ".dib", ".exr", ".hdr"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+UNREAD = "image of a format that is not read"
+NOT_USED = "not used in the format"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "title")
-MAX_CAPTION = 2000  # characters
 MAX_CAPTION_FILE = 1 << 20  # bytes; a larger file does not hold captions
 MAX_TABLE = 1 << 31  # bytes of a table of captions
 # names that other tools give to the two sides
@@ -35,6 +43,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)  # its choices, for the user
     images: int = 0  # picture files found, with or without a caption
     captions: int = 0  # usable captions found, with or without a picture
+    unused: Counter[str] = field(default_factory=Counter)  # files that are no part of the format, by suffix
+    first_unused: dict[str, str] = field(default_factory=dict)  # suffix -> name of the first
 
     def add(self, other: "Reading") -> None:
         """Append another reading."""
@@ -42,12 +52,32 @@ class Reading:
         self.notes += [note for note in other.notes if note not in self.notes]
         self.images += other.images
         self.captions += other.captions
+        self.unused += other.unused
+        self.first_unused = other.first_unused | self.first_unused
 
     def keep(self, record: Record) -> None:
         """Count the captions of `record`, and append it if it has any."""
         self.captions += len(record.captions)
         if record.captions:
             self.records.append(record)
+
+    def add_captions(self, index: int, captions: Sequence[str]) -> None:
+        """Give a record further captions."""
+        self.captions += len(captions)
+        record = self.records[index]
+        self.records[index] = replace(record, captions=tuple(dict.fromkeys((*record.captions, *captions))))
+
+    def pass_over(self, name: str) -> None:
+        """Count a file that is no part of the format."""
+        suffix = printable(PurePosixPath(name).suffix.lower()) or "without a suffix"
+        self.unused[suffix] += 1
+        self.first_unused.setdefault(suffix, printable(name))
+
+    def note_unused(self, form: str) -> None:
+        """Add the note on what the format `form` has no use for."""
+        if self.unused:
+            counts = ", ".join(f"{suffix} {count:,} ({self.first_unused[suffix]})" for suffix, count in self.unused.most_common())
+            self.notes.append(f"{NOT_USED} {form}: {counts}")
 
     def without_single_side(self) -> Self:
         """Remove the sides of the records where all have the same one: a share is held out then, as of data without a split."""
@@ -64,11 +94,26 @@ class Source:
     entries: Sequence[str]  # files in the tree to read, from `find`
     settings: DataSettings
     bad: BadItems
+    is_whole: bool = False  # a folder or a zip, not files that the user named
+
+    def read_each(self, read_one: Callable[["Source", str], Reading]) -> Reading:
+        """Read all entries; one that cannot be read spoils no other."""
+        reading = Reading()
+        for name in self.entries:
+            try:
+                reading.add(read_one(self, name))
+            except UsageError:
+                raise
+            except GanT2IError as error:
+                if len(self.entries) == 1:
+                    raise
+                self.bad.add("unreadable table", printable(name), str(error))
+        return reading
 
     def pictures(self, folder: str = "") -> FileSource:
         """Return the user's image root, else `folder` in the source if it has files, else the source."""
         if self.settings.image_root is not None:
-            return FolderTree(Path(self.settings.image_root))
+            return FolderTree(Path(self.settings.image_root), self.tree.asked)  # it may lie in the source
         return self.tree.below(folder) if any(name.startswith(f"{folder}/") for name in self.tree.names) else self.tree
 
 
@@ -111,9 +156,16 @@ def _fault_of(caption: str) -> tuple[str, str] | None:
             return "empty caption", "the caption has no visible characters"
         if any(unicodedata.category(character) == "Cc" for character in caption):
             return "control characters in caption", "the caption has control characters, which a terminal would obey"
-    if len(caption) > MAX_CAPTION:
-        return "caption too long", f"the caption has {len(caption)} characters, more than {MAX_CAPTION}"
     return None
+
+
+def decoded(content: bytes) -> str:
+    """Return a text in UTF-8, UTF-16 or UTF-32, without its byte order mark. Bytes that are neither become lone surrogates, so that only the
+    caption with them is rejected."""
+    try:
+        return content.decode(json.detect_encoding(content), "surrogateescape")
+    except UnicodeDecodeError:
+        return content.decode("utf-8", "surrogateescape")
 
 
 def captions_of_text(content: bytes, where: str, settings: DataSettings, bad: BadItems) -> tuple[str, ...]:
@@ -121,12 +173,8 @@ def captions_of_text(content: bytes, where: str, settings: DataSettings, bad: Ba
     if len(content) > MAX_CAPTION_FILE:
         bad.add("caption too long", where, f"the file has more than {MAX_CAPTION_FILE} bytes")
         return ()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        bad.add("caption not UTF-8", where, "the caption is not UTF-8")
-        return ()
-    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    # str.splitlines would also split at form feeds and the like
+    lines = [line for line in re.split(r"[\r\n]+", decoded(content)) if line.strip()] or [""]
     return clean_captions(lines[:1] if settings.caption_lines == "first" else lines, where, bad)
 
 
@@ -161,23 +209,47 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value))
 
 
-def picture_of_row(tree: FileSource, row: Mapping[str, Any], key: str, where: str, bad: BadItems, used: set[str]) -> Path | LazyFile | None:
-    """Return the picture that a row names under `key`, inside `tree` and not in `used`; None for a bad item."""
-    name = row.get(key)
-    if not isinstance(name, str) or not name.strip():
-        bad.add(f"row without {key}", where, f"the row has no {key}")
-        return None
-    try:
-        image = tree.picture(name)
-    except Rejected as error:
-        bad.add(error.kind, where, f"{name!r} {error.why}")
-        return None
-    path = os.path.normpath(name)
-    if path in used:
-        bad.add(f"duplicate {key}", where, f"{name!r} has been described before")
-        return None
-    used.add(path)
-    return image
+class Gallery:
+    """The pictures that the rows of a table name. Several rows of a picture give its captions together."""
+
+    def __init__(self, pictures: FileSource, reading: Reading, bad: BadItems, key: str = "file_name") -> None:
+        self._pictures, self._reading, self._bad, self._key = pictures, reading, bad, key
+        self._places: dict[str, int | None] = {}  # name in the source -> index of its record, None as long as it has none
+
+    def find(self, row: Mapping[str, Any], where: str) -> str | None:
+        """Return the name of the picture that a row names, inside the source; None for a bad item."""
+        name = row.get(self._key)
+        if not isinstance(name, str) or not name.strip():
+            self._bad.add(f"row without {self._key}", where, f"the row has no {self._key}")
+            return None
+        try:
+            found = self._pictures.find(name)
+        except Rejected as error:
+            self._bad.add(error.kind, where, f"{name!r} {error.why}")
+            return None
+        if found not in self._places:
+            self._reading.images += 1
+            self._places[found] = None
+        return found
+
+    def keep(self, name: str, captions: tuple[str, ...], where: str, split: str | None = None, extra: Mapping[str, Any] | None = None) -> None:
+        """Give the picture `name`, which `find` has returned, its captions, or further ones."""
+        place = self._places[name]
+        if place is None:
+            try:
+                image = self._pictures.picture(name)
+            except Rejected as error:
+                self._bad.add(error.kind, where, f"{name!r} {error.why}")
+                return
+            self._places[name] = len(self._reading.records) if captions else None
+            self._reading.keep(Record(image, captions, where, split, extra or {}))
+            return
+        record = self._reading.records[place]
+        if split is not None and split != (record.split or split):
+            self._bad.add("contradicting split", where, f"{name!r} is on the other side by {record.where}")
+            return
+        self._reading.records[place] = replace(record, split=record.split or split)
+        self._reading.add_captions(place, captions)
 
 
 def split_of_name(name: str) -> str | None:

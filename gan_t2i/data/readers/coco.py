@@ -6,10 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import Reading, Source, captions_of_value, clean_captions, picture_of_row, split_of_name
+from gan_t2i.data.readers.base import Gallery, Reading, Source, captions_of_value, clean_captions, split_of_name
 from gan_t2i.data.readers.tables import json_object
 from gan_t2i.data.readers.tree import FileSource
-from gan_t2i.data.records import Record
 
 STYLEGAN = "dataset.json"
 
@@ -24,10 +23,7 @@ def find_coco(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_coco(source: Source) -> Reading:
     """Read the images that have annotations, in the order of the file."""
-    reading = Reading()
-    for name in source.entries:
-        reading.add(_read_annotations(source, name))
-    return reading.without_single_side()
+    return source.read_each(_read_annotations).without_single_side()
 
 
 def _read_annotations(source: Source, name: str) -> Reading:
@@ -46,26 +42,25 @@ def _read_annotations(source: Source, name: str) -> Reading:
             source.bad.add("malformed JSON", f"{label}: annotation {number}", "the annotation has no image_id")
     folder = label.removeprefix("captions_").removesuffix(".json")  # train2017
     side = split_of_name(folder.rstrip("0123456789"))
-    pictures = source.pictures(folder)
-    used: set[str] = set()
-    ids = Counter(row["id"] for row in images if isinstance(row, dict) and isinstance(row.get("id"), (int, str)))
+    gallery = Gallery(source.pictures(folder), reading, source.bad)
+    # an image that is listed twice is the same one
+    rows = {(row["id"], str(row.get("file_name"))) for row in images if isinstance(row, dict) and isinstance(row.get("id"), (int, str))}
+    ids = Counter(image_id for image_id, _ in rows)
     for number, row in enumerate(images):
         where = f"{label}: image {number}"
         row = row if isinstance(row, dict) else {}
         image_id = row.get("id") if isinstance(row.get("id"), (int, str)) else None
         if ids[image_id] > 1:
             source.bad.add("duplicate key", where, f"the id {image_id!r} belongs to {ids[image_id]} images, so none of them is used")
-            texts.pop(image_id, None)
             continue
-        image = picture_of_row(pictures, row, "file_name", where, source.bad, used)
-        if image is None:
-            continue
-        reading.images += 1
-        captions = captions_of_value(texts.pop(image_id, []), repr(row["file_name"]), where, source.bad)
-        reading.keep(Record(image, captions, where, side))
+        picture = gallery.find(row, where)
+        if picture is not None:
+            captions = captions_of_value(texts.get(image_id, []), repr(row["file_name"]), where, source.bad)
+            gallery.keep(picture, captions, where, side)
     for image_id, unused in texts.items():
-        where = f"{label}: image_id {image_id!r}"
-        source.bad.add("caption without image", where, f"{len(unused)} annotations belong to no image of the list")
+        if image_id not in ids:
+            where = f"{label}: image_id {image_id!r}"
+            source.bad.add("caption without image", where, f"{len(unused)} annotations belong to no image of the list")
     return reading
 
 
@@ -81,18 +76,16 @@ def read_stylegan(source: Source) -> Reading:
     if not isinstance(labels, list):
         raise GanT2IError(f"{STYLEGAN} has no captions: labels must be a list of picture and caption, not {type(labels).__name__}")
     reading = Reading(notes=[f"captions from the labels of {STYLEGAN}"])
-    pictures = source.pictures()
-    used: set[str] = set()
+    gallery = Gallery(source.pictures(), reading, source.bad)
     for number, label in enumerate(labels):
         where = f"{STYLEGAN}: label {number}"
         name, caption = label if isinstance(label, list) and len(label) == 2 else (None, None)
-        image = picture_of_row(pictures, {"file_name": name}, "file_name", where, source.bad, used)
-        if image is None:
+        picture = gallery.find({"file_name": name}, where)
+        if picture is None:
             continue
-        reading.images += 1
         texts = [caption] if isinstance(caption, str) else caption
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             source.bad.add("caption not text", where, f"the label is a {type(caption).__name__}, not a caption")
             continue
-        reading.keep(Record(image, clean_captions(texts, where, source.bad), where))
+        gallery.keep(picture, clean_captions(texts, where, source.bad), where)
     return reading

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Never
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Reading, Source, captions_of_text, picture_of_row, printable
+from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Gallery, Reading, Source, captions_of_text, printable
 from gan_t2i.data.readers.tree import FileSource, Rejected
-from gan_t2i.data.records import HELDOUT, TRAIN, BadItems, Record
+from gan_t2i.data.records import HELDOUT, TRAIN, BadItems
 
 SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
 IMAGE_FOLDERS = ("CUB_200_2011/images", "images")
@@ -39,21 +39,20 @@ def read_cub(source: Source) -> Reading:
     pictures = source.tree.below(folder)
     texts = source.tree.below("text")
     reading = Reading(notes=[f"captions from text, sides from {' and '.join(source.entries)}"])
-    used: set[str] = set()
+    gallery = Gallery(pictures, reading, source.bad)
     for entry in source.entries:
         for number, stem in enumerate(_names(source.tree, entry, source.bad)):
             where = f"{entry}:{number}"
-            image = picture_of_row(pictures, {"file_name": f"{stem}.jpg"}, "file_name", where, source.bad, used)
-            if image is None:
+            picture = gallery.find({"file_name": f"{stem}.jpg"}, where)
+            if picture is None:
                 continue
-            reading.images += 1
             try:
                 content = texts.read(f"{stem}.txt", MAX_CAPTION_FILE)
             except Rejected as error:
                 source.bad.add("image without caption", where, f"{printable(stem)}.txt {error.why}")
                 continue
             captions = captions_of_text(content, where, source.settings, source.bad)
-            reading.keep(Record(image, captions, where, SIDES[entry]))
+            gallery.keep(picture, captions, where, SIDES[entry])
     return reading.without_single_side()
 
 

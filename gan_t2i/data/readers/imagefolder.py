@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
 
-from gan_t2i.data.readers.base import SPLIT_NAMES, Reading, Row, Source, captions_of_value, choose_column, picture_of_row, split_of_name
+from gan_t2i.data.readers.base import SPLIT_NAMES, Gallery, Reading, Row, Source, captions_of_value, choose_column, decoded, split_of_name
 from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import FileSource, Rejected
-from gan_t2i.data.records import BadItems, Record
+from gan_t2i.data.records import BadItems
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 METADATA = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
@@ -22,7 +21,7 @@ def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
         return [
             name
             for name in named
-            if name.lower().endswith(".jsonl") or name in METADATA or (name.lower().endswith(".csv") and not _is_tabbed(tree, name))
+            if name.lower().endswith(".jsonl") or name in METADATA or (name.lower().endswith((".csv", ".tsv")) and not _is_tabbed(tree, name))
         ]
     for name in METADATA:
         if tree.is_file(name):
@@ -32,16 +31,17 @@ def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 def read_metadata(source: Source) -> Reading:
     """Read rows with the keys file_name (relative to the metadata's folder), a caption column, split and any others."""
-    reading = Reading()
-    for name in source.entries:
-        folder = PurePosixPath(name).parent.as_posix().removeprefix(".")
-        rows = list(_rows(source.tree, name, source.bad))
-        part = _read_table(source, source.tree.below(folder), name, rows)
-        if folder:
-            side = split_of_name(folder)
-            part.records = [record if record.split else replace(record, split=side) for record in part.records]
-        reading.add(part)
+    reading = source.read_each(_read_metadata)
     return reading.without_single_side() if len(source.entries) > 1 else reading
+
+
+def _read_metadata(source: Source, name: str) -> Reading:
+    folder = PurePosixPath(name).parent.as_posix().removeprefix(".")
+    rows = list(_rows(source.tree, name, source.bad))
+    reading = _read_table(source, source.tree.below(folder), name, rows)
+    side = split_of_name(folder)
+    reading.records = [record if record.split else replace(record, split=side) for record in reading.records]
+    return reading
 
 
 def _rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
@@ -59,12 +59,11 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
     column = choose_column(label, [row for _, row in rows], source.settings.caption_column)
     reading = Reading(notes=[f'captions from column "{column}" of {label}'])
     bad = source.bad
-    used: set[str] = set()
+    gallery = Gallery(pictures, reading, bad)
     for where, row in rows:
-        image = picture_of_row(pictures, row, "file_name", where, bad, used)
-        if image is None:
+        picture = gallery.find(row, where)
+        if picture is None:
             continue
-        reading.images += 1
         split = row.get("split")
         if split not in (None, "") and (not isinstance(split, str) or split.strip().lower() not in SPLIT_NAMES):
             bad.add("unknown split", where, f"split must be one of: {', '.join(sorted(SPLIT_NAMES))}; not {split!r}")
@@ -72,7 +71,7 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
         captions = captions_of_value(row.get(column), repr(row["file_name"]), where, bad)
         side = SPLIT_NAMES[split.strip().lower()] if split else None
         extra = {key: item for key, item in row.items() if key not in ("file_name", "split", column)}
-        reading.keep(Record(image, captions, where, side, extra))
+        gallery.keep(picture, captions, where, side, extra)
     return reading
 
 
@@ -83,32 +82,24 @@ def find_openclip(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 def _is_tabbed(tree: FileSource, name: str) -> bool:
     try:
-        head = tree.read(name, 4096).split(b"\n")[0]
+        head = decoded(tree.read(name, 4095)).split("\n")[0]
     except Rejected:
         return False
-    return FILE_PATH.encode() in head and b"\t" in head
+    return FILE_PATH in head and "\t" in head
 
 
 def read_openclip(source: Source) -> Reading:
     """Read the rows of OpenCLIP's CSV: the columns filepath and title, or another caption column."""
-    reading = Reading()
-    pictures = source.pictures()
-    for name in source.entries:
-        rows = list(csv_rows(source.tree, name, source.bad, "\t"))
-        column = choose_column(name, [row for _, row in rows], source.settings.caption_column, (FILE_PATH,))
-        reading.notes.append(f'captions from column "{column}" of {name}')
-        # OpenCLIP trains on a picture once per row; here its rows become its captions
-        found: dict[str, tuple[Any, dict[str, None], str]] = {}
-        for where, row in rows:
-            path = row.get(FILE_PATH)
-            if path not in found:
-                image = picture_of_row(pictures, row, FILE_PATH, where, source.bad, set())
-                if image is None:
-                    continue
-                reading.images += 1
-                found[str(path)] = (image, {}, where)
-            captions = captions_of_value(row.get(column), repr(path), where, source.bad)
-            reading.captions += len(captions)
-            found[str(path)][1].update(dict.fromkeys(captions))
-        reading.records += [Record(image, tuple(captions), where) for image, captions, where in found.values() if captions]
+    return source.read_each(_read_openclip)
+
+
+def _read_openclip(source: Source, name: str) -> Reading:
+    rows = list(csv_rows(source.tree, name, source.bad))
+    column = choose_column(name, [row for _, row in rows], source.settings.caption_column, (FILE_PATH,))
+    reading = Reading(notes=[f'captions from column "{column}" of {name}'])
+    gallery = Gallery(source.pictures(), reading, source.bad, FILE_PATH)
+    for where, row in rows:
+        picture = gallery.find(row, where)
+        if picture is not None:
+            gallery.keep(picture, captions_of_value(row.get(column), repr(row[FILE_PATH]), where, source.bad), where)
     return reading

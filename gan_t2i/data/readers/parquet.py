@@ -4,11 +4,11 @@ path)."""
 import functools
 import threading
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import CAPTION_COLUMNS, IMAGE_SUFFIXES, Reading, Source, captions_of_value, choose_column, split_of_name
+from gan_t2i.data.readers.base import CAPTION_COLUMNS, Reading, Source, captions_of_value, choose_column, split_of_name
 from gan_t2i.data.readers.tables import parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import MAX_MEMBER, TOO_LARGE, FileSource
 from gan_t2i.data.records import LazyFile, Record
@@ -40,19 +40,12 @@ class _Cells:
 
 
 def find_parquet(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
-    """Find parquet files; in a folder with picture files they are img2dataset's lists of downloads, and do not count."""
-    names = tree.names if named is None else named
-    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-        return []
-    return [name for name in names if name.lower().endswith(".parquet")]
+    return [name for name in (tree.names if named is None else named) if name.lower().endswith(".parquet")]
 
 
 def read_parquet(source: Source) -> Reading:
     """Read the rows that have a picture and a caption."""
-    reading = Reading()
-    for name in source.entries:
-        reading.add(_read_file(source, name))
-    return reading.without_single_side()
+    return source.read_each(_read_file).without_single_side()
 
 
 def _read_file(source: Source, name: str) -> Reading:
@@ -70,18 +63,30 @@ def _read_file(source: Source, name: str) -> Reading:
     column = choose_column(label, [row for _, _, (_, row) in rows], wanted, tuple(_STATES))
     reading = Reading(notes=[f'captions from column "{column}", pictures from column "{image}" of the parquet files'])
     cells = _Cells(source.tree, file, image)
-    used: set[str] = set()
+    described: dict[str, int] = {}  # key -> index of its record
     for group, index, (where, row) in rows:
         status, key = row.get("status"), row.get("key")
         if status not in (None, "success"):
             source.bad.add("missing image", where, f"img2dataset could not fetch the image: {status}")
             continue
         reading.images += 1
-        if key is not None and key in used:
-            source.bad.add("duplicate key", where, f"the key {key!r} has been described before")
-            continue
-        used.add(str(key))
-        captions = captions_of_value(row.get(column), "the row", where, source.bad)
         cell = LazyFile(f"{image} of {where}", functools.partial(cells.read, group, index))
+        if key in described and not _are_equal(cell, reading.records[described[key]].image):
+            source.bad.add("duplicate key", where, f"the key {key!r} belongs to another picture before")
+            continue
+        captions = captions_of_value(row.get(column), "the row", where, source.bad)
+        if key in described:
+            reading.add_captions(described[key], captions)
+            continue
+        if key is not None and captions:
+            described[key] = len(reading.records)
         reading.keep(Record(cell, captions, where, split_of_name(name)))
     return reading
+
+
+def _are_equal(one: LazyFile, other: Path | LazyFile) -> bool:
+    """Return True if both pictures can be read, and are the same bytes."""
+    try:
+        return isinstance(other, LazyFile) and one.read() == other.read()
+    except Exception:  # as `LazyFile.read` may raise anything
+        return False

@@ -1,37 +1,36 @@
 """Rows of tables: JSON lines, CSV and parquet. A broken row is a bad item, and reading continues after it."""
 
-import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.data.readers.base import MAX_TABLE, Row
+from gan_t2i.data.readers.base import MAX_TABLE, Row, decoded
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import BadItems
 
 MALFORMED = "malformed JSON"
 
 
-def table_bytes(tree: FileSource, name: str) -> bytes:
-    """Return the bytes of a table; raises `GanT2IError` where it cannot be read or is too large."""
+def table_text(tree: FileSource, name: str) -> str:
+    """Return the text of a table; raises `GanT2IError` where it cannot be read or is too large."""
     try:
         content = tree.read(name, MAX_TABLE)
     except Rejected as error:
         raise GanT2IError(f"{name} {error.why}") from error
     if len(content) > MAX_TABLE:
         raise GanT2IError(f"{name} has more than {MAX_TABLE} bytes")
-    return content.removeprefix(codecs.BOM_UTF8)
+    return decoded(content)
 
 
-def json_value(content: bytes, what: str) -> Any:
+def json_value(text: str, what: str) -> Any:
     """Parse JSON, which messages name `what`; raises `Rejected` where it is malformed or an object has a key twice."""
     try:
-        # bytes that are not UTF-8 become lone surrogates, so that only their caption is rejected
-        return json.loads(content.decode("utf-8", "surrogateescape"), object_pairs_hook=_without_duplicates)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     # a thousand brackets exhaust the parser's stack
     except (ValueError, RecursionError) as error:
         raise Rejected(MALFORMED, f"{what} is not JSON: {' '.join(str(error).split())}") from error
@@ -49,7 +48,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     """Yield the objects of a JSON-lines file with their locations; malformed lines go to `bad`."""
     label = PurePosixPath(name).name
-    for number, line in enumerate(table_bytes(tree, name).split(b"\n"), start=1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", table_text(tree, name)), start=1):
         where = f"{label}:{number}"
         if not line.strip():
             continue
@@ -64,12 +63,14 @@ def jsonl_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
             bad.add(MALFORMED, where, f"the line must be a JSON object, not {type(row).__name__}")
 
 
-def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -> Iterator[Row]:
-    """Yield the rows of a CSV file with their locations; malformed lines go to `bad`."""
+def csv_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
+    """Yield the rows of a CSV file, which commas, tabs or semicolons separate, with their locations; malformed lines go to `bad`."""
     label = PurePosixPath(name).name
-    text = table_bytes(tree, name).decode("utf-8", "surrogateescape")
+    text = table_text(tree, name)
+    header = text.partition("\n")[0]
+    delimiter = "\t" if "\t" in header else max(",;", key=header.count)  # Excel writes all three
     # newline="" keeps line ends within quoted values; str.splitlines would also split at form feeds and the like
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         names = list(reader.fieldnames or ())
     except csv.Error as error:
@@ -96,7 +97,7 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems, delimiter: str = ",") -
 def json_object(tree: FileSource, name: str) -> dict[str, Any]:
     """Return the object in a JSON file; raises `GanT2IError`."""
     try:
-        value = json_value(table_bytes(tree, name), name)
+        value = json_value(table_text(tree, name), name)
     except Rejected as error:
         raise GanT2IError(error.why if error.kind == MALFORMED else f"{name}: {error.why}") from error
     if not isinstance(value, dict):

@@ -1,10 +1,13 @@
-"""Tars of img2dataset and WebDataset: members with the same key, the name up to its first dot, form a sample: 0001.jpg, 0001.txt, 0001.json.
+"""Tars of img2dataset and WebDataset: members with the same key form a sample: 0001.jpg, 0001.txt, 0001.json.
+
+The key is the name up to its first dot, or up to its last where only that parts a known suffix: v1.5.jpg and v1.5.txt.
 
 No member is unpacked: the standard library's tarfile gives the offset of each, and pictures are read from there when they are decoded.
 """
 
+import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +18,10 @@ from gan_t2i.data.readers import base
 from gan_t2i.data.readers.base import Reading, Source, printable
 from gan_t2i.data.readers.pairs import CAPTION_SUFFIXES
 from gan_t2i.data.readers.tables import json_value
-from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe
+from gan_t2i.data.readers.tree import MAX_MEMBER, MISSING, OUTSIDE, TOO_LARGE, FileSource, Rejected, is_unsafe, plain
 from gan_t2i.data.records import BadItems, LazyFile, Record
+
+KNOWN = frozenset((*base.IMAGE_SUFFIXES, *base.UNREAD_SUFFIXES, *CAPTION_SUFFIXES, ".json"))
 
 
 @dataclass
@@ -30,6 +35,7 @@ class _Sample:
     split: str | None = None
     kinds: set[str] = field(default_factory=set)
     usable: bool = True
+    unread: bool = False  # it has a picture of a format that is not read
 
 
 def find_tars(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
@@ -38,21 +44,25 @@ def find_tars(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
 
 def read_tars(source: Source) -> Reading:
     """Read the samples that have a picture and a caption, which is the .txt, the .caption or a key of the .json."""
-    samples = [sample for name in source.entries for sample in _samples(source, name)]
-    return _records(source, samples, _caption_key(source, samples)).without_single_side()
+    reading = Reading()
+    samples = [sample for name in source.entries for sample in _samples(source, name, reading)]
+    reading.add(_records(source, samples, _caption_key(source, samples)))
+    return reading.without_single_side()
 
 
 def caption_key(source: Source) -> str | None:
     """Return the source of the captions of all shards, from the first shard with a sample: a key of the .json, or None for the text files."""
     # the first shard with a sample, usable or not, is the last one read: together they may be large
     silent = replace(source, bad=BadItems())
-    samples = next((samples for name in source.entries if (samples := _samples(silent, name))), [])
+    samples = next((samples for name in source.entries if (samples := _samples(silent, name, Reading()))), [])
     return _caption_key(source, samples)
 
 
 def read_shard(source: Source, name: str, key: str | None) -> Reading:
     """Read the tar `name` alone, as `read_tars` does, with the captions of `key`; the split of its records is that of its name."""
-    return _records(source, _samples(source, name), key)
+    reading = Reading()
+    reading.add(_records(source, _samples(source, name, reading), key))
+    return reading
 
 
 def _caption_key(source: Source, samples: Sequence[_Sample]) -> str | None:
@@ -75,17 +85,21 @@ def _records(source: Source, samples: Sequence[_Sample], key: str | None) -> Rea
             captions = base.captions_of_value(sample.row.get(key), "the sample", sample.where, source.bad)
         elif sample.image is not None:
             source.bad.add("image without caption", sample.where, "the sample has no caption")
+        caption_kind = ".json" if key is not None else next((kind for kind in CAPTION_SUFFIXES if kind in sample.kinds), None)
+        for kind in sorted(sample.kinds - {"image", caption_kind}):
+            reading.pass_over(sample.where + kind)
         reading.images += sample.image is not None
         reading.captions += len(captions)
-        if captions and sample.image is None:
+        if captions and sample.image is None and not sample.unread:
             source.bad.add("caption without image", sample.where, "the sample has no image")
         elif captions and sample.image is not None:
             reading.records.append(Record(sample.image, captions, sample.where, sample.split))
     return reading
 
 
-def _samples(source: Source, name: str) -> list[_Sample]:
-    """Return the samples of a tar, in the order of their first members. A sample with two members of a kind is unusable."""
+def _samples(source: Source, name: str, reading: Reading) -> list[_Sample]:
+    """Return the samples of a tar, in the order of their first members. A sample with two members of a kind is unusable. `reading` counts the
+    members that belong to none."""
     tree, bad, wanted = source.tree, source.bad, source.settings.caption_column
     try:
         path = tree.local(name)
@@ -96,11 +110,11 @@ def _samples(source: Source, name: str) -> list[_Sample]:
     try:
         with open(path, "rb") as file:
             for member in _members(file, path.stat().st_size, printable(name), bad):
-                folder, _, rest = member.name.rpartition("/")
-                key, dot, extension = rest.partition(".")
-                key = f"{folder}/{key}" if folder else key
+                key, suffix = _key_and_suffix(member.name)
+                if suffix not in KNOWN:
+                    reading.pass_over(member.name)
+                    continue
                 sample = samples.setdefault(key, _Sample(f"{printable(name)}/{printable(key)}", split=base.split_of_name(name)))
-                suffix = dot + extension.lower()
                 if not _is_taken(sample, member, suffix, bad):
                     continue
                 file.seek(member.offset_data)  # tarfile seeks by itself
@@ -112,17 +126,40 @@ def _samples(source: Source, name: str) -> list[_Sample]:
                     sample.text = file.read(member.size)
     except OSError as error:
         bad.add("unreadable archive", printable(name), f"the tar cannot be read: {error.strerror}")
+    for key in [key for key, sample in samples.items() if _is_part(key, sample, samples)]:
+        sample = samples.pop(key)
+        reading.pass_over(sample.image.name if sample.image else sample.where + min(sample.kinds))
     if wanted is None:
         for sample in samples.values():
             sample.row = None if sample.text is not None else sample.row  # not needed, and many of them take memory
     return list(samples.values())
 
 
+def _key_and_suffix(name: str) -> tuple[str, str]:
+    """Return the key of a member, and its suffix in lower case."""
+    folder, slash, rest = plain(name).rpartition("/")
+    stem, dot, extension = rest.partition(".")
+    if dot + extension.lower() not in KNOWN:
+        stem, extension = os.path.splitext(rest)
+        dot = ""
+    return folder + slash + stem, dot + extension.lower()
+
+
+def _is_part(key: str, sample: _Sample, samples: Mapping[str, _Sample]) -> bool:
+    """Return True for one member that belongs to another sample, such as 0001.mask.png to 0001."""
+    folder, slash, rest = key.rpartition("/")
+    return sample.usable and len(sample.kinds) == 1 and "." in rest and folder + slash + rest.partition(".")[0] in samples
+
+
 def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadItems) -> bool:
     """Return True for a member to read: a picture or a caption, the first of its kind in the sample, and below the cap."""
-    kind = "image" if suffix in base.IMAGE_SUFFIXES else suffix
-    if not sample.usable or (kind != "image" and suffix not in (*CAPTION_SUFFIXES, ".json")):
+    if not sample.usable:
         return False
+    if suffix in base.UNREAD_SUFFIXES:
+        bad.add(base.UNREAD, sample.where + suffix, f"{suffix} is not read: convert it to PNG")
+        sample.unread = True
+        return False
+    kind = "image" if suffix in base.IMAGE_SUFFIXES else suffix
     if kind in sample.kinds:
         bad.add("duplicate key", sample.where, "the tar has this key twice, so neither is used")
         sample.usable = False
@@ -138,7 +175,7 @@ def _is_taken(sample: _Sample, member: tarfile.TarInfo, suffix: str, bad: BadIte
 def _row(content: bytes, wanted: str | None, where: str, bad: BadItems) -> dict[str, Any] | None:
     """Return the values of a .json that may be captions, and the keys of its other texts: img2dataset puts addresses and EXIF there."""
     try:
-        row = json_value(content, "the .json")
+        row = json_value(base.decoded(content), "the .json")
     except Rejected as error:
         bad.add(error.kind, where, error.why)
         return None
@@ -180,7 +217,7 @@ def _members(file: Any, size: int, where: str, bad: BadItems) -> Iterator[tarfil
             bad.add(OUTSIDE, where, f"{member.name!r} leads out of the archive")
         elif not member.isreg() or member.issparse():
             bad.add("link in the archive", where, f"{member.name!r} is a link or not a regular file")
-        else:
+        elif not any(part.startswith(".") for part in plain(member.name).split("/")):  # as hidden files of a folder
             yield member
     # tarfile takes a damaged header, or a cut between two members, for the end; a complete tar ends with zeros
     file.seek(archive.offset)

@@ -1,4 +1,8 @@
-"""Sources of files for readers: a folder, or a zip that is read as one. Nothing outside is opened, and no archive is unpacked by name."""
+"""Sources of files for readers: a folder, or a zip that is read as one.
+
+A folder's links are followed, as its user made them; a name with ``..`` leads nowhere, and an archive's links are refused. No archive is
+unpacked by name.
+"""
 
 import copy
 import functools
@@ -6,10 +10,12 @@ import os
 import shutil
 import stat
 import tempfile
+import unicodedata
 import weakref
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PureWindowsPath
+from typing import Self
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.records import BadItems, LazyFile
@@ -38,91 +44,155 @@ def is_unsafe(name: str) -> bool:
     return bool("://" in name or parts.drive or parts.root or ".." in parts.parts)
 
 
-def inside(root: str, name: str) -> str | None:
-    """Return the file `name` below `root` (which must be resolved), or None where it is unsafe or leads out through a link."""
-    if is_unsafe(name):
-        return None
-    path = root
-    for part in name.replace(os.sep, "/").split("/"):
-        path = os.path.join(path, part)
-        # without links, a name without .. stays below; resolving the whole path of each picture takes a tenth of packing
-        try:
-            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            break
-        if is_link:
-            # Path.resolve raises on a loop of links, realpath does not
-            if not Path(os.path.realpath(os.path.join(root, name))).is_relative_to(root):
-                return None
-            break
-    return os.path.join(root, name)
+def plain(name: str) -> str:
+    """Return the spelling that stands for all of a name: with either slash, and accents composed (as on Windows) or decomposed (on a Mac)."""
+    return unicodedata.normalize("NFC", os.path.normpath(name.replace("\\", "/")))
 
 
-def files_below(root: Path) -> Iterator[str]:
-    """Yield relative names (with /) of the files below `root`, without hidden files, links to folders, and the grids of a training run that
-    lies among the pictures."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(folder, name))]
-        below = Path(folder).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        yield from (prefix + name for name in names if not name.startswith("."))
+def by_plain_name(names: Iterable[str]) -> dict[str, str]:
+    """Return the names by their plain spelling; of several with the same one, the first counts."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(plain(name), name)
+    return found
+
+
+def files_below(root: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """Yield relative names (with /) of the files below `root`, without hidden files, and the grids of a training run that lies among the
+    pictures.
+
+    A folder that is a link is followed after those that are none, unless it contains the link; so each folder is read once, and there are no
+    circles. `onerror` is called for a folder that cannot be listed.
+    """
+    seen: set[str] = set()
+    waiting = [str(root)]
+    for start in waiting:  # grows by the links that are found
+        for folder, folders, names in os.walk(start, onerror=onerror):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_run(Path(folder, name)))
+            links = [path for path in (os.path.join(folder, name) for name in folders) if os.path.islink(path)]
+            waiting += [path for path in links if not Path(real).is_relative_to(os.path.realpath(path))]
+            below = os.path.relpath(folder, root)
+            prefix = "" if below == "." else below.replace(os.sep, "/") + "/"
+            yield from (prefix + name for name in names if not name.startswith("."))
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "grids").is_dir()
 
 
-class FolderTree:
-    """The files of a folder on disk, by their relative name, with slashes."""
+class FileSource:
+    """Files by their relative names, with slashes. It knows which of them a reader has asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    def __init__(self, place: str, asked: set[str] | None = None) -> None:
+        self._place = place  # what stands before each name
+        self.asked = set() if asked is None else asked  # names with their places; the sources of folders in this one share it
+        self.unlisted: dict[str, str] = {}  # folders that cannot be listed, and the reasons
 
     @functools.cached_property
     def names(self) -> list[str]:
         """Names of all files, sorted, without hidden ones."""
-        return sorted(files_below(self.root))
+        return sorted(self._list())
+
+    @functools.cached_property
+    def _by_plain_name(self) -> dict[str, str]:
+        return by_plain_name(self.names)
+
+    def below(self, folder: str) -> Self:
+        """Return the source of a folder in this one; an empty name gives this one."""
+        if not folder:
+            return self
+        view = copy.copy(self)
+        view._place = f"{self._place}{folder}/"
+        for cached in ("names", "_by_plain_name"):
+            view.__dict__.pop(cached, None)
+        return view
+
+    def find(self, name: str) -> str:
+        """Return the name of the file that `name` means, in whatever spelling; raises `Rejected`."""
+        if is_unsafe(name):
+            raise Rejected(OUTSIDE, "leads out of the folder")
+        found = os.path.normpath(name)
+        if not self._has(found):
+            found = self._by_plain_name.get(plain(found), found)
+        self.ask_for(found)
+        if not self._has(found):
+            raise Rejected(MISSING, "does not exist")
+        return found
 
     def is_file(self, name: str) -> bool:
         """Return True if `name` exists and may be used."""
-        try:
-            self.local(name)
-        except Rejected:
-            return False
-        return True
+        return not is_unsafe(name) and self._has(name)
 
-    def local(self, name: str) -> Path:
-        """Return a seekable file with the content of `name`, which exists as long as the tree; raises `Rejected`."""
-        try:
-            path = inside(os.fspath(self.root), name)
-            is_file = path is not None and os.path.isfile(path)
-        except (OSError, ValueError) as error:  # an impossible file name: too long, with a NUL, not encodable
-            raise Rejected(MISSING, f"cannot be opened: {error}") from error
-        if path is None:
-            raise Rejected(OUTSIDE, "leads out of the folder")
-        if not is_file:
-            raise Rejected(MISSING, "does not exist")
-        return Path(path)
+    def ask_for(self, name: str) -> None:
+        """Note that the reader uses the file `name`, or counts it."""
+        self.asked.add(self._place + name)
+
+    def not_asked_for(self) -> list[str]:
+        """Return the names of the files that no reader has asked for."""
+        return [name for name in self.names if self._place + name not in self.asked]
+
+    def forget(self) -> None:
+        """Forget what has been asked for, before another reader begins."""
+        self.asked.clear()
+
+    def _list(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    def _has(self, name: str) -> bool:
+        raise NotImplementedError
 
     def picture(self, name: str) -> Path | LazyFile:
         """Return the picture `name`; raises `Rejected`."""
-        return self.local(name)
+        raise NotImplementedError
 
     def read(self, name: str, cap: int) -> bytes:
         """Return the first `cap` + 1 bytes of a file; raises `Rejected`."""
+        raise NotImplementedError
+
+    def local(self, name: str) -> Path:
+        """Return a seekable file with the content of `name`, which exists as long as the source; raises `Rejected`."""
+        raise NotImplementedError
+
+
+class FolderTree(FileSource):
+    """The files of a folder on disk."""
+
+    def __init__(self, root: Path, asked: set[str] | None = None) -> None:
+        super().__init__(f"{root.absolute()}/", asked)
+
+    def _list(self) -> Iterator[str]:
+        return files_below(Path(self._place), self._cannot_list)
+
+    def _cannot_list(self, error: OSError) -> None:
+        self.unlisted[os.path.relpath(error.filename, self._place)] = f"the folder cannot be listed: {error.strerror}"
+
+    def _has(self, name: str) -> bool:
+        try:
+            return os.path.isfile(self._place + name)
+        except ValueError:  # a name that no file can have
+            return False
+
+    def local(self, name: str) -> Path:
+        return Path(self._place + self.find(name))
+
+    def picture(self, name: str) -> Path:
+        return self.local(name)
+
+    def read(self, name: str, cap: int) -> bytes:
         try:
             with open(self.local(name), "rb") as file:
                 return file.read(cap + 1)
         except OSError as error:
             raise Rejected("unreadable file", f"cannot be read: {error.strerror}") from error
 
-    def below(self, folder: str) -> "FolderTree":
-        """Return the source of a folder in this one; an empty name gives this one."""
-        return FolderTree(self.root / folder) if folder else self
 
-
-class ZipTree:
-    """The files of a zip, with the methods of `FolderTree`. Members that are unsafe, links or named twice go to `bad` and are left out."""
+class ZipTree(FileSource):
+    """The files of a zip. Members that are unsafe, links or named twice go to `bad` and are left out."""
 
     def __init__(self, path: Path, bad: BadItems) -> None:
         try:
@@ -131,7 +201,7 @@ class ZipTree:
         except Exception as error:
             raise GanT2IError(f"data {path} is not a readable zip: {' '.join(str(error).split())}") from error
         self._members = _usable_members(self._zip, bad)
-        self._prefix = _common_folder(self._members)
+        super().__init__(_common_folder(self._members))
 
     @functools.cached_property
     def _scratch(self) -> Path:
@@ -140,31 +210,19 @@ class ZipTree:
         weakref.finalize(self._zip, shutil.rmtree, path, ignore_errors=True)
         return path
 
-    def below(self, folder: str) -> "ZipTree":
-        if not folder:
-            return self
-        view = copy.copy(self)
-        view._prefix = f"{self._prefix}{folder}/"
-        return view
+    def _list(self) -> Iterator[str]:
+        return (name.removeprefix(self._place) for name in self._members if name.startswith(self._place))
 
-    @property
-    def names(self) -> list[str]:
-        return sorted(name.removeprefix(self._prefix) for name in self._members if name.startswith(self._prefix))
-
-    def is_file(self, name: str) -> bool:
-        return self._prefix + name in self._members
+    def _has(self, name: str) -> bool:
+        return self._place + name in self._members
 
     def _member(self, name: str, cap: int) -> zipfile.ZipInfo:
-        if is_unsafe(name):
-            raise Rejected(OUTSIDE, "leads out of the archive")
-        member = self._members.get(self._prefix + os.path.normpath(name).replace("\\", "/"))
-        if member is None:
-            raise Rejected(MISSING, "does not exist")
+        member = self._members[self._place + self.find(name)]
         if member.file_size > cap:
             raise Rejected(TOO_LARGE, f"unpacks to {member.file_size} bytes, more than {cap}")
         return member
 
-    def picture(self, name: str) -> Path | LazyFile:
+    def picture(self, name: str) -> LazyFile:
         # zipfile reads at most the size that was checked, whatever the member contains
         return LazyFile(name, functools.partial(self._zip.read, self._member(name, MAX_MEMBER)))
 
@@ -187,14 +245,11 @@ class ZipTree:
         return target
 
 
-FileSource = FolderTree | ZipTree
-
-
 def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     duplicates: set[str] = set()
     for member in archive.infolist():
-        name = os.path.normpath(member.filename).replace("\\", "/")
+        name = os.path.normpath(_name_in_utf8(member)).replace("\\", "/")
         where = member.filename.encode("utf-8", "backslashreplace").decode()
         if member.filename.endswith("/") or name.startswith("__MACOSX/"):
             continue
@@ -204,12 +259,21 @@ def _usable_members(archive: zipfile.ZipFile, bad: BadItems) -> dict[str, zipfil
             bad.add("link in the archive", where, "the member is a link")
         elif name in members or name in duplicates:
             # it is ambiguous which one counts: readers and unpackers differ
-            bad.add("duplicate name in the archive", where, "two members have this name, so neither is used")
+            for _ in range(1 if name in duplicates else 2):
+                bad.add("duplicate name in the archive", where, "several members have this name, so none is used")
             members.pop(name, None)
             duplicates.add(name)
         elif not any(part.startswith(".") for part in name.split("/")):
             members[name] = member
     return members
+
+
+def _name_in_utf8(member: zipfile.ZipInfo) -> str:
+    """Return the member's name, read as UTF-8 where it can be: a Mac writes that without the flag which says so."""
+    try:
+        return member.filename if member.flag_bits & 0x800 else member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _common_folder(names: dict[str, zipfile.ZipInfo]) -> str:

@@ -34,10 +34,17 @@ class MismatchTerm(LossTerm):
             run.data.require_packed(f"terms.mismatch.negatives {kind}")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
-        if self.active and len(run.dataset.train_caption_ids) < 2:
-            raise GanT2IError(
-                "all pictures have the same caption: there is nothing to tell apart; caption them, or set terms.mismatch.weight=0"
-            )
+        data = run.dataset
+        if self.active and min(len(data.train), len(data.train_caption_ids)) < 2:
+            if len(data) == 1:
+                why, remedy = "a single pair cannot be told apart from others", "add pictures"
+            elif len(data.captions) == 1:
+                why, remedy = "all pictures have the same caption: there is nothing to tell apart", "caption them"
+            else:
+                single = "picture" if len(data.train) < 2 else "caption"
+                why = f"a single {single} is left to train on, as the others are held out, and it cannot be told apart from any other"
+                remedy = "set data.holdout_fraction=0, add pictures"
+            raise GanT2IError(f"{why}; {remedy}, or set terms.mismatch.weight=0")
         self._mismatch = LOSSES[run.adversarial].mismatch
         return {}
 
