@@ -22,7 +22,7 @@ class StepNoise:
     They are drawn for all N rows at once, so that micro-batches and processes add up to the whole batch.
     """
 
-    z: Tensor  # [n, Z]
+    z: Tensor  # [n, k, Z], k candidates for each image
     real: Tensor  # [n, 6], changes of the real images
     fake: Tensor  # [n, 6], changes of the generated ones
     background: Tensor  # [n, 3] in [0, 1), colour below a row's images where they are transparent
@@ -31,11 +31,11 @@ class StepNoise:
     nimg: int  # images shown before the step
 
     @classmethod
-    def draw(cls, seed: int, nimg: int, batch: int, z_width: int, augment: AugmentConfig) -> "StepNoise":
+    def draw(cls, seed: int, nimg: int, batch: int, z_width: int, augment: AugmentConfig, candidates: int = 1) -> "StepNoise":
         """Draw the noise of a batch of `batch` rows."""
         rng = seeded_rng(seed, "step", nimg)
         return cls(
-            z=torch.randn(batch, z_width, generator=rng),
+            z=torch.randn(batch, candidates, z_width, generator=rng),
             real=random_changes(batch, augment, rng),
             fake=random_changes(batch, augment, rng),
             background=torch.rand(batch, 3, generator=seeded_rng(seed, "background", nimg)),

@@ -48,7 +48,8 @@ class TrainStep:
         """
         config, parts = self.config, self.config.accumulation
         with_penalty = config.penalty.is_due(nimg // config.batch)
-        noise = StepNoise.draw(config.seed, nimg, config.batch, self.networks.G.z_width, config.augment)
+        candidates = config.terms["reconstruction"]["candidates"]
+        noise = StepNoise.draw(config.seed, nimg, config.batch, self.networks.G.z_width, config.augment, candidates)
         own = own_rows(config.batch)
         metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         self.sync.begin()
@@ -77,7 +78,7 @@ class TrainStep:
         D, config = self.networks.D, self.config
         # forward
         with autocast(self.device, config.precision), phase("G forward"):
-            fake = self.networks.G(micro.noise.z.to(self.device), micro.own_text)
+            fake = self.networks.G(self._nearest_z(micro), micro.own_text)
         with autocast(self.device, config.precision), phase("D forward"):
             scores = self._score(micro, fake.detach().requires_grad_())
         real_logits, fake_logits = scores.real_logits[:, 0], scores.fake_logits
@@ -109,6 +110,15 @@ class TrainStep:
             # only into D's parameters: the backward of a frozen trunk down to the images is not needed again
             (d_loss / config.accumulation).backward(inputs=[p for p in D.parameters() if p.requires_grad])
         return metrics
+
+    @torch.no_grad()
+    def _nearest_z(self, micro: MicroBatch) -> Tensor:
+        """Return the candidate z [n, Z] whose image is nearest to the real one, for each of n images."""
+        z, real = micro.noise.z.to(self.device), self._real(micro.images)
+        if z.shape[1] == 1:
+            return z[:, 0]
+        distances = [(self.networks.G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(dim=1)]
+        return z[torch.arange(len(z)), torch.stack(distances).argmin(dim=0)]
 
     def _score(self, micro: MicroBatch, fake: Tensor) -> Scores:
         """Score real and generated images [n, C, R, R], both as D sees them."""

@@ -5,7 +5,7 @@ It suits sets with about one image a caption and too few of them for D alone to 
 
 from torch import Tensor
 
-from gan_t2i.core.config import Positive
+from gan_t2i.core.config import Count, Positive
 from gan_t2i.losses.inputs import MicroBatch, Scores
 from gan_t2i.losses.term import KIND, LossTerm, TermConfig
 from gan_t2i.registry import register
@@ -20,6 +20,10 @@ class ReconstructionTerm(LossTerm):
 
         kimg: Positive | None = None
         """Time over which the weight falls linearly to nothing, so that D alone settles the details; None keeps the weight."""
+
+        candidates: Count = 1
+        """Latents z drawn for each image, of which the step keeps the one whose image is nearest to the real one: implicit maximum likelihood
+        (Li and Malik 2018, arXiv 1809.09087). Then the others are free to differ."""
 
     config: Config
 
