@@ -33,13 +33,19 @@ def pick_device(name: str = "auto") -> torch.device:
 def torch_defaults() -> Iterator[None]:
     """Run a block, or a decorated function, with torch as it starts, whatever the caller has set, and give the caller's settings back.
 
-    These are the default dtype and device, the autograd mode and autocast. New weights are drawn within `seeded_weights`.
+    These are the default dtype and device, the precision of float32, the autograd mode and autocast. New weights are drawn within
+    `seeded_weights`.
     """
-    dtype = torch.get_default_dtype()
+    dtype, backends = torch.get_default_dtype(), torch.backends
     with contextlib.ExitStack() as stack:
-        if dtype != torch.float32:  # the only one that all threads share
+        # all threads share these two, so they are left alone where they are as needed
+        if dtype != torch.float32:
             stack.callback(torch.set_default_dtype, dtype)
             torch.set_default_dtype(torch.float32)
+        for operation in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):  # type: ignore[attr-defined]
+            if operation.fp32_precision not in ("none", "ieee"):  # as torch.set_float32_matmul_precision leaves it
+                stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
+                operation.fp32_precision = "ieee"
         if torch.get_default_device().type != "cpu":  # within the context, every call is slower
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(torch.inference_mode(False))

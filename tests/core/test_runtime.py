@@ -76,17 +76,20 @@ def settings():
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"),
+        torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee"),
     )
 
 
 def test_torch_is_as_it_starts_within_and_the_callers_afterwards():
-    usual = (torch.float32, CPU, True, False, False)
+    usual = (torch.float32, CPU, True, False, False, True)
     assert settings() == usual
     weight = torch.nn.Parameter(torch.full((2, 2), 1.0))
     torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
     try:
         with torch.device("meta"), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             before = settings()
+            assert all(value != other for value, other in zip(before, usual, strict=True))
             with torch_defaults(), torch_defaults():
                 assert settings() == usual
                 for value in (1.0, 3.0):  # a second step sees the first one's weights
@@ -95,8 +98,10 @@ def test_torch_is_as_it_starts_within_and_the_callers_afterwards():
                     with autocast(CPU, "bf16"):
                         assert (weight @ torch.ones(2, 1)).tolist() == [[2 * value]] * 2
             assert settings() == before
+            assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
     assert torch.autocast_increment_nesting() == 1
     assert torch.autocast_decrement_nesting() == 0
 
