@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core import recipes
+from gan_t2i.core.arguments import as_number, as_seed
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.distributed import from_first, is_first, process_group
 from gan_t2i.core.errors import UsageError
+from gan_t2i.core.runtime import gpu_arithmetic_restored, torch_defaults
 from gan_t2i.doctor.plan import Request, make_plan
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling.pipeline import Text2Image
@@ -59,6 +61,8 @@ class Run:
         return Text2Image.load(self.folder, device=device)
 
 
+@torch_defaults()
+@gpu_arithmetic_restored()
 def train(
     config_or_preset: str | Path | Mapping[str, Any] | TrainConfig | None = None,
     *,
@@ -68,7 +72,7 @@ def train(
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
     outdir: str | Path = "runs",
-    resume: str = "auto",
+    resume: str | Path | Run = "auto",
 ) -> Run:
     """Train a model on captioned pictures, and return the run.
 
@@ -88,7 +92,8 @@ def train(
         seed: seed of every random number.
         settings: changes of single settings by dotted key, such as ``{"optimizer.g_lr": 1e-4, "data.caption_column": "title"}``.
         outdir: folder that the run's own folder is made in.
-        resume: "auto" continues the newest unfinished run of the same call; "never" begins a new one; "latest" or a run folder continues that.
+        resume: "auto" continues the newest unfinished run of the same call; "never" begins a new one; "latest", a run folder or a `Run`
+            continues that.
 
     Returns:
         The finished run.
@@ -100,9 +105,12 @@ def train(
     """
     base, name = _base(config_or_preset)
     changes = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items())
+    minutes, kimg = (as_number(value, name) if value is not None else None for name, value in (("minutes", minutes), ("kimg", kimg)))
+    seed = as_seed(seed) if seed is not None else None
     given = {"data": {"source": str(data)} if data is not None else {}, "kimg": kimg, "seed": seed}
     request = Request(base, changes, {key: value for key, value in given.items() if value not in (None, {})}, minutes)
-    folder, stopped_by = begin(request, Path(outdir), resume=resume, description=name)
+    where = str(resume.folder if isinstance(resume, Run) else resume)
+    folder, stopped_by = begin(request, Path(outdir), resume=where, description=name)
     if stopped_by is not None:
         signal.raise_signal(stopped_by)  # saved; now it does what it does everywhere
     return Run(folder.path)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gan_t2i import __version__
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_file
+from gan_t2i.core.runtime import seeded_weights
 from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.registry import build
@@ -90,9 +91,10 @@ def load_snapshot(path: Path) -> tuple[Generator, SnapshotInfo]:
     """Return the generator of images, frozen and in evaluation mode on the CPU, and its info; raises `GanT2IError` with one sentence."""
     info = read_info(path)
     try:
-        generator: Generator = info.generator.build()
-        if info.autoencoder is not None:
-            generator = LatentGenerator(generator, info.autoencoder.build())
+        with seeded_weights(0):  # they are replaced, and draw no random numbers of the caller's
+            generator: Generator = info.generator.build()
+            if info.autoencoder is not None:
+                generator = LatentGenerator(generator, info.autoencoder.build())
     except (TypeError, ValueError, RuntimeError) as error:  # a UsageError, or a constructor that refuses impossible sizes
         reason = " ".join(str(error).split())
         raise GanT2IError(f"snapshot {path} cannot be built by gan_t2i {__version__}: {reason}") from error

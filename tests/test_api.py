@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -57,7 +58,7 @@ def test_a_config_is_a_mapping_a_config_or_a_file(kind: str, small_config: Calla
     values = small_config(kimg=0.004)
     (here / "mine.yaml").write_text(yaml.safe_dump(values))
     config = {"mapping": values, "config": TrainConfig.parse(values), "file": "mine.yaml"}[kind]
-    run = gan_t2i.train(config, seed=5, settings=SHORT | {"optimizer.g_lr": 1e-5, "data.holdout_fraction": 0.1}, outdir=here / "out")
+    run = gan_t2i.train(config, seed=np.int64(5), settings=SHORT | {"optimizer.g_lr": 1e-5, "data.holdout_fraction": 0.1}, outdir=here / "out")
     written = TrainConfig.parse(read_yaml(run.folder / "config.yaml"))
     assert (written.kimg, written.seed, written.optimizer.g_lr, written.data.holdout_fraction) == (0.004, 5, 1e-5, 0.1)
     assert run.folder.parent == here / "out"
@@ -96,6 +97,7 @@ def test_an_interrupted_call_saves_raises_and_goes_on(
     run = gan_t2i.train(small_config(), minutes=0.01)
     assert run.folder == Path("runs") / folder.name
     assert (run.finished, run.metrics[-1]["nimg"], rates) == (True, 12, [80.0])
+    assert gan_t2i.train(small_config(), minutes=0.01, resume=run).folder == run.folder
 
 
 @pytest.mark.usefixtures("here")
@@ -107,6 +109,11 @@ def test_wrong_arguments_are_errors_of_the_project(pictures: Path, tmp_path: Pat
         ({"data": pictures, "minutes": 1, "kimg": 1}, "minutes and kimg both set the length"),
         ({"config_or_preset": "quickstart", "settings": {"bacth": 2}}, "unknown config key bacth; did you mean batch?"),
         ({"data": "nowhere"}, "data nowhere does not exist"),
+        ({"data": pictures, "seed": 1.5}, "seed 1.5 is not an integer"),
+        ({"data": pictures, "seed": "1"}, "seed '1' is not an integer"),
+        ({"data": pictures, "seed": True}, "seed True is not an integer"),
+        ({"data": pictures, "kimg": float("nan")}, "kimg = nan is not a finite number"),
+        ({"data": pictures, "minutes": "60"}, "minutes = '60' is not a finite number"),
     ):
         with pytest.raises(UsageError, match=message.replace("?", "[?]")):
             gan_t2i.train(**arguments)

@@ -1,6 +1,7 @@
 """``gan-t2i data``: make the built-in sets, check captioned pictures, and pack them."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     click.echo(dataset.report)
     click.echo(f"fingerprint {dataset.fingerprint}")
     _show_captions(dataset.captions)
-    click.echo(f"next: gan-t2i train --data {out}{' --alpha' * settings.alpha} --set resolution={resolution}")
+    click.echo(f"next: gan-t2i train --data {shlex.quote(str(out))}{' --alpha' * settings.alpha} --set resolution={resolution}")
 
 
 @command.command("inspect")
@@ -108,7 +109,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     else:
         click.echo(inspection)
         _show_captions([record.captions[0] for record in inspection.examples])
-        click.echo(f"recommended config: configs/{preset}.yaml, as `gan-t2i doctor --data {source} --write FILE` writes it")
+        click.echo(f"recommended config: configs/{preset}.yaml, as `gan-t2i doctor --data {shlex.quote(source)} --write FILE` writes it")
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:
@@ -134,7 +135,7 @@ def _show_made(out: Path, size: int) -> None:
         sides = "training holds out a share of the captions"
     click.echo(f"made {len(lines):,} pictures of {size} x {size} pixels in {out}: {sides}")
     _show_captions([line["text"][0] for line in lines])
-    click.echo(f"next: gan-t2i train --data {out}")
+    click.echo(f"next: gan-t2i train --data {shlex.quote(str(out))}")
 
 
 def _show_captions(captions: list[str]) -> None:

@@ -1,5 +1,6 @@
 """``gan-t2i doctor``: environment checks, and the config to train a data set with here."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,9 @@ def command(
     else:
         from gan_t2i.cli.data import write_text
 
-        write_text(write_file, f"# gan-t2i train --config {write_file}\n{text}")
-        click.echo(f"written: {write_file}\nnext: gan-t2i train --config {write_file}")
+        train = f"gan-t2i train --config {shlex.quote(str(write_file))}"
+        write_text(write_file, f"# {train}\n{text}")
+        click.echo(f"written: {write_file}\nnext: {train}")
 
 
 def _show_machine() -> bool:

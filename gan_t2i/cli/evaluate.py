@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gan_t2i.cli.options import given, model_options
+from gan_t2i.cli.options import PROMPT_FILE, PictureFile, given, model_options
 from gan_t2i.cli.sample import read_prompts
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ _data = click.option(
     help="Captioned pictures, as for train; pack them first with `gan-t2i data pack` where reading them needs options.  "
     "[default: what the run was trained on]",
 )
-_sheet = click.option("--sheet", "sheet_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the sheet to this file.")
+_sheet = click.option("--sheet", "sheet_file", type=PictureFile(), help="Write the sheet to this file.")
 
 
 @command.command()
@@ -224,7 +224,7 @@ def pictures(subject: Subject, features: Sequence[str], **settings: Any) -> "Res
 
 @command.command()
 @_data
-@click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="Your own prompts, one a line; - for standard input.")
+@click.option("--prompts", "prompt_file", type=PROMPT_FILE, help="Your own prompts, one a line; - for standard input.")
 @click.option("--features", metavar="NAME", help="Network for the distances: random, efficientnet-lite2 or inception.  [default: random]")
 @click.option("--limit", type=click.IntRange(1), help="At most N prompts of each kind.  [default: 200]")
 @_sheet

@@ -19,6 +19,24 @@ _PICTURE_OPTIONS = (
 )
 
 
+PROMPT_FILE = click.File("r", encoding="utf-8-sig")  # Windows editors begin a file with a mark, which is no part of a prompt
+
+
+class PictureFile(click.Path):
+    """A file that a picture is written to, in the format that its name ends in."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raise `UsageError` for a file that cannot be written, before anything is drawn."""
+        from gan_t2i.core.images import check_writable
+
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        check_writable(path)
+        return path
+
+
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that decide how pictures and captions are read, the fields of `DataSettings`."""
     for option in reversed(_PICTURE_OPTIONS):

@@ -1,45 +1,73 @@
 """``gan-t2i sample``: prompts to pictures."""
 
+import contextlib
 import json
+import logging
 import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, product
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
-from gan_t2i.cli.options import model_options
+from gan_t2i.cli.options import PROMPT_FILE, PictureFile, model_options
+from gan_t2i.core.log import PACKAGE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from gan_t2i.core.stopping import StopRequest
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST = 1_000_000
+"""Largest number of pictures of one call; more are a slip."""
+SHOWN_AFTER = 1.0
+"""Seconds until progress shows; most calls are done by then."""
 
 
 def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
-    """The seeds in ``3``, ``0-3`` or ``1,5,7-9``, in that order."""
-    seeds: list[int] = []
+    """The seeds in ``3``, ``0-3`` or ``1,5,7-9``, in that order, each once."""
+    ranges: list[range] = []
     for part in value.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise click.BadParameter(f"{value!r} is not a list of seeds; write 3, 0-3 or 1,5,7-9", ctx, param)
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
+            raise click.BadParameter(f"{value!r} is not a list of seeds; write 3, 0-3 or 1,5,7-9, with numbers of up to 18 digits", ctx, param)
+        ranges.append(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if sum(each.stop - each.start for each in ranges) > MOST:
+        raise click.BadParameter(f"{value!r} has more than {MOST:,} seeds; ask for fewer at a time", ctx, param)
+    return list(dict.fromkeys(chain(*ranges)))
 
 
 @click.command("sample")
 @click.argument("model", metavar="[RUN_OR_SNAPSHOT]", default="auto")
 @click.option("-p", "--prompt", "prompts", multiple=True, help="Prompt; repeatable.")
-@click.option("--prompts", "prompt_file", type=click.File("r", encoding="utf-8"), help="File with one prompt per line; - for standard input.")
+@click.option("--prompts", "prompt_file", type=PROMPT_FILE, help="File with one prompt per line; - for standard input.")
 @click.option("--seeds", callback=parse_seeds, default="0", show_default=True, help="Each prompt gets a picture per seed: 3, 0-3 or 1,5,7-9.")
 @click.option(
     "--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation psi; below 1: less variety, more typical pictures."
 )
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
-@click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write one sheet with captions to this file instead.")
+@click.option("--overwrite", is_flag=True, help="Draw every picture again, and replace the files that have their names.")
+@click.option("--grid", type=PictureFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another format.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
 @model_options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     model: str,
     prompts: tuple[str, ...],
     prompt_file: TextIO | None,
     seeds: list[int],
     trunc: float,
     outdir: Path,
+    overwrite: bool,
     grid: Path | None,
     as_json: bool,
     text_encoder: str | None,
@@ -49,32 +77,93 @@ def command(
 
     RUN_OR_SNAPSHOT is a run folder, a snapshot file, latest (the newest run in runs/) or pretrained (the small model of simple shapes that
     comes with gan_t2i). The default is the latest run, or the pretrained model where there is none.
+
+    Each picture is written as it is drawn. Ctrl-C stops; the same command goes on with what is missing. A file that holds anything else is
+    not replaced without --overwrite: the new one gets a number.
     """
     texts = [*prompts, *read_prompts(prompt_file)]
     if not texts:
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
-    if empty := [number for number, prompt in enumerate(texts, 1) if not prompt.strip()]:
-        raise click.UsageError(f"prompt {empty[0]} is empty: say what to draw")
-    from gan_t2i.core.images import save_png, sheet
-    from gan_t2i.sampling.draw import file_names
-    from gan_t2i.sampling.pipeline import Text2Image
+    total = len(texts) * len(seeds)
+    if total > MOST:
+        raise click.UsageError(f"{total:,} pictures are more than {MOST:,}: ask for fewer at a time")
+    from PIL import Image
 
+    from gan_t2i.core.arguments import as_number, as_prompts
+    from gan_t2i.core.images import check_writable, save_picture
+    from gan_t2i.core.stopping import StopRequest
+    from gan_t2i.sampling.pipeline import Text2Image
+    from gan_t2i.sampling.save import save_all
+
+    as_prompts(texts)  # before the model is loaded
+    as_number(trunc, "--trunc")
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
-    pictures = pipeline.generate(texts, seeds=seeds, truncation_psi=trunc)
-    results = [{"prompt": prompt, "seed": seed} for prompt in texts for seed in seeds]
-    if grid is not None:
-        rows = [pictures[start : start + len(seeds)] for start in range(0, len(pictures), len(seeds))]
-        save_png(sheet(rows, texts), grid)
-        paths = [grid] * len(pictures)
-    else:
-        paths = [outdir / name for name in file_names(texts, seeds)]
-        for picture, path in zip(pictures, paths, strict=True):
-            save_png(picture, path)
-    if as_json:
-        values = [{**result, "path": str(path)} for result, path in zip(results, paths, strict=True)]
-        click.echo(json.dumps(values, ensure_ascii=False, indent=2))
-    else:
-        click.echo(grid if grid is not None else "\n".join(map(str, paths)))
+    done = drawn = 0
+    with StopRequest() as stop, _results(as_json) as show:
+        if grid is None:
+            for saved in _watched(save_all(pipeline, texts, seeds, trunc, outdir, overwrite=overwrite), total, stop):
+                show(saved.prompt, saved.seed, saved.path)
+                done, drawn = done + 1, drawn + saved.drawn
+        else:
+            blank = Image.new("RGB", (pipeline.info.resolution, pipeline.info.resolution))
+            check_writable(grid, _sheet(texts, [blank] * total))  # before the drawing, which takes longer
+            if grid.exists():
+                log.info(f"{grid} exists and is replaced")
+            pictures = list(_watched(pipeline.stream(texts, seeds=seeds, truncation_psi=trunc), total, stop))
+            done = drawn = len(pictures)
+            if done == total:
+                save_picture(_sheet(texts, pictures), grid)
+                for prompt, seed in product(texts, seeds) if as_json else [("", 0)]:
+                    show(prompt, seed, grid)
+    if done < total:
+        log.info(f"stopped after {done:,} of {total:,} pictures; {'no sheet is written' if grid else 'the same command goes on'}")
+        ctx.exit(128 + (stop.signal or 0))  # the shell's code for a process that a signal ended
+    if drawn < done:
+        log.info(f"{done - drawn:,} of {done:,} pictures were there already (--overwrite draws them again)")
+
+
+def _sheet(texts: Sequence[str], pictures: Sequence["Image.Image"]) -> "Image.Image":
+    """Lay out the pictures, equally many of each text."""
+    from gan_t2i.core.images import sheet
+
+    each = len(pictures) // len(texts)
+    return sheet([pictures[start : start + each] for start in range(0, len(pictures), each)], texts)
+
+
+def _watched(items: Iterable[T], total: int, stop: "StopRequest") -> Iterator[T]:
+    """Pass on the items under a progress bar, until a stop is requested."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds: live in a terminal, a line now and then in a log file
+    with logging_redirect_tqdm([PACKAGE]), tqdm(items, "drawing", total, unit="img", mininterval=interval, delay=SHOWN_AFTER) as bar:
+        for item in bar:
+            yield item
+            if stop.signal is not None:
+                return
+
+
+@contextlib.contextmanager
+def _results(as_json: bool) -> Iterator[Callable[[str, int, Path], None]]:
+    """Yield a function that prints the path of a picture, or its entry in a JSON list, which is whole even after an error."""
+    from tqdm import tqdm
+
+    count = 0
+
+    def show(prompt: str, seed: int, path: Path) -> None:
+        nonlocal count
+        if as_json:
+            entry = json.dumps({"prompt": prompt, "seed": seed, "path": str(path)}, ensure_ascii=False, indent=2)
+            click.echo(("," if count else "[") + "\n" + textwrap.indent(entry, "  "), nl=False)
+        else:
+            (tqdm.write if sys.stdout.isatty() else click.echo)(str(path))
+        count += 1
+
+    try:
+        yield show
+    finally:
+        if as_json:
+            click.echo("\n]" if count else "[]")
 
 
 def read_prompts(file: TextIO | None) -> list[str]:

@@ -1,6 +1,7 @@
 """``gan-t2i train``: config and data to a run folder."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def command(
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
     if os.environ.get("RANK", "0") == "0":  # of torchrun; its process group has ended by now
-        click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {folder.path} -p "..." --grid out.png')
+        click.echo(f'done: {folder.snapshots()[-1]}\ntry: gan-t2i sample {shlex.quote(str(folder.path))} -p "..." --grid out.png')
 
 
 def _dry_run(request: Any) -> None:

@@ -28,6 +28,14 @@ class StrictConfig(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Refuse true and false where numbers are wanted: pydantic takes them for 1 and 0."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"{str(value).lower()} is not a value of this setting")
+        return value
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
         """Validate `values`; raises `UsageError` with the dotted path below `where`, the value and what is allowed."""

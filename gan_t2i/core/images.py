@@ -1,6 +1,8 @@
 """Conversion between tensors, pictures and files, alpha compositing, and contact sheets. N batch, C channels, H x W pixels."""
 
 import contextlib
+import io
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from gan_t2i import __version__
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import output_file
 
+_ORIGIN = "gan_t2i"  # key in a PNG
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
 _LINE = 17
+_LARGEST = 170_000_000  # pixels of a sheet; Pillow does not open pictures with much more
 _SQUARE = 8  # pixels of the checkerboard below transparent pictures
 GREY = 128  # of 255, below transparent pictures where a plain background is needed: black and white can both be seen on it
 # Fonts with Chinese, Japanese, Korean and more, as Linux, macOS and Windows name their files.
@@ -91,6 +96,8 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
         rows: pictures of one caption each, RGB or RGBA; rows have the same length.
         captions: one per row.
         cell: side of a picture in the sheet; small pictures are enlarged by a whole factor where one fits, pixels left visible.
+
+    Raises `UsageError` for a sheet that is too large to be opened.
     """
     side = rows[0][0].width
     cell = max(side, cell // side * side)
@@ -100,7 +107,10 @@ def sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], *, cel
     height = max(map(len, wrapped)) * _LINE + cell + _GAP
     blocks = min(blocks, len(rows))
     lines = -(-len(rows) // blocks)
-    result = Image.new("RGB", (blocks * (width + _GAP) + _GAP, lines * height + _GAP), "white")
+    size = blocks * (width + _GAP) + _GAP, lines * height + _GAP
+    if size[0] * size[1] > _LARGEST:
+        raise UsageError(f"a sheet of {len(rows):,} x {len(rows[0]):,} pictures would have {size[0]:,} x {size[1]:,} pixels: ask for fewer")
+    result = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(result)
     for index, (row, text) in enumerate(zip(rows, wrapped, strict=True)):
         x = _GAP + (index % blocks) * (width + _GAP)
@@ -121,10 +131,48 @@ def _checkerboard(side: int) -> Image.Image:
     return Image.fromarray(light.to(torch.uint8).numpy()).convert("RGBA")
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that is marked as generated media and does not hold its prompt; raises `UsageError` where `path` cannot be written."""
+def check_writable(path: Path, picture: Image.Image | None = None) -> None:
+    """Raise `UsageError` where `path` cannot be written, or not in the format that it ends in; `picture` is as large as the one to come."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"cannot write {path}: {folder} is not a folder that you may write in")
+    try:
+        _encode(picture or Image.new("RGB", (16, 16)), io.BytesIO(), path)
+    except Exception as error:  # Pillow has many writers, and each raises what it likes
+        size = f" at {picture.width:,} x {picture.height:,} pixels" if picture else ""
+        raise UsageError(f"cannot write {path}{size}: {' '.join(str(error).split())}; name a .png file") from error
+
+
+def save_picture(picture: Image.Image, path: Path, origin: str = "") -> None:
+    """Write a picture that is marked as generated media, where its format has a place for that, and does not hold its prompt.
+
+    `origin`: for a PNG, an identifier that `read_origin` returns. Raises `UsageError` where `path` cannot be written.
+    """
+    with output_file(path) as temporary:
+        _encode(picture, temporary, path, origin)
+
+
+def read_origin(path: Path) -> str | None:
+    """Return the identifier that a PNG was saved with; None for any other file."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get(_ORIGIN)
+    except Exception:  # not a picture, or a damaged one
+        return None
+
+
+def _encode(picture: Image.Image, file: Path | io.BytesIO, path: Path, origin: str = "") -> None:
+    """Write to `file` in the format that the suffix of `path` names."""
+    suffix = path.suffix.lower()
+    form = Image.registered_extensions().get(suffix)
+    if form not in Image.SAVE:
+        raise OSError(f"Pillow writes no format that ends in {suffix!r}" if suffix else "the name has no ending")
+    if form != "PNG":
+        picture.save(file, format=form, quality=95, xmp=_XMP.encode())
+        return
     info = PngInfo()
     info.add_text("Software", f"gan_t2i {__version__}")
     info.add_itxt("XML:com.adobe.xmp", _XMP)
-    with output_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+    if origin:
+        info.add_text(_ORIGIN, origin)
+    picture.save(file, format=form, pnginfo=info)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -28,6 +29,38 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Run a block, or a decorated function, with torch as it starts, whatever the caller has set, and give the caller's settings back.
+
+    These are the default dtype and device, the precision of float32, the autograd mode and autocast. New weights are drawn within
+    `seeded_weights`.
+    """
+    dtype, backends = torch.get_default_dtype(), torch.backends
+    with contextlib.ExitStack() as stack:
+        # all threads share these two, so they are left alone where they are as needed
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        for operation in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):  # type: ignore[attr-defined]
+            if operation.fp32_precision not in ("none", "ieee"):  # as torch.set_float32_matmul_precision leaves it
+                stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
+                operation.fp32_precision = "ieee"
+        if torch.get_default_device().type != "cpu":  # within the context, every call is slower
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps")):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        # rounded weights are cached until the outermost autocast ends, which within the caller's would never come
+        depth = torch.autocast_increment_nesting()
+        for _ in range(depth):
+            torch.autocast_decrement_nesting()
+            stack.callback(torch.autocast_increment_nesting)
+        stack.callback(torch.autocast_decrement_nesting)
+        yield
+
+
 def set_gpu_arithmetic(*, fixed_order: bool, exact_convolutions: bool) -> None:
     """Set how a GPU computes from now on in this process; a CPU does both anyway.
 
@@ -42,6 +75,20 @@ def set_gpu_arithmetic(*, fixed_order: bool, exact_convolutions: bool) -> None:
     # nothing here reads memory that it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.conv.fp32_precision = "ieee" if exact_convolutions else "tf32"  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def gpu_arithmetic_restored() -> Iterator[None]:
+    """Undo, after a block or a decorated function, what `set_gpu_arithmetic` did in it."""
+    deterministic, conv = torch.utils.deterministic, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    order = {"mode": torch.are_deterministic_algorithms_enabled(), "warn_only": torch.is_deterministic_algorithms_warn_only_enabled()}
+    fill, precision = deterministic.fill_uninitialized_memory, conv.fp32_precision  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(**order)
+        deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        conv.fp32_precision = precision
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -87,6 +134,14 @@ def peak_memory_gib(device: torch.device) -> float:
 
     # Linux counts in KiB, macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+@contextlib.contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Let torch draw new weights on the CPU from `seed` alone within the block; the caller's random numbers, a GPU's too, stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        yield
 
 
 def seeded_rng(*key: int | str) -> torch.Generator:

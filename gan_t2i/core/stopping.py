@@ -26,7 +26,9 @@ class StopRequest:
         self._interruptible = False
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        # only the main thread may handle signals; from another, a program stops by its own means
+        handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._previous = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import quiet
@@ -151,6 +151,14 @@ def hash_weights(path: Path) -> str:
     files = sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
     hashes = [(file.relative_to(path).as_posix(), hash_weights(file)) for file in files]
     return hashes[0][1] if len(hashes) == 1 else hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+def hash_state(module: nn.Module) -> str:
+    """Return the sha256 of the names and values of a module's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_tensors(found: Weights) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ None was trained on generated pictures. The network that the discriminator uses 
 getting better (Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
 """
 
-import hashlib
 import importlib.util
 import io
 import itertools
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
-from gan_t2i.core.weights import Package, Weights, check_hash, load_tensors, local_weights
+from gan_t2i.core.weights import Package, Weights, check_hash, hash_state, load_tensors, local_weights
 from gan_t2i.evaluation.matcher import Matcher
 
 NAMES = ("random", "matcher", "efficientnet-lite2", "inception")
@@ -104,14 +103,6 @@ def pixels(resolution: int) -> FeatureSpace:
         return x / x.shape[1] ** 0.5
 
     return FeatureSpace("pixels", "-", 3 * side**2, flat, standard=True)
-
-
-def hash_state(module: nn.Module) -> str:
-    """sha256 of the names and values of a module's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # The networks

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from gan_t2i.core.files import output_file
-from gan_t2i.core.images import save_png
+from gan_t2i.core.images import save_picture
 from gan_t2i.runs import RunFolder
 
 Generate = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
@@ -69,7 +69,7 @@ def write(
         write_json(json_file, {**metadata, **result.to_json()})
         written.append(json_file)
     if sheet_file is not None and (picture := result.sheet()) is not None:
-        save_png(picture, sheet_file)
+        save_picture(picture, sheet_file)
         written.append(sheet_file)
     return written
 

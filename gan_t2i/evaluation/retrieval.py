@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import to_uint8
-from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.core.runtime import seeded_rng, seeded_weights
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
 from gan_t2i.evaluation.recombined import recombine, shuffled_captions
@@ -112,8 +112,7 @@ def prepare_retrieval(
     known, captions = len(dataset.captions), [*dataset.captions, *recombine(texts, dataset.captions, LIMIT)]
     cache = TextCache.build(encoder, captions)
     pooled = cache.pooled(range(len(cache)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded_weights(config.seed):
         matcher = Matcher(config, resolution=dataset.resolution, text_width=encoder.width)
     matcher = matcher.to(memory_format=torch.channels_last).to(device)
 

@@ -15,7 +15,7 @@ from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import from_uint8
-from gan_t2i.core.runtime import product_dtype
+from gan_t2i.core.runtime import product_dtype, seeded_weights
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.models.autoencoders.base import Autoencoder, LatentAutoencoder
 from gan_t2i.models.autoencoders.hub import HubAutoencoder
@@ -94,8 +94,7 @@ def ready_autoencoder(
 
 def build_autoencoder(spec: Spec, dataset: PackedDataset, seed: int) -> Autoencoder:
     """Build an autoencoder for the pictures of `dataset`; its weights follow from the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded_weights(seed):
         network: Autoencoder = registry.build("autoencoder", spec.name, spec.params, resolution=dataset.resolution, channels=dataset.channels)
     return network
 
@@ -135,14 +134,6 @@ def _checked(ready: ReadyAutoencoder, dataset: PackedDataset) -> ReadyAutoencode
     size = f"{dataset.resolution} px become {side} x {side} latents of {network.latent_channels} numbers"
     log.info(f"autoencoder: {size}; held-out PSNR {ready.psnr:.1f} dB")
     return ready
-
-
-def weights_hash(network: Autoencoder) -> str:
-    """Return the sha256 of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def heldout_pictures(dataset: PackedDataset) -> Indices:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gan_t2i.core.config import NonNegative, Positive
-from gan_t2i.core.runtime import autocast
+from gan_t2i.core.runtime import autocast, seeded_weights
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.models.captioner import Captioner, CaptionerConfig
 from gan_t2i.pretraining.loop import PretrainingConfig, RealPairs, add_noise, pretrain_or_load, train_on_pairs
@@ -29,8 +29,7 @@ def build_captioner(config: CaptionerTraining, pairs: RealPairs) -> Captioner:
     dataset = pairs.dataset
     captions = [dataset.captions[index] for item in dataset.train.tolist() for index in dataset.caption_ids[item]]
     vocabulary = count_vocabulary(captions, config.size.vocabulary_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(pairs.seed)
+    with seeded_weights(pairs.seed):
         captioner = Captioner(config.size, resolution=dataset.resolution, vocabulary=vocabulary)
     return captioner.to(pairs.device).to(memory_format=torch.channels_last).requires_grad_(False)
 

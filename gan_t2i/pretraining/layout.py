@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.core.config import Count, NonNegative, Positive
-from gan_t2i.core.runtime import autocast
+from gan_t2i.core.runtime import autocast, seeded_weights
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.layout import LOCALIZER_SIDE, WordLocalizer
@@ -45,8 +45,7 @@ def pretrained_layout(layout: nn.Module, config: LayoutTraining, pairs: RealPair
 def pretrain(layout: nn.Module, config: LayoutTraining, pairs: RealPairs) -> None:
     """Train a localizer on real images, then the predictor on what the localizer finds in them."""
     vocabulary = Vocabulary(pairs.dataset, pairs.encoder, config.vocabulary_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(pairs.seed)
+    with seeded_weights(pairs.seed):
         localizer = WordLocalizer(pairs.dataset.resolution, vocabulary.size).to(pairs.device).to(memory_format=torch.channels_last)
 
     def localizer_loss(batch: Batch, rng: torch.Generator) -> Tensor:

@@ -1,18 +1,24 @@
 """Text to image with a trained model: a snapshot, its text encoder, and one forward pass per picture."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, SupportsFloat, SupportsIndex
 
 import torch
 from PIL import Image
 
 from gan_t2i.checkpoint import SnapshotInfo, load_snapshot
+from gan_t2i.core.arguments import Seeds, as_number, as_prompts, as_seeds
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8, to_pictures, to_uint8
-from gan_t2i.core.runtime import pick_device
+from gan_t2i.core.runtime import pick_device, torch_defaults
+from gan_t2i.core.weights import hash_state
 from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
@@ -51,7 +57,14 @@ class Text2Image:
         """Device that the generator runs on."""
         return next(self.generator.parameters()).device
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the snapshot's contents, the same wherever its file lies."""
+        parts = [asdict(self.info), hash_state(self.generator)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
     @classmethod
+    @torch_defaults()
     def load(cls, path: str | Path = "pretrained", *, text_encoder: str | None = None, device: str = "auto") -> Self:
         """Load a trained model.
 
@@ -82,6 +95,7 @@ class Text2Image:
             unknown_words = shapes_grammar.unknown_words
         return cls(generator.to(memory_format=torch.channels_last), encoder, info, unknown_words).to(device)
 
+    @torch_defaults()
     def to(self, device: str | torch.device) -> Self:
         """Move the generator to `device`, one that `load` takes, and return the model. The text encoder stays on the CPU.
 
@@ -90,24 +104,22 @@ class Text2Image:
         self.generator.to(pick_device(str(device)))
         return self
 
-    def generate(self, prompts: str | Sequence[str], *, seeds: int | Sequence[int] = 0, truncation_psi: float = 1.0) -> list[Image.Image]:
+    def generate(self, prompts: str | Iterable[str], *, seeds: Seeds = 0, truncation_psi: SupportsFloat = 1.0) -> list[Image.Image]:
         """Generate a picture of every prompt with every seed.
 
         Args:
             prompts: one or several descriptions.
-            seeds: one or several numbers; another seed gives another picture of the same prompt.
+            seeds: one or several integers; another seed gives another picture of the same prompt.
             truncation_psi: below 1, pictures are more typical and vary less.
 
         Returns:
             RGB pictures, or RGBA ones of a model trained with transparency: prompt by prompt, each with its seeds in order.
 
         A picture depends only on its prompt, its seed and `truncation_psi`, and not on the others in the call. Words beyond the encoder's
-        limit are cut off with a warning. Raises `UsageError` for an empty prompt.
+        limit are cut off with a warning. Raises `UsageError` for an empty prompt, a seed that is no integer, and a truncation that is no finite
+        number.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        self._check(prompts)
-        return draw(self.generator, self.encoder, prompts, seeds, truncation_psi)
+        return list(self.stream(prompts, seeds=seeds, truncation_psi=truncation_psi))
 
     @torch.no_grad()
     def rebuild(self, images: torch.Tensor) -> torch.Tensor:
@@ -119,20 +131,30 @@ class Text2Image:
             raise UsageError("this model draws pixels: it has no autoencoder to rebuild pictures with")
         return to_uint8(to_pictures(self.generator.autoencoder.rebuild(from_uint8(images.to(self.device)))))
 
-    def _check(self, prompts: Sequence[str]) -> None:
-        for number, prompt in enumerate(prompts, 1):
-            if not prompt.strip():
-                raise UsageError(f"prompt {number} is empty: say what to draw")
-            if prompt.encode(errors="ignore").decode() != prompt:  # lone surrogates: bytes from a shell that are not text
-                raise UsageError(f"prompt {number} is not UTF-8 text: {prompt!r}")
-        if self.unknown_words is not None:
-            for prompt in prompts:
-                if unknown := self.unknown_words(prompt):
-                    words = ", ".join(map(repr, unknown))
-                    log.warning(f"prompt {prompt[:40]!r}: never seen in training: {words}; this model knows only simple shapes")
-        for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
-            if length > self.encoder.max_tokens:
-                log.warning(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
+    def stream(self, prompts: str | Iterable[str], *, seeds: Seeds = 0, truncation_psi: SupportsFloat = 1.0) -> Iterator[Image.Image]:
+        """Generate the pictures of `generate` one by one, each when it is asked for, so that thousands need no memory.
+
+        >>> for number, picture in enumerate(model.stream(prompts)):
+        ...     picture.save(f"{number}.png")
+
+        Arguments are as for `generate`, and checked at once.
+        """
+        checked = as_prompts(prompts), as_seeds(seeds), as_number(truncation_psi, "truncation_psi")
+        return self._stream(*checked)
+
+    def _stream(self, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float) -> Iterator[Image.Image]:
+        for prompt in prompts if seeds else ():
+            self._warn(prompt)
+            yield from draw(self.generator, self.encoder, [prompt], seeds, truncation_psi)
+
+    def _warn(self, prompt: str) -> None:
+        """Warn of words in `prompt` that the model does not know or does not read."""
+        if self.unknown_words is not None and (unknown := self.unknown_words(prompt)):
+            words = ", ".join(map(repr, unknown))
+            log.warning(f"prompt {prompt[:40]!r}: never seen in training: {words}; this model knows only simple shapes")
+        [length] = self.encoder.count_tokens([prompt])
+        if length > self.encoder.max_tokens:
+            log.warning(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
 
 
 def _encoder_folder(snapshot: Path) -> str | None:
@@ -142,7 +164,9 @@ def _encoder_folder(snapshot: Path) -> str | None:
     return model if model and Path(model).is_dir() else None
 
 
-def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "pretrained", truncation_psi: float = 1.0) -> Image.Image:
+def generate_image(
+    prompt: str, *, seed: SupportsIndex = 0, model: str | Path = "pretrained", truncation_psi: SupportsFloat = 1.0
+) -> Image.Image:
     """Generate one picture of `prompt`; `model` is anything that `Text2Image.load` takes.
 
     >>> from gan_t2i import generate_image
@@ -150,4 +174,4 @@ def generate_image(prompt: str, *, seed: int = 0, model: str | Path = "pretraine
 
     The model is loaded at every call: for more than one picture, load a `Text2Image` once.
     """
-    return Text2Image.load(model).generate(prompt, seeds=seed, truncation_psi=truncation_psi)[0]
+    return Text2Image.load(model).generate([prompt], seeds=[seed], truncation_psi=truncation_psi)[0]

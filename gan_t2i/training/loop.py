@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import shutil
 import signal
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def _farewell(folder: RunFolder, nimg: int, total: int) -> str:
     """Return the last message of a run that was asked to stop."""
     if nimg < total:
         return f"stopped after {nimg:,} of {total:,} images; the same command resumes"
-    return f"stopped at the last step; final grid and evaluation skipped: run gan-t2i evaluate shapes {folder.path}"
+    return f"stopped at the last step; final grid and evaluation skipped: run gan-t2i evaluate shapes {shlex.quote(str(folder.path))}"
 
 
 def show_beginning(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from gan_t2i import registry
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.phases import phase
+from gan_t2i.core.runtime import seeded_weights
 from gan_t2i.models.autoencoders.base import SMALLEST_SIDE, Autoencoder
 from gan_t2i.models.base import Discriminator, Generator
 from gan_t2i.models.latent_generator import LatentGenerator
@@ -58,8 +59,7 @@ def latent_interface(config: TrainConfig) -> dict[str, int]:
 
 def build_networks(config: TrainConfig, interface: dict[str, int], autoencoder: Autoencoder, device: torch.device) -> Networks:
     """Build both networks with weights drawn from the run's seed alone, their optimizers, and G's moving average."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded_weights(config.seed):
         G, D = _build(config, interface)
     # channels_last is the fastest layout of CPU and GPU convolutions in bfloat16: two to four times NCHW's speed in resampling on a CPU
     G, D = G.to(device).to(memory_format=torch.channels_last), D.to(device).to(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, sto
     networks, config = session.networks, session.config.evaluate
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        return draw(networks.images, session.encoder, prompts, seeds)
+        return list(draw(networks.images, session.encoder, prompts, seeds))
 
     try:
         with stop.interruptible():

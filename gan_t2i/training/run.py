@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def find_requested(request: Mapping[str, Any], outdir: Path, resume: str) -> tup
         return None
     config = config_of(run)
     if config is None or _request_of(run) != request:
-        raise UsageError(f"--resume {resume}: {run.path} was begun by another command; repeat that, or name its config: --config {run.config}")
+        fault = f"--resume {resume}: {run.path} was begun by another command"
+        raise UsageError(f"{fault}; repeat that, or name its config: --config {shlex.quote(str(run.config))}")
     return run, config
 
 
@@ -102,7 +104,7 @@ def run_training(
             _write(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
             if RECOMMENDED in new_files:
                 log.info(f"written, with the reasons: {folder.path / RECOMMENDED}")
-        log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {outdir})")
+        log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {shlex.quote(str(outdir))})")
         return folder, train(session, folder, progress)
 
 

@@ -17,12 +17,13 @@ from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import pick_device, set_gpu_arithmetic
+from gan_t2i.core.weights import hash_state
 from gan_t2i.data.batches import open_batches
 from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
 from gan_t2i.data.latents import load_latents
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
-from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, encode, ready_autoencoder, weights_hash
+from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, encode, ready_autoencoder
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
@@ -187,7 +188,7 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
         config.autoencoder, dataset, device=device, seed=config.seed, precision=config.precision, source=source, trained=not measured
     )
     if isinstance(sampler, Sampler) and not autoencoder.network.is_identity:
-        folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{weights_hash(autoencoder.network)[:32]}"
+        folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{hash_state(autoencoder.network)[:32]}"
         sampler.gather = load_latents(dataset, folder, lambda images: encode(autoencoder.network, images)).gather
     networks = build_networks(config, network_interface(config, encoder), autoencoder.network, device)
     active = {name: term for name, term in terms.items() if term.active}

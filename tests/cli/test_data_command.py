@@ -26,12 +26,12 @@ def shapes(tmp_path: Path) -> Path:
 
 
 def test_make_shapes_prints_a_summary(tmp_path: Path) -> None:
-    out = tmp_path / "shapes"
+    out = tmp_path / "my shapes"
     result = run("make", "shapes", out, "--count", 50, "--size", 16, "--seed", 3)
     assert result.exit_code == 0, result.output
     assert f"made 50 pictures of 16 x 16 pixels in {out}: 48 for training, 2 held out" in result.output
     assert result.output.count('  "') == 3
-    assert f"next: gan-t2i train --data {out}" in result.output
+    assert f"next: gan-t2i train --data '{out}'" in result.output
 
 
 def test_make_refuses(shapes: Path, tmp_path: Path) -> None:
@@ -72,17 +72,18 @@ def test_make_emoji_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
+    packed = tmp_path / "the packed"
     result = run("pack", shapes, packed, "--resolution", 16)
     assert result.exit_code == 0, result.output
     assert "30 usable pairs" in result.output
-    assert f"gan-t2i train --data {packed} --set resolution=16" in result.output
+    assert f"gan-t2i train --data '{packed}' --set resolution=16" in result.output
     assert run("pack", shapes, packed, "--resolution", 16).exit_code == 2
     assert run("pack", shapes, tmp_path / "other", "--resolution", 17).exit_code == 2
     for path in (shapes, packed):
         shown = run("inspect", path)
         assert shown.exit_code == 0, shown.output
         assert "30 usable pairs with 90 captions (5 pairs held out)" in shown.output
+    assert f"`gan-t2i doctor --data '{packed}' --write FILE`" in shown.output
 
 
 def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

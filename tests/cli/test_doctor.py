@@ -102,21 +102,21 @@ def test_it_writes_a_config_that_train_takes(
 ) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(small_config(batch=6)))
     before = sorted(cache_dir().rglob("*"))
-    result = doctor("--config", tmp_path / "mine.yaml", "--write", tmp_path / "new.yaml", "--caption-column", "text")
+    result = doctor("--config", tmp_path / "mine.yaml", "--write", tmp_path / "my new.yaml", "--caption-column", "text")
     assert result.exit_code == 0, result.output
     assert sorted(cache_dir().rglob("*")) == before
     assert "12 usable pairs with 24 captions (2 pairs held out)" in result.output
     assert "steps of 6 pictures" in result.output  # the named config
-    assert f"next: gan-t2i train --config {tmp_path / 'new.yaml'}" in result.output
-    config = TrainConfig.parse(read_yaml(tmp_path / "new.yaml"))
+    assert f"next: gan-t2i train --config '{tmp_path / 'my new.yaml'}'" in result.output
+    config = TrainConfig.parse(read_yaml(tmp_path / "my new.yaml"))
     assert (config.resolution, config.data.source, config.data.caption_column) == (16, str(pictures), "text")
-    text = (tmp_path / "new.yaml").read_text()
+    text = (tmp_path / "my new.yaml").read_text()
     assert "img/s, measured here" in text
     assert "recommended: small, " in result.output
     assert text.startswith("# gan-t2i train --config")
     taken: list[TrainConfig] = []
     monkeypatch.setattr(estimate, "dry_run_report", lambda config: taken.append(config))
-    assert CliRunner().invoke(command, ["train", "--config", str(tmp_path / "new.yaml"), "--dry-run"]).exit_code == 0
+    assert CliRunner().invoke(command, ["train", "--config", str(tmp_path / "my new.yaml"), "--dry-run"]).exit_code == 0
     assert taken == [config]
 
 

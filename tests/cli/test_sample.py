@@ -1,8 +1,10 @@
 """``gan-t2i sample``: prompts in, picture files out."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,17 +83,136 @@ def test_truncation_and_long_prompts(sample: Sample) -> None:
     assert "has 42 tokens; the model reads 16, the rest is left out" in result.stderr
     first, second = (np.asarray(Image.open(path)) for path in result.stdout.splitlines())
     assert np.array_equal(first, second)
-    assert sample("-p", "red", "--trunc", -1).exit_code == 2
+    for wrong in (-1, "nan", "inf"):
+        assert sample("-p", "red", "--trunc", wrong, "--outdir", "wrong").exit_code == 2
+    assert not Path("wrong").exists()
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("0-2", [0, 1, 2]), ("1,5,7-9", [1, 5, 7, 8, 9]), ("4-4, 0", [4, 0])])
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0-2", [0, 1, 2]), ("1,5,7-9", [1, 5, 7, 8, 9]), ("4-4, 0", [4, 0]), ("1,1,0-2", [1, 0, 2])]
+)
 def test_seeds(sample: Sample, text: str, seeds: list[int]) -> None:
     assert sample("-p", "red", "--seeds", text).stdout.splitlines() == [f"out/red-seed{seed}.png" for seed in seeds]
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "3-1", "1,,2", "1-2-3", "1.5", "0-"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "3-1", "1,,2", "1-2-3", "1.5", "0-", "1" * 5000])
 def test_what_is_not_a_seed(sample: Sample, tmp_path: Path, text: str) -> None:
     result = sample("-p", "red", "--seeds", text)
     assert result.exit_code == 2
     assert f"{text!r} is not a list of seeds; write 3, 0-3 or 1,5,7-9" in " ".join(result.stderr.split())
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(1, "0-2000000000"), (1, "0-999999,5-6"), (3, "0-400000")])
+def test_too_many_pictures_are_a_sentence(sample: Sample, tmp_path: Path, prompts: int, seeds: str) -> None:
+    result = sample(*["-p", "red"] * prompts, "--seeds", seeds)
+    assert result.exit_code == 2
+    assert "1,000,000" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, number: int, signal_number: int = signal.SIGINT) -> None:
+    """Send a signal while the picture of that number is drawn."""
+    from gan_t2i.sampling import draw
+
+    left = iter(range(number - 1, -1, -1))
+    to_pictures = draw.to_pictures
+
+    def stop_and_draw(images: Any) -> Any:
+        if next(left, -1) == 0:
+            signal.raise_signal(signal_number)
+        return to_pictures(images)
+
+    monkeypatch.setattr(draw, "to_pictures", stop_and_draw)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_what_is_done_and_the_same_command_goes_on(sample: Sample, monkeypatch: pytest.MonkeyPatch, signal_number: int) -> None:
+    words = ["-p", "red", "-p", "blue", "--seeds", "0-1", "--json"]
+    stop_at(monkeypatch, 3, signal_number)
+    result = sample(*words)
+    assert result.exit_code == 128 + signal_number
+    assert "stopped after 3 of 4 pictures; the same command goes on" in result.stderr
+    done = json.loads(result.stdout)
+    assert [entry["path"] for entry in done] == ["out/red-seed0.png", "out/red-seed1.png", "out/blue-seed0.png"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["blue-seed0.png", "red-seed0.png", "red-seed1.png"]
+    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    result = sample(*words)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == [*done, {"prompt": "blue", "seed": 1, "path": "out/blue-seed1.png"}]
+    assert "3 of 4 pictures were there already (--overwrite draws them again)" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "already" not in sample(*words, "--overwrite").stderr
+    assert {path: path.stat().st_mtime_ns for path in before} != before
+
+
+def test_a_stopped_sheet_is_not_written(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 2)
+    result = sample("-p", "red", "--seeds", "0-2", "--grid", "sheet.png", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (130, [])
+    assert "stopped after 2 of 3 pictures; no sheet is written" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_another_picture_is_not_replaced(sample: Sample) -> None:
+    assert sample("-p", "a red heart").stdout == "out/a-red-heart-seed0.png\n"
+    first = Path("out/a-red-heart-seed0.png").read_bytes()
+    result = sample("-p", "a RED/heart?", "--trunc", 0.5)
+    assert result.stdout == "out/a-red-heart.2-seed0.png\n"
+    assert "out/a-red-heart-seed0.png holds something else and stays" in result.stderr
+    assert Path("out/a-red-heart-seed0.png").read_bytes() == first
+    assert sample("-p", "a RED/heart?", "--trunc", 0.5, "--overwrite").stdout == "out/a-red-heart-seed0.png\n"
+    assert Path("out/a-red-heart-seed0.png").read_bytes() == Path("out/a-red-heart.2-seed0.png").read_bytes()
+
+
+def test_progress_shows_on_stderr(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "drawing" not in sample("-p", "red").stderr
+    monkeypatch.setattr("gan_t2i.cli.sample.SHOWN_AFTER", 0)
+    result = sample("-p", "red", "--seeds", "0-2")
+    assert "drawing: 100%" in result.stderr
+    assert len(result.stdout.splitlines()) == 3
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_a_prompt(sample: Sample, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa red circle\r\n")
+    for result in (sample("--prompts", "prompts.txt", "--json"), sample("--prompts", "-", "--json", stdin=b"\xef\xbb\xbfa red circle\r\n")):
+        assert [entry["prompt"] for entry in json.loads(result.stdout)] == ["a red circle"]
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.jpeg", "JPEG"), ("a.webp", "WEBP"), ("a.tif", "TIFF")])
+def test_a_sheet_has_the_format_of_its_name(sample: Sample, name: str, form: str) -> None:
+    assert sample("-p", "red", "--grid", name).exit_code == 0
+    with Image.open(name) as sheet:
+        assert sheet.format == form
+    assert (b"trainedAlgorithmicMedia" in Path(name).read_bytes()) is (form != "TIFF")
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.txt", "sheet.mp4", "sheet.msp", "sheet.wmf", "file/sheet.png"])
+def test_a_sheet_that_cannot_be_written_is_a_sentence(sample: Sample, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = sample("-p", "red", "--grid", name)
+    assert result.exit_code == 2
+    assert f"cannot write {name}: " in result.stderr.splitlines()[-1]
+    assert "model:" not in result.stderr  # said at once
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "sentence"),
+    [
+        ("sheet.jpg", "0-999", "cannot write sheet.jpg at 96,016 x "),
+        ("sheet.png", "0-99999", "a sheet of 1 x 100,000 pictures would have 9,600,016 x "),
+    ],
+)
+def test_a_sheet_that_would_be_too_large_is_a_sentence(sample: Sample, tmp_path: Path, name: str, seeds: str, sentence: str) -> None:
+    result = sample("-p", "red", "--grid", name, "--seeds", seeds)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {sentence}")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_sheet_that_exists_is_replaced_with_a_word(sample: Sample, tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").write_text("another")
+    assert "sheet.png exists and is replaced" in sample("-p", "red", "--grid", "sheet.png").stderr
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 16

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,28 +26,29 @@ from gan_t2i.training.session import Session
 
 @pytest.fixture
 def train(small_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Result]:
-    """Runs the command on the small config, shortened to two steps, in tmp_path/runs."""
+    """Runs the command on the small config, shortened to two steps, in tmp_path/my runs."""
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(small_config(kimg=0.008)), encoding="utf-8")
 
     def run(*arguments: object) -> Result:
-        return CliRunner().invoke(command, ["train", "--config", str(config), "--outdir", str(tmp_path / "runs"), *map(str, arguments)])
+        return CliRunner().invoke(command, ["train", "--config", str(config), "--outdir", str(tmp_path / "my runs"), *map(str, arguments)])
 
     return run
 
 
-def test_it_trains_and_says_what_comes_next(train: Callable[..., Result], tmp_path: Path) -> None:
+def test_it_trains_and_says_what_comes_next(train: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = train()
     assert result.exit_code == 0, result.output
-    folder = RunFolder(tmp_path / "runs" / "00000-tiny")
-    assert f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {tmp_path / 'runs'})" in result.output
+    folder = RunFolder(tmp_path / "my runs" / "00000-tiny")
+    assert f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir '{tmp_path / 'my runs'}')" in result.output
     assert f"done: {folder.snapshot(8)}" in result.output
-    assert f"try: gan-t2i sample {folder.path} -p" in result.output
     assert "12 usable pairs with 24 captions (2 pairs held out)" in result.output
     assert "text encoder: tiny" in result.output
     assert read_tensors(folder.state)[1]["nimg"] == 8
-    # and what it suggests works
-    shown = CliRunner().invoke(command, ["sample", str(folder.path), "-p", "a red circle", "--grid", str(tmp_path / "out.png")])
+    monkeypatch.chdir(tmp_path)
+    suggested = shlex.split(result.stdout.splitlines()[-1])
+    assert suggested[:4] == ["try:", "gan-t2i", "sample", str(folder.path)]
+    shown = CliRunner().invoke(command, suggested[2:])
     assert shown.exit_code == 0, shown.output
     assert (tmp_path / "out.png").is_file()
 
@@ -55,7 +57,7 @@ def test_options_beat_set_beats_the_file(train: Callable[..., Result], pictures:
     options = ["--set", "batch=2", "--set", "optimizer.g_lr=2e-4", "--set", "kimg=5", "--set", "seed=1", "--set", "data.source=nowhere"]
     result = train(*options, "--kimg", 0.004, "--seed", 7, "--desc", "My Run!", "--data", pictures)
     assert result.exit_code == 0, result.output
-    (folder,) = list_runs(tmp_path / "runs")
+    (folder,) = list_runs(tmp_path / "my runs")
     assert folder.path.name == "00000-my-run"
     values = read_yaml(folder.config)
     assert (values["kimg"], values["seed"], values["batch"], values["data"]["source"]) == (0.004, 7, 2, str(pictures))
@@ -66,14 +68,14 @@ def test_options_beat_set_beats_the_file(train: Callable[..., Result], pictures:
 
 def test_resume(train: Callable[..., Result], tmp_path: Path) -> None:
     assert train("--kimg", 0.004).exit_code == 0
-    (folder,) = list_runs(tmp_path / "runs")
+    (folder,) = list_runs(tmp_path / "my runs")
     result = train("--resume", folder.path)
     assert result.exit_code == 0, result.output
     assert f"going on with {folder.path} after 4 images" in result.output
-    assert list_runs(tmp_path / "runs") == [folder]
+    assert list_runs(tmp_path / "my runs") == [folder]
     assert read_tensors(folder.state)[1]["nimg"] == 8
     assert train("--resume", "never").exit_code == 0
-    assert len(list_runs(tmp_path / "runs")) == 2
+    assert len(list_runs(tmp_path / "my runs")) == 2
 
 
 def test_dry_run(train: Callable[..., Result], tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_dry_run(train: Callable[..., Result], tmp_path: Path) -> None:
     assert minutes == pytest.approx(1e6 / rate / 60, rel=0.1)
     assert 0.1 < memory < 100
     assert "nothing was trained" in result.output
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "my runs").exists()
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def dial(tmp_path: Path, pictures: Path, small_recipe: dict[str, Any], monkeypat
     monkeypatch.setattr(weights, "find_local", lambda: None)
 
     def run(*arguments: object, data: object = pictures) -> Result:
-        return CliRunner().invoke(command, ["train", "--data", str(data), "--outdir", str(tmp_path / "runs"), *map(str, arguments)])
+        return CliRunner().invoke(command, ["train", "--data", str(data), "--outdir", str(tmp_path / "my runs"), *map(str, arguments)])
 
     return run
 
@@ -131,7 +133,7 @@ def stop_at(nimg: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_alone_trains_the_recommended_config(dial: Callable[..., Result], tmp_path: Path, pictures: Path) -> None:
     result = dial("--minutes", "0.001", "--set", "seed=3", "--caption-column", "text")
     assert result.exit_code == 0, result.output
-    (folder,) = list_runs(tmp_path / "runs")
+    (folder,) = list_runs(tmp_path / "my runs")
     assert folder.path.name.startswith("00000-pictures")
     config, recommended = TrainConfig.parse(read_yaml(folder.config)), folder.path / "recommended.yaml"
     said = "recipe|resolution|length|text encoder: tiny [(]|augmentation|written"
@@ -154,19 +156,19 @@ def test_the_same_command_goes_on_whatever_the_pace_is(
 ) -> None:
     stop_at(4, monkeypatch)
     assert dial("--minutes", 0.01).exit_code == 128 + signal.SIGINT
-    (folder,) = list_runs(tmp_path / "runs")
+    (folder,) = list_runs(tmp_path / "my runs")
     assert (read_yaml(folder.config)["kimg"], read_tensors(folder.state)[1]["nimg"]) == (0.012, 8)
     (folder.path / "recommended.yaml").write_text("mine\n")
     result = dial("--minutes", 0.01)
     assert result.exit_code == 0, result.output
     assert f"going on with {folder.path} after 8 images" in result.output
-    assert (list_runs(tmp_path / "runs"), paces) == ([folder], [80, 160])  # nothing was measured
+    assert (list_runs(tmp_path / "my runs"), paces) == ([folder], [80, 160])  # nothing was measured
     assert (read_yaml(folder.config)["kimg"], read_tensors(folder.state)[1]["nimg"]) == (0.012, 12)
     assert (folder.path / "recommended.yaml").read_text() == "mine\n"
     # a finished run is not continued, and another command is another run
     assert dial("--minutes", 0.01).exit_code == 0
     assert dial("--minutes", 0.01, "--seed", 1).exit_code == 0
-    assert [read_yaml(run.config)["kimg"] for run in list_runs(tmp_path / "runs")] == [0.012, 0.024, 0.048]
+    assert [read_yaml(run.config)["kimg"] for run in list_runs(tmp_path / "my runs")] == [0.012, 0.024, 0.048]
 
 
 def test_resuming_a_measured_run_by_name(
@@ -175,11 +177,12 @@ def test_resuming_a_measured_run_by_name(
     assert "--resume latest: latest has no state to go on from" in dial("--resume", "latest").output
     stop_at(4, monkeypatch)
     dial("--minutes", 0.01)
-    (folder,) = list_runs(tmp_path / "runs")
+    (folder,) = list_runs(tmp_path / "my runs")
     refused = dial("--minutes", 0.02, "--resume", "latest")
     assert refused.exit_code == 2
     assert refused.output.splitlines()[-1] == (
-        f"Error: --resume latest: {folder.path} was begun by another command; repeat that, or name its config: --config {folder.config}"
+        f"Error: --resume latest: {folder.path} was begun by another command; "
+        f"repeat that, or name its config: --config {shlex.quote(str(folder.config))}"
     )
     assert dial("--minutes", 0.01, "--resume", "never").exit_code == 0
     assert dial("--minutes", 0.01, "--resume", folder.path).exit_code == 0
@@ -187,7 +190,7 @@ def test_resuming_a_measured_run_by_name(
     longer = CliRunner().invoke(command, ["train", "--config", str(folder.config), "--kimg", "0.016", "--resume", str(folder.path)])
     assert longer.exit_code == 0, longer.output
     assert read_tensors(folder.state)[1]["nimg"] == 16
-    assert len(list_runs(tmp_path / "runs")) == 2
+    assert len(list_runs(tmp_path / "my runs")) == 2
 
 
 def test_a_single_picture_trains_without_mismatch_and_says_so(dial: Callable[..., Result], tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_with_a_given_length_nothing_is_measured(dial: Callable[..., Result], tm
     result = dial("--kimg", 0.008, "--set", "batch=2", "--keep", 2)
     assert result.exit_code == 0, result.output
     assert "length: 0.008 kimg (as given)" in result.output
-    (folder,) = list_runs(tmp_path / "runs")
+    (folder,) = list_runs(tmp_path / "my runs")
     config = TrainConfig.parse(read_yaml(folder.config))
     assert (config.kimg, config.batch, config.report.keep, config.report.grid_kimg) == (0.008, 2, 2, 0.0008)
     assert "--set batch=2 --set report.keep=2 --set kimg=0.008" in (folder.path / "recommended.yaml").read_text().splitlines()[0]
@@ -219,15 +222,15 @@ def test_minutes_scale_the_durations_of_a_config(
         result = train("--minutes", 0.01, *changes)
         assert result.exit_code == 0, result.output
     assert "length: 0.024 kimg (about 0.01 minutes at 80 img/s, measured here)" in result.output
-    first, second = (TrainConfig.parse(read_yaml(run.config)) for run in list_runs(tmp_path / "runs"))
+    first, second = (TrainConfig.parse(read_yaml(run.config)) for run in list_runs(tmp_path / "my runs"))
     assert (first.kimg, second.kimg) == (0.012, 0.024)
     # what --set says stays, and the rest follows
     assert (second.optimizer.cooldown_kimg, second.report.stats_kimg, second.report.grid_kimg) == (0.004, 1, 0.0024)
-    assert not list((tmp_path / "runs").glob("*/recommended.yaml"))
+    assert not list((tmp_path / "my runs").glob("*/recommended.yaml"))
     stop_at(4, monkeypatch)
     assert train("--minutes", 0.01, *changes).exit_code == 128 + signal.SIGINT
     assert train("--minutes", 0.01, *changes).exit_code == 0
-    assert len(list_runs(tmp_path / "runs")) == 3
+    assert len(list_runs(tmp_path / "my runs")) == 3
     assert paces == []
 
 
@@ -249,7 +252,7 @@ def test_a_dry_run_of_the_recommended_config(dial: Callable[..., Result], tmp_pa
     assert result.exit_code == 0, result.output
     assert "length: 140 kimg (about an hour at 40 img/s, measured here)" in result.stdout
     assert "report on 140 kimg" in result.stdout
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "my runs").exists()
 
 
 @pytest.mark.parametrize(

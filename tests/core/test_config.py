@@ -55,6 +55,8 @@ def test_configs_are_frozen():
     [
         ({"inner": {"stpes": 1}}, "unknown config key inner.stpes; did you mean steps?"),
         ({"zzzz": 1}, "unknown config key zzzz; allowed: inner, name"),
+        ({"inner": {"steps": True}}, "config key inner.steps: true is not a value of this setting"),
+        ({"inner": {"rate": False}}, "config key inner.rate: false is not a value of this setting"),
         (
             {"inner": {"steps": "many"}},
             "config key inner.steps = 'many': input should be a valid integer, unable to parse string as an integer",

@@ -33,6 +33,20 @@ def test_outside_of_it_a_signal_is_noted_alone() -> None:
         assert stop.signal == signal.SIGTERM
 
 
+def test_another_thread_is_left_in_peace() -> None:
+    handlers = []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            handlers.extend([stop.signal, signal.getsignal(signal.SIGTERM)])
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [None, before]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

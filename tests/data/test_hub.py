@@ -146,7 +146,7 @@ def test_errors_of_the_library_become_one_sentence(monkeypatch):
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(GanT2IError, match=r"^data hf:owner/name needs the library datasets: pip install gan_t2i\[data\]$"):
+    with pytest.raises(GanT2IError, match=r"^data hf:owner/name needs the library datasets: pip install 'gan-t2i\[data\]'$"):
         read("hf:owner/name")
 
 

@@ -225,7 +225,7 @@ def test_a_parquet_file_without_pictures_or_damaged(tmp_path):
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(GanT2IError, match=r"needs pyarrow: pip install gan_t2i\[data\]") as error:
+    with pytest.raises(GanT2IError, match=r"needs pyarrow: pip install 'gan-t2i\[data\]'") as error:
         read(tmp_path)
     assert "\n" not in str(error.value)
 

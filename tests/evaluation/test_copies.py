@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.weights import hash_state
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.evaluation import copies as copies_module
 from gan_t2i.evaluation.copies import CopiesResult, check_copies, choose_prompts, run_copies
-from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, hash_state
+from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures
 from gan_t2i.evaluation.recombined import recombine
 
 RealOf = Callable[[str], Image.Image]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.weights import hash_state
 from gan_t2i.evaluation import features as feature_spaces
-from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, check_names, hash_state, open_space, pixels
+from gan_t2i.evaluation.features import FeatureSpace, RandomFeatures, check_names, open_space, pixels
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig
 
 CPU = torch.device("cpu")

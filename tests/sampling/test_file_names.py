@@ -9,8 +9,8 @@ from PIL import Image
 
 from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.images import save_png
-from gan_t2i.sampling.draw import file_names
+from gan_t2i.core.images import save_picture
+from gan_t2i.sampling.save import file_names
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
@@ -47,14 +47,14 @@ def test_long_prompts_are_cut_and_kept_apart(letter: str, tmp_path: Path) -> Non
     assert len(set(names)) == 3
     assert [names[0]] == file_names(prompts[:1], [123456789])  # whatever it is drawn with
     for name in names:
-        save_png(Image.new("RGB", (8, 8)), tmp_path / name)
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / name)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_png_tells_its_origin_and_not_its_prompt(tmp_path: Path) -> None:
     picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     path = tmp_path / "deep" / "er" / "a-secret-wish-seed0.png"
-    save_png(picture, path)
+    save_picture(picture, path)
     with Image.open(path) as read:
         assert read.format == "PNG"
         assert np.array_equal(np.asarray(read), np.asarray(picture))
@@ -68,8 +68,8 @@ def test_a_png_tells_its_origin_and_not_its_prompt(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"cannot write .*picture\.png: "):
-        save_png(Image.new("RGB", (8, 8)), tmp_path / "file" / "picture.png")
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "file" / "picture.png")
     (tmp_path / "picture.png").mkdir()
     with pytest.raises(UsageError, match=r"cannot write .*picture\.png: "):
-        save_png(Image.new("RGB", (8, 8)), tmp_path / "picture.png")
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "picture.png")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "picture.png"]

@@ -97,6 +97,57 @@ def test_no_prompt_no_picture(model: Text2Image) -> None:
     assert model.generate("a red circle", seeds=[]) == []
 
 
+def test_pictures_come_one_by_one(model: Text2Image, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    expected = model.generate(["red", "blue"], seeds=range(2))
+    drawn: list[Any] = []
+    forward = model.generator.forward
+    monkeypatch.setattr(model.generator, "forward", lambda *inputs: drawn.append(inputs) or forward(*inputs))
+    said.clear()
+    prompts = ["red", "blue", "red circle " * 20]
+    pictures = model.stream((prompt for prompt in prompts), seeds=range(2))
+    assert not drawn
+    for number, picture in enumerate(expected, 1):
+        assert same(next(pictures), picture)
+        assert len(drawn) == number
+    assert not said
+    next(pictures)
+    assert len(said) == 1
+    assert next(model.stream("red", seeds=range(10**15))) == expected[0]
+    with pytest.raises(UsageError, match="prompt 2 is empty"):
+        model.stream(["red", ""])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": True}, "seed True is not an integer"),
+        ({"seeds": None}, "seeds must be one integer or several"),
+        ({"seeds": "0-3"}, "not '0-3'"),
+        ({"seeds": [0, 1.0]}, "seed 1.0 is not an integer"),
+        ({"truncation_psi": float("nan")}, "truncation_psi = nan is not a finite number"),
+        ({"truncation_psi": None}, "truncation_psi = None is not a finite number"),
+        ({"truncation_psi": "0.5"}, "truncation_psi = '0.5' is not a finite number"),
+        ({"prompts": ["red", 3]}, "prompt 2 is 3: a prompt is text"),
+        ({"prompts": None}, "prompts must be one text or several"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(model: Text2Image, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.generate(**{"prompts": "red", **arguments})
+
+
+def test_integers_of_other_libraries_are_the_same_seeds(model: Text2Image) -> None:
+    expected = model.generate("red", seeds=[1, 2])
+    for seeds in (np.array([1, 2]), torch.tensor([1, 2]), (np.int64(1), torch.tensor(2)), range(1, 3)):
+        assert model.generate("red", seeds=seeds, truncation_psi=np.float32(1)) == expected
+    assert model.generate("red", seeds=np.int64(1)) == model.generate("red", seeds=torch.tensor(1)) == expected[:1]
+    for seed in ([1, 2], 1.0, True):
+        with pytest.raises(UsageError, match="is not an integer"):
+            generate_image("red", seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a prompt is text"):
+        generate_image(["red", "blue"])  # type: ignore[arg-type]
+
+
 def test_load_by_run_by_file_and_latest(model: Text2Image, trained: RunFolder, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     expected = model.generate("a red circle")[0]
     assert same(Text2Image.load(str(trained.snapshot(40))).generate("a red circle")[0], expected)
@@ -155,7 +206,17 @@ def test_it_moves_between_devices(model: Text2Image) -> None:
 def test_what_the_package_offers() -> None:
     assert {"Text2Image", "generate_image", "GanT2IError", "UsageError", "__version__"} <= set(gan_t2i.__all__)
     assert (gan_t2i.GanT2IError, gan_t2i.UsageError) == (GanT2IError, UsageError)
-    for thing in (gan_t2i, Text2Image, Text2Image.load, Text2Image.generate, Text2Image.to, generate_image, GanT2IError, UsageError):
+    for thing in (
+        gan_t2i,
+        Text2Image,
+        Text2Image.load,
+        Text2Image.generate,
+        Text2Image.stream,
+        Text2Image.to,
+        generate_image,
+        GanT2IError,
+        UsageError,
+    ):
         assert pydoc.render_doc(thing)
         assert thing.__doc__
     with pytest.raises(AttributeError, match="draw"):

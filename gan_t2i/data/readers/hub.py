@@ -26,7 +26,7 @@ def load(source: Any) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise GanT2IError(f"data {source} needs the library datasets: pip install gan_t2i[data]") from error
+        raise GanT2IError(f"data {source} needs the library datasets: pip install 'gan-t2i[data]'") from error
     if is_dataset(source):
         if isinstance(source, (datasets.Dataset, datasets.DatasetDict)):
             return source

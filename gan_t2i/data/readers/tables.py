@@ -110,7 +110,7 @@ def parquet_file(tree: FileSource, name: str) -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise GanT2IError(f"{name} is a parquet file, which needs pyarrow: pip install gan_t2i[data]") from error
+        raise GanT2IError(f"{name} is a parquet file, which needs pyarrow: pip install 'gan-t2i[data]'") from error
     try:
         return parquet.ParquetFile(tree.local(name))
     except Rejected as error:
