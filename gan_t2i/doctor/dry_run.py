@@ -1,6 +1,7 @@
 """Measurements of a config before it is trained: layers, memory, speed and time. Nothing is written to a run folder."""
 
 import contextlib
+import copy
 import io
 import json
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gan_t2i import registry
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import muted
@@ -23,6 +25,8 @@ from gan_t2i.data.readers import read
 from gan_t2i.data.records import TRAIN, Record
 from gan_t2i.data.settings import DataConfig, DataSettings
 from gan_t2i.doctor.flops import FlopCounter, convolution_rate, seconds_of
+from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
+from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
@@ -141,8 +145,8 @@ def _pace(session: Session, steps: int) -> Pace:
 
 
 def _pretraining_minutes(session: Session) -> dict[str, float]:
-    """Return the minutes of each pretraining that a run would begin with, by the term's name, from a few batches of it."""
-    minutes = {}
+    """Return the minutes of each pretraining that a run would begin with, by name, from a few batches of it."""
+    minutes = _autoencoder_minutes(session)
     for name, term in session.terms.items():
         if kimg := term.pretraining_kimg:
             share = term.config.batch / (kimg * 1000)  # of the pretraining, that one batch makes
@@ -150,6 +154,20 @@ def _pretraining_minutes(session: Session) -> dict[str, float]:
             _, few, more = (seconds_of(partial(term.pretrain, session.parts, number * share), session.device) for number in batches)
             minutes[name] = (more - few) / (TIMED_STEPS * share) / 60
     return minutes
+
+
+def _autoencoder_minutes(session: Session) -> dict[str, float]:
+    """Return the minutes that the run's autoencoder is trained for, by its name; nothing where it is not trained."""
+    config, network = session.config, copy.deepcopy(session.networks.autoencoder)
+    settings = registry.config_for("autoencoder", config.autoencoder.name, config.autoencoder.params)
+    if not isinstance(network, LatentAutoencoder) or not isinstance(settings, TrainingSettings):
+        return {}
+    training = AutoencoderTraining(
+        network, settings, session.dataset, None, device=session.device, seed=config.seed, precision=config.precision
+    )
+    training.step()  # kernels are chosen
+    seconds = seconds_of(lambda: [training.step() for _ in range(TIMED_STEPS)], session.device) / TIMED_STEPS
+    return {"autoencoder": seconds * settings.kimg * 1000 / settings.batch / 60}
 
 
 def examples_of(config: TrainConfig) -> list[Record]:

@@ -271,6 +271,7 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
     ]
     pretraining = (("caption", "kimg"), ("layout", "kimg"), ("layout", "localizer_kimg"))
     scaled += [(terms.get(name, {}), key, length.pretraining) for name, key in pretraining]
+    scaled.append((result.get("autoencoder", {}).get("params", {}), "kimg", length.pretraining))
     for group, key, factor in scaled:
         if group.get(key) and factor != 1:
             group[key] = rounded(group[key] * factor, digits=3)

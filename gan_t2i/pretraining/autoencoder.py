@@ -17,7 +17,7 @@ from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import product_dtype, seeded_weights
 from gan_t2i.data.packing import Indices, PackedDataset
-from gan_t2i.models.autoencoders.base import Autoencoder, LatentAutoencoder
+from gan_t2i.models.autoencoders.base import Autoencoder, LatentAutoencoder, TrainingSettings
 from gan_t2i.models.autoencoders.hub import HubAutoencoder
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining, below
 from gan_t2i.registry import Spec
@@ -64,13 +64,13 @@ def ready_autoencoder(
     network = build_autoencoder(spec, dataset, seed).to(device).to(memory_format=torch.channels_last).requires_grad_(False).eval()
     if not isinstance(network, LatentAutoencoder):
         return ReadyAutoencoder(network)
+    if load_from(network, source) or not trained:
+        return ReadyAutoencoder(network)
     if len(dataset.train) < LEAST_PICTURES:
         raise GanT2IError(
             f"autoencoder {spec.name} needs at least {LEAST_PICTURES} training pictures, and there are {len(dataset.train)}: "
             f"add pictures, {IN_PIXELS}"
         )
-    if load_from(network, source) or not trained:
-        return ReadyAutoencoder(network)
     if isinstance(network, HubAutoencoder):
         network.load_pretrained()
         standardize(network, dataset)
@@ -83,6 +83,7 @@ def ready_autoencoder(
     log.info(f"autoencoder: training on {len(dataset.train):,} pictures (once)")
     position = path.with_suffix(".partial.safetensors")
     config = registry.config_for("autoencoder", spec.name, spec.params)
+    assert isinstance(config, TrainingSettings)
     training = AutoencoderTraining(network, config, dataset, position, device=device, seed=seed, precision=precision)
     training.run()
     standardize(network, dataset)

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
-from gan_t2i.models.autoencoders.base import LatentAutoencoder
+from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 
 EDGES = 0.5  # weight of the differences between neighbours
 LATENT_SIZE = 1e-3  # weight of the mean square of the latents, which keeps them from outgrowing the noise
@@ -36,18 +35,18 @@ class AutoencoderTraining:
 
     Args:
         network: any autoencoder with parameters.
-        config: kimg, batch, learning_rate and noise.
+        config: its settings.
         dataset: the pictures, of which the training ones are used.
-        position: file that holds the position while the training lasts.
+        position: file that holds the position while the training lasts; None where it is only measured.
         device, seed, precision: as for a run.
     """
 
     def __init__(
         self,
         network: LatentAutoencoder,
-        config: Any,
+        config: TrainingSettings,
         dataset: PackedDataset,
-        position: Path,
+        position: Path | None,
         *,
         device: torch.device,
         seed: int,
@@ -71,7 +70,7 @@ class AutoencoderTraining:
         self._resume()
         with tqdm(total=self.total, initial=self.nimg, desc="autoencoder", unit="img", unit_scale=True, disable=None) as bar:
             while self.nimg < self.total:
-                loss = self._step()
+                loss = self.step()
                 self.nimg += batch
                 bar.update(batch)
                 if self.nimg // batch % SAVED_EVERY == 0 or self.nimg == self.total:
@@ -83,7 +82,8 @@ class AutoencoderTraining:
                 parameter.copy_(average)
         self.network.requires_grad_(False)
 
-    def _step(self) -> Tensor:
+    def step(self) -> Tensor:
+        """Train on the batch at the present position once; returns the loss, detached."""
         config, nimg = self.config, self.nimg
         rng = seeded_rng(self.seed, "autoencoder", nimg)
         images = from_uint8(self.sampler.batch(nimg, config.batch).images.to(self.device))
@@ -107,6 +107,8 @@ class AutoencoderTraining:
 
     def _save(self) -> None:
         """Save the position, whole or not at all."""
+        if self.position is None:
+            return
         tensors = {f"network/{key}": tensor for key, tensor in self.network.state_dict().items()}
         tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self.average)}
         for number, moments in self.optimizer.state_dict()["state"].items():
@@ -114,7 +116,7 @@ class AutoencoderTraining:
         write_tensors(self.position, tensors, {"type": "autoencoder training", "nimg": self.nimg, "losses": self.losses})
 
     def _resume(self) -> None:
-        if not self.position.is_file():
+        if self.position is None or not self.position.is_file():
             return
         try:
             tensors, metadata = read_tensors(self.position)

@@ -85,7 +85,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
         AutoencoderTraining(network, config, dataset, position, **CPU).run()  # type: ignore[arg-type]
         return network.state_dict()
 
-    step, steps = AutoencoderTraining._step, itertools.count()
+    step, steps = AutoencoderTraining.step, itertools.count()
 
     def stop(self: AutoencoderTraining) -> torch.Tensor:
         if next(steps) == stopped_after:
@@ -93,7 +93,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AutoencoderTraining, "_step", stop)
+        patch.setattr(AutoencoderTraining, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "a")
     assert (tmp_path / "a").is_file() == (stopped_after == 8)

@@ -6,7 +6,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig
+
 SMALLEST_SIDE = 8  # of the latents: the networks read them at 8 x 8 at least
+
+
+class TrainingSettings(StrictConfig):
+    """Base of the settings of an autoencoder that is trained on the run's own pictures, before the run."""
+
+    kimg: Positive = 30.0
+    """Length of its training, in thousands of real images."""
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    noise: NonNegative = 0.1
+    """Largest standard deviation of the noise on the latents in training, so that the decoder puts up with what G draws."""
 
 
 class Autoencoder(nn.Module):

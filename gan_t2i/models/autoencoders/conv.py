@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig
-from gan_t2i.models.autoencoders.base import LatentAutoencoder
+from gan_t2i.core.config import Count
+from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 from gan_t2i.registry import register
 
 
-class ConvConfig(StrictConfig):
-    """Settings of the autoencoder `conv`, and of its training on real images before the run."""
+class ConvConfig(TrainingSettings):
+    """Settings of the autoencoder `conv`."""
 
     factor: Literal[2, 4, 8, 16] = 4
     """Side in pixels of the square that one latent stands for."""
@@ -24,12 +24,6 @@ class ConvConfig(StrictConfig):
     """Numbers in a latent."""
     width: Count = 48
     """Channels at twice the latents' side; at their own side there are twice as many."""
-    kimg: Positive = 30.0
-    """Length of its training, in thousands of real images."""
-    batch: Count = 16
-    learning_rate: Positive = 2e-3
-    noise: NonNegative = 0.1
-    """Largest standard deviation of the noise on the latents in training, so that the decoder puts up with what G draws."""
 
 
 class ResidualConv(nn.Module):
