@@ -4,6 +4,7 @@ N batch, C image channels, K latent channels. The class of the network stands in
 """
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ class HubAutoencoder(LatentAutoencoder):
 
     def to_latents(self, images: Tensor) -> Tensor:
         encoded = self.network.encode(images, return_dict=False)[0]
-        return encoded.mode() if hasattr(encoded, "mode") else encoded
+        return encoded if isinstance(encoded, Tensor) else encoded.mode()
 
     def to_images(self, latents: Tensor) -> Tensor:
         return self.network.decode(latents, return_dict=False)[0]
@@ -105,6 +106,8 @@ def build_network(architecture: dict[str, Any]) -> Any:
         import diffusers
 
         try:
-            return getattr(diffusers, architecture["_class_name"]).from_config(architecture)
+            kind = getattr(diffusers, architecture["_class_name"])
+            known = inspect.signature(kind.__init__).parameters
+            return kind(**{name: value for name, value in architecture.items() if name in known})
         except (TypeError, ValueError, KeyError) as error:
             raise GanT2IError(f"the autoencoder cannot be built: {' '.join(str(error).split())[:200]}") from error
