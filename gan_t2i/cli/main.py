@@ -7,6 +7,7 @@ import logging
 import click
 
 from gan_t2i import __version__
+from gan_t2i.core import threads
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.log import PACKAGE
 
@@ -71,6 +72,7 @@ def command() -> None:
 
 def main() -> None:
     """Entry point of the console script and of ``python -m gan_t2i``."""
+    threads.begin()
     try:
         command(prog_name="gan-t2i")
     finally:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from gan_t2i.core.config import read_yaml
@@ -18,7 +19,7 @@ from gan_t2i.runs import RunFolder, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress
+from gan_t2i.training.state import DATA_SET, Progress, load_state, read_progress, read_threads
 from gan_t2i.training.warm_start import init_source, warm_start
 
 log = logging.getLogger(__name__)
@@ -78,12 +79,14 @@ def run_training(
     resume: str | RunFolder,
     description: str,
     changed_data: bool = False,
+    keep_threads: bool = False,
     files: Mapping[str, str] | None = None,
 ) -> tuple[RunFolder, int | None]:
     """Train with `config` in a new or an unfinished run folder; returns the folder and the signal that ended the run early.
 
     `resume` is as for `find_run`, or the run to resume itself. `description` is part of a new folder's name, and `files` (name -> text) are
-    written into it. `changed_data` allows a run to continue on another data set than it began with.
+    written into it. `changed_data` allows a run to continue on another data set than it began with, and `keep_threads` sets torch's number of
+    threads to that of the run.
     Of several processes, the first finds or makes the folder, holds its lock and writes; all read the state.
     """
     if config.init is not None:
@@ -95,6 +98,8 @@ def run_training(
     with _claimed(found, outdir, description) as folder:
         progress = _continue(session, folder, changed_data)
         if found is not None:
+            if session.device.type == "cpu":
+                _adjust_threads(folder, keep_threads)
             log.info(f"going on with {folder.path} after {progress.nimg:,} images")
         if is_first():
             remove_temporary(folder.path)  # the lock is held, so their writers are gone
@@ -136,6 +141,18 @@ def _continue(session: Session, folder: RunFolder, changed_data: bool) -> Progre
         return Progress()
     unchanged = {name: fingerprint for name, fingerprint in session.fingerprints.items() if not (changed_data and name == DATA_SET)}
     return load_state(folder.state, session.networks, unchanged)
+
+
+def _adjust_threads(folder: RunFolder, keep: bool) -> None:
+    """Take the number of threads that a run on a CPU had, on which the last bits of its sums depend, or say that they will differ."""
+    before, now = read_threads(folder.state) if folder.state.is_file() else None, torch.get_num_threads()
+    if before is None or before == now:
+        return
+    if keep:
+        torch.set_num_threads(before)
+        log.info(f"threads: {before}, as before, which keeps the run exact; OMP_NUM_THREADS sets another number")
+    else:
+        log.info(f"threads: {now}, and {before} before, so the last bits differ from those of a run that was not stopped")
 
 
 def config_of(run: RunFolder) -> TrainConfig | None:
