@@ -55,6 +55,16 @@ def read_threads(path: Path) -> int | None:
     return threads if type(threads) is int and threads > 0 else None
 
 
+def read_fingerprints(path: Path) -> dict[str, str]:
+    """Return the fingerprints in the state at `path`; none where it is not one that `load_state` takes."""
+    try:
+        metadata = read_metadata(path)
+        _progress(path, metadata)
+    except GanT2IError:
+        return {}
+    return dict(metadata["fingerprints"])
+
+
 def load_state(path: Path, networks: Networks, fingerprints: Mapping[str, str]) -> Progress:
     """Load the state at `path` into `networks` and return where it stands; raises `GanT2IError` where it does not fit, or where one of
     `fingerprints` has changed."""

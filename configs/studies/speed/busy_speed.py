@@ -36,8 +36,8 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 ROWS = ("quiet", "beside one busy process", "two runs side by side")
 SETTINGS = ("report.stats_kimg=0.064", "report.grid_kimg=1000", "report.snapshot_kimg=1000")  # a tick every four steps, a penalty in each
-LEFT_OUT = 2  # ticks in which kernels are chosen
-SLOWEST = 300  # seconds after which the ticks that there are must do
+LEFT_OUT = 1  # tick in which kernels are chosen
+SLOWEST = 120  # seconds after which the ticks that there are must do
 
 
 @contextlib.contextmanager
@@ -101,6 +101,7 @@ def main() -> int:
         for row, column in found:
             with busy() if row == ROWS[1] else contextlib.nullcontext():
                 found[row, column] += rates(COLUMNS[column], 2 if row == ROWS[2] else 1, options.ticks)
+            print(f"{row}, {column}: {', '.join(f'{rate:.0f}' for rate in found[row, column])} img/s", file=sys.stderr, flush=True)
     medians = {cell: statistics.median(values) for cell, values in found.items()}
     whole = medians["quiet", "now, 2 threads"]
     print("\n".join(["| img/s | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]))
