@@ -44,7 +44,7 @@ def test_random_features_of_any_resolution(resolution: int) -> None:
     black = torch.zeros_like(flat)
     features = RandomFeatures()(torch.cat([flat, black, flat]))
     assert features.isfinite().all()
-    assert torch.equal(features[0], features[2])
+    torch.testing.assert_close(features[0], features[2])  # the last row of a batch may have other last bits
     assert not torch.allclose(features[0], features[1])
 
 
