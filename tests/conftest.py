@@ -112,6 +112,8 @@ def _made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "_random_bert", same_bert)
         patch.setattr(session, "check_networks", check_once)
+        for name in ("fsync", "sync"):  # no test outlives a power cut, and a disk that other programs use takes its time
+            patch.setattr(os, name, lambda *arguments: None)
         yield
 
 

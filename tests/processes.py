@@ -55,7 +55,7 @@ def start_command(*arguments: object, log: Path) -> ForkServerProcess:
 
 def _command(environment: dict[str, str], arguments: list[str], log: Path) -> None:
     os.environ.update(environment)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as pytest's own process
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

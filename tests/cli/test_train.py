@@ -221,7 +221,7 @@ def test_the_same_command_goes_on_where_the_data_have_moved(
     assert again.exit_code == 0, again.output
 
 
-@pytest.mark.parametrize("setting", ["data=5", "text_encoder=5", "text_encoder.params=5", "init=5"])
+@pytest.mark.parametrize("setting", ["data=5", "text_encoder.params=5"])
 def test_a_group_that_is_none_is_refused(
     dial: Callable[..., Result], paces: list[float], setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
