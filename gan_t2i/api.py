@@ -117,7 +117,13 @@ def train(
 
 
 def begin(
-    request: Request, outdir: Path, *, resume: str = "auto", description: str | None = None, changed_data: bool = False
+    request: Request,
+    outdir: Path,
+    *,
+    resume: str = "auto",
+    description: str | None = None,
+    changed_data: bool = False,
+    keep_threads: bool = False,
 ) -> tuple[RunFolder, int | None]:
     """Train what is requested; arguments and result as for `training.run.run_training`. The description is the data's name by default."""
     config = None if request.is_measured else make_plan(request).config
@@ -136,7 +142,8 @@ def begin(
                 if plan.recommended is not None:
                     files[RECOMMENDED] = plan.recommended
         name = description or Path(config.data.source).name
-        return run_training(config, outdir, resume=run, description=name, changed_data=changed_data, files=files)
+        options = {"changed_data": changed_data, "keep_threads": keep_threads}
+        return run_training(config, outdir, resume=run, description=name, files=files, **options)
 
 
 def _base(config: str | Path | Mapping[str, Any] | TrainConfig | None) -> tuple[Mapping[str, Any] | None, str | None]:

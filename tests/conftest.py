@@ -1,8 +1,12 @@
 """Shared fixtures: a cache folder of their own, one thread, and a small data set with a config that trains on it in seconds."""
 
+import gc
 import json
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +20,9 @@ from PIL import Image, ImageDraw
 from gan_t2i.core.log import PACKAGE
 from gan_t2i.doctor import recommend
 from gan_t2i.doctor.recommend import Recipe
-from gan_t2i.runs import RunFolder
+from gan_t2i.runs import PRETRAINED, RunFolder
+from gan_t2i.text import tiny
+from gan_t2i.training import session
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.run import run_training
 from gan_t2i.training.session import Session, prepare
@@ -57,6 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_finish() -> None:
+    """Lets garbage collections pass over what was imported, which took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
 COUNTED = pytest.StashKey[dict[str, Counter[str]]]()
 
 
@@ -81,8 +94,50 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Tiny tensors gain nothing from threads, and two test processes on two cores lose by them."""
-    torch.set_num_threads(1)
+    """Tiny tensors gain nothing from threads, and two test processes on two cores lose by them. OMP_NUM_THREADS sets another number."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _made_once() -> Iterator[None]:
+    """Each tiny encoder is made, and each pair of networks is tried on the meta device, once: together half of the time to prepare a run."""
+    bert, check = tiny._random_bert, session.check_networks
+    encoders: dict[str, Any] = {}
+    checked: set[str] = set()
+
+    def same_bert(config: tiny.TinyEncoder.Config, vocabulary: list[str]) -> Any:
+        key = f"{config.model_dump_json()} {vocabulary}"
+        if key not in encoders:
+            encoders[key] = bert(config, vocabulary)
+        return encoders[key]
+
+    def check_once(config: TrainConfig) -> None:
+        key = f"{config.generator} {config.discriminator} {config.resolution} {config.data.channels}"
+        if key not in checked:
+            check(config)
+            checked.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "_random_bert", same_bert)
+        patch.setattr(session, "check_networks", check_once)
+        for name in ("fsync", "sync"):  # no test outlives a power cut, and a disk that other programs use takes its time
+            patch.setattr(os, name, lambda *arguments: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def modules_of_a_drawing(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The modules that a process has imported once it has drawn a picture with the packaged model, as with a user's own."""
+    place = tmp_path_factory.mktemp("empty")
+    shutil.copy(PRETRAINED, place / "own.safetensors")
+    code = (
+        "import sys, gan_t2i; assert 'torch' not in sys.modules\n"
+        "assert gan_t2i.generate_image('a red circle', model='own.safetensors').size == (64, 64)\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, check=False)
+    assert done.stderr == ""
+    return set(done.stdout.split())
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
-"""Runs a function in several processes that train as one, without paying for the import of torch in each of them."""
+"""Runs functions and the command in processes of their own, without paying for the import of torch in each of them."""
 
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from gan_t2i.cli.main import main
 from gan_t2i.core.distributed import process_group
 from gan_t2i.core.errors import GanT2IError
 
@@ -23,8 +27,7 @@ def free_port() -> int:
 def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:
     """Call `function(*arguments)`, of a module's top level, in each process; returns by rank its result, the `GanT2IError` that it raised, or
     None where the process died."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gan_t2i.training.run", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
+    context = _context()
     port = free_port()
     processes, ends = [], []
     for rank in range(size):
@@ -41,6 +44,29 @@ def together(function: Callable[..., Any], *arguments: Any, size: int = 2) -> li
         for process in processes:
             process.join(60)
             process.kill()
+
+
+def start_command(*arguments: object, log: Path) -> ForkServerProcess:
+    """Start the `gan-t2i` command, whose output goes to `log`."""
+    process = _context().Process(target=_command, args=(dict(os.environ), list(map(str, arguments)), log))
+    process.start()
+    return process
+
+
+def _command(environment: dict[str, str], arguments: list[str], log: Path) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as pytest's own process
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["gan-t2i", *arguments]
+    main()
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gan_t2i.training.run", "sentence_transformers", "sentence_transformers.base.modules", "pytest"])
+    return context
 
 
 def _work(environment: dict[str, str], end: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -180,17 +180,18 @@ def test_a_row_without_a_base_is_found() -> None:
         check(TABLE.format("the base").partition("\n")[2])
 
 
-def base256(folder: Path, *changes: str) -> TrainConfig:
-    """The shipped config on three plain pictures below `folder`, with a text encoder that needs no download."""
-    for name in ("red", "green", "blue"):
-        Image.new("RGB", (256, 256), name).save(folder / f"{name}.png")
-        (folder / f"{name}.txt").write_text(f"all {name}\n", encoding="utf-8")
-    values = read_yaml(next(path for path in CONFIGS if path.stem == "base256"))
+def base(folder: Path, name: str, *changes: str) -> TrainConfig:
+    """The shipped config of that name on three plain pictures below `folder`, with a text encoder that needs no download."""
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (256, 256), colour).save(folder / f"{colour}.png")
+        (folder / f"{colour}.txt").write_text(f"all {colour}\n", encoding="utf-8")
+    values = read_yaml(next(path for path in CONFIGS if path.stem == name))
     return TrainConfig.parse(with_overrides(values, [f"data.source={folder}", *changes]) | {"text_encoder": TINY})
 
 
-def test_base256_takes_a_step(tmp_path: Path) -> None:
-    session = prepare(base256(tmp_path, "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"))
+@pytest.mark.parametrize("name", ["base64", pytest.param("base256", marks=pytest.mark.slow)])
+def test_a_base_recipe_takes_a_step(tmp_path: Path, name: str) -> None:
+    session = prepare(base(tmp_path, name, "batch=2", "penalty.fraction=0.5", "optimizer.warmup_kimg=0"))
     before = [parameter.clone() for parameter in session.networks.G.parameters()]
     metrics = session.run_step(0)
     assert all(value.isfinite() for value in metrics.values())
@@ -209,7 +210,7 @@ def peak_of_a_step(config: TrainConfig) -> float:
 @pytest.mark.slow
 def test_base256_takes_a_step_of_its_own_batch_within_24_gib(tmp_path: Path) -> None:
     """On a CPU, in 4 parts of 16 pictures, checkpointed; a process of its own, whose peak is not pytest's."""
-    config = base256(tmp_path, "accumulation=4", "checkpointing=true")
+    config = base(tmp_path, "base256", "accumulation=4", "checkpointing=true")
     assert config.batch == 64
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         peak = pool.submit(peak_of_a_step, config).result()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from gan_t2i.core import threads
+
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,7 @@ def command(
     from gan_t2i.evaluation.results import write_json
     from gan_t2i.training.config import TrainConfig
 
+    threads.settle()
     parsed = []
     for name in configs:  # all are checked before the first one runs, which takes minutes
         base = read_yaml(recipes.path_of(name))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gan_t2i.cli.options import config_options, config_values, given, picture_options
+from gan_t2i.core import threads
+from gan_t2i.core.log import muted
 
 if TYPE_CHECKING:
     from gan_t2i.doctor.recommend import Recommendation
@@ -58,8 +60,11 @@ def command(
 
 def _show_machine() -> bool:
     """Print the checks; returns True if training can work."""
-    from gan_t2i.doctor.machine import examine
+    from gan_t2i.doctor.machine import examine, version_of
 
+    if version_of("torch") is not None:
+        with muted():  # a check says it
+            threads.settle()
     checks = examine()
     for name, (state, text) in checks.items():
         click.echo(f"{state:8}{name:14}{text}")

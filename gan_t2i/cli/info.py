@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from gan_t2i.core.log import visible
+
 
 @click.command("info")
 @click.argument("model", metavar="[RUN_OR_SNAPSHOT]", required=False)
@@ -17,7 +19,7 @@ def command(model: str | None, as_json: bool) -> None:
     else:
         width = max(map(len, values))
         for key, value in values.items():
-            click.echo(f"{key:{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            click.echo(f"{key:{width}}  {visible(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
 
 
 def describe_registry() -> dict[str, Any]:

@@ -1,14 +1,19 @@
 """The `gan-t2i` command, with one module per subcommand, imported only when it is called, so that `--help` answers at once."""
 
+import contextlib
 import gc
 import importlib
 import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from gan_t2i import __version__
+from gan_t2i.core import threads
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.core.log import PACKAGE
+from gan_t2i.core.log import PACKAGE, VisibleFormatter, VisibleStream, visible
 
 # name -> its line in `gan-t2i --help`; the subcommand is `command` in the module of the same name
 COMMANDS = {
@@ -29,6 +34,24 @@ class UsageFailure(click.ClickException):
     exit_code = UsageError.exit_code
 
 
+@contextlib.contextmanager
+def _visible_errors() -> Iterator[None]:
+    """Turn an error of the project or the system into one sentence and an exit code, with control characters escaped, as in click's own."""
+    try:
+        yield
+    except GanT2IError as error:
+        raise (UsageFailure if isinstance(error, UsageError) else click.ClickException)(visible(str(error))) from error
+    except click.ClickException as error:  # of several lines where it lists what is allowed
+        text = visible(error.format_message(), keep="\n\t")
+        if text == error.format_message():
+            raise
+        raise (click.UsageError(text, error.ctx) if isinstance(error, click.UsageError) else click.ClickException(text)) from error
+    except BrokenPipeError:  # the reader of our output has gone; click handles that
+        raise
+    except OSError as error:  # a full disk, a folder that may not be written
+        raise click.ClickException(visible(f"{error.filename}: {error.strerror}" if error.filename else str(error))) from error
+
+
 class LazyGroup(click.Group):
     """A group that imports a subcommand when it is called, and shows the project's errors as one sentence, and its log on stderr."""
 
@@ -45,19 +68,19 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _visible_errors():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Run the subcommand with the package's log on stderr; an error of the project or the system becomes one sentence and an exit code."""
+        """Run the subcommand with the package's log on stderr."""
         handler, level = logging.StreamHandler(), PACKAGE.level  # results go to stdout
+        handler.setFormatter(VisibleFormatter())
         PACKAGE.addHandler(handler)
         PACKAGE.setLevel(logging.INFO)
         try:
-            return super().invoke(ctx)
-        except GanT2IError as error:
-            raise (UsageFailure if isinstance(error, UsageError) else click.ClickException)(str(error)) from error
-        except BrokenPipeError:  # the reader of our output has gone; click handles that
-            raise
-        except OSError as error:  # a full disk, a folder that may not be written
-            raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+            with contextlib.redirect_stdout(VisibleStream(sys.stdout)), _visible_errors():
+                return super().invoke(ctx)
         finally:
             PACKAGE.removeHandler(handler)
             PACKAGE.setLevel(level)
@@ -71,6 +94,7 @@ def command() -> None:
 
 def main() -> None:
     """Entry point of the console script and of ``python -m gan_t2i``."""
+    threads.begin()
     try:
         command(prog_name="gan-t2i")
     finally:

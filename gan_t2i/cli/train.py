@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gan_t2i.cli.options import config_options, config_values, given, picture_options
+from gan_t2i.core import threads
 
 
 @click.command("train")
@@ -71,8 +72,9 @@ def command(
         return
     from gan_t2i.api import begin
 
+    free = threads.settle()
     description = desc or preset or (config_path.stem if config_path else None)
-    folder, stopped_by = begin(request, outdir, resume=resume, description=description, changed_data=changed_data)
+    folder, stopped_by = begin(request, outdir, resume=resume, description=description, changed_data=changed_data, keep_threads=free)
     if stopped_by is not None:
         ctx.exit(128 + stopped_by)  # the shell's code for a process that a signal ended
     if os.environ.get("RANK", "0") == "0":  # of torchrun; its process group has ended by now
@@ -84,6 +86,7 @@ def _dry_run(request: Any) -> None:
     from gan_t2i.doctor.dry_run import dry_run_report
     from gan_t2i.doctor.plan import make_plan
 
+    threads.settle()
     with process_group(request.device):
         plan = make_plan(request)
         report = dry_run_report(plan.config)

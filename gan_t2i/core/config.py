@@ -126,5 +126,25 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     return result
 
 
+def with_options(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with `options` on top; a group of keys is merged key by key."""
+    result = _deep_copy(values)
+    for key, value in options.items():
+        group = result.setdefault(key, {}) if isinstance(value, Mapping) else None
+        if group is None:
+            result[key] = value
+        elif isinstance(group, dict):  # for anything else, `parse` says what is wrong
+            group |= value
+    return result
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _deep_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}

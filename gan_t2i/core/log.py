@@ -4,12 +4,58 @@ A program that imports the package decides for itself what to show; the command 
 """
 
 import contextlib
+import json
 import logging
+import unicodedata
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 PACKAGE = logging.getLogger("gan_t2i")
+
+# Controls (Cc), direction overrides and other invisible characters (Cf), lone surrogates (Cs), characters of no known look (Co), line ends (Zl,
+# Zp). The joiners of emoji and of Indic and Arabic letters are harmless.
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return `text` safe to print: characters that a terminal obeys or hides are escaped, except those in `keep`.
+
+    Beyond ASCII the escapes are JSON's, so that JSON stays JSON.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(character) if _is_unsafe(character) and character not in keep else character for character in text)
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in _UNSAFE and character not in _JOINERS
+
+
+def _escaped(character: str) -> str:
+    return repr(character)[1:-1] if character < " " else f"\\u{ord(character):04x}" if character < "\u0100" else json.dumps(character)[1:-1]
+
+
+class VisibleFormatter(logging.Formatter):
+    """Formats messages with `visible`; lines stay lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n")
+
+
+class VisibleStream:
+    """A text stream that writes to another with `visible`; lines and tabs stay."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text, keep="\n\t"))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import sys
 import threading
 import warnings
 from collections import deque
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
+from gan_t2i.core.threads import cores
 from gan_t2i.data import partial
 from gan_t2i.data.captions import augment, describe_augmentation
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
@@ -291,12 +291,6 @@ def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:
             continue
         result.append((path, stat.st_size, stat.st_mtime_ns))
     return result
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    # a container or a scheduler may allow fewer cores than the machine has
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def map_in_threads(records: Sequence[Record], work: Callable[[Record], Result], workers: int) -> Generator[Result | BadImageError, None, None]:

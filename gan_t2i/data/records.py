@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.log import visible
 
 TRAIN = "train"
 HELDOUT = "heldout"
@@ -73,7 +74,7 @@ class DataReport:
         if self.bad:
             lines.append(f"{sum(self.bad.values()):,} left out: " + ", ".join(f"{kind} {count:,}" for kind, count in self.bad.items()))
             lines += [f"  {where}: {why}" for where, why in self.first_bad]
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
     @classmethod
     def of(cls, records: Sequence[Record], items: Sequence[BadItem], notes: Sequence[str] = ()) -> Self:

@@ -6,7 +6,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from gan_t2i import registry
+from gan_t2i.core import recipes
+from gan_t2i.core.config import read_yaml
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import muted
-from gan_t2i.core.runtime import peak_memory_gib
+from gan_t2i.core.runtime import peak_memory_gib, pick_device
+from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.decode import BadImageError, load_image, to_image
 from gan_t2i.data.packing import PackedDataset, is_packed, pack
@@ -28,12 +31,16 @@ from gan_t2i.doctor.flops import FlopCounter, convolution_rate, seconds_of
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.text import weights
+from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.networks import build_networks, latent_interface
 from gan_t2i.training.session import Session, prepare
+from gan_t2i.training.step import TrainStep
 
 # Timed steps, roughly; as many come before them, in which kernels are chosen and memory is allocated.
 TIMED_STEPS = 8
 EXAMPLES = 12  # pictures that a pace is measured with
+NOISE_WIDTH, NOISE_TOKENS = 384, 16  # about those of the built-in shapes' captions in the default encoder
 
 
 def dry_run_report(config: TrainConfig) -> str:
@@ -102,11 +109,15 @@ class Pace:
     pretraining: Mapping[str, float] = field(default_factory=dict)
     """Minutes of each pretraining that comes before the run, by name."""
 
+    @property
+    def minutes(self) -> float:
+        """Minutes of the run, without pretraining."""
+        return self.kimg * 1000 / self.rate / 60
+
     def __str__(self) -> str:
-        minutes = self.kimg * 1000 / self.rate / 60
         line = (
             f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
-            f"{minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
+            f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
         )
         before = "\npretraining before the run, once for these data"
         return line + "".join(f"{before}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())
@@ -122,7 +133,7 @@ def _estimate(session: Session) -> str:
         counted.append(counter.total)
     operations = counted[0] + (interval - 1) * counted[-1]
     gflop = operations * world_size() / (interval * config.batch) / 1e9  # per image
-    pace = _pace(session, interval * max(1, TIMED_STEPS // interval))
+    pace = measure_pace(session, max(1, TIMED_STEPS // interval))
     reached, limit = pace.rate * gflop, convolution_rate(session.device, config.precision) * world_size()
     return (
         f"{pace}\narithmetic: {gflop:.2f} GFLOP per picture, {reached:.0f} GFLOP/s, {reached / limit:.0%} of this machine's "
@@ -130,18 +141,19 @@ def _estimate(session: Session) -> str:
     )
 
 
-def measure_pace(session: Session) -> Pace:
-    """Return speed and memory of a run, from the few steps of one interval of the penalty."""
-    session.run_step(0)  # kernels are chosen and memory is allocated
-    return _pace(session, session.config.penalty.interval)
+def measure_pace(session: Session, intervals: int = 1) -> Pace:
+    """Return speed and memory of a run, with its pretraining, from the few steps of that many intervals of the penalty."""
+    pace = _pace_of(session.run_step, session.config, session.device, intervals)
+    return replace(pace, pretraining=_pretraining_minutes(session))
 
 
-def _pace(session: Session, steps: int) -> Pace:
-    config = session.config
-    seconds = seconds_of(lambda: [session.run_step(number * config.batch) for number in range(steps)], session.device)
-    where = f"{world_size()} processes, each {session.device}" if world_size() > 1 else str(session.device)
-    rate = steps * config.batch / seconds
-    return Pace(where, steps, config.batch, config.kimg, rate, peak_memory_gib(session.device), _pretraining_minutes(session))
+def _pace_of(step: Callable[[int], object], config: TrainConfig, device: torch.device, intervals: int = 1) -> Pace:
+    """Return speed and memory of `step`, which takes the number of images shown, over whole intervals of the penalty, after a warm-up."""
+    step(0)  # kernels are chosen and memory is allocated
+    steps = intervals * config.penalty.interval
+    seconds = seconds_of(lambda: [step(number * config.batch) for number in range(steps)], device)
+    where = f"{world_size()} processes, each {device}" if world_size() > 1 else str(device)
+    return Pace(where, steps, config.batch, config.kimg, steps * config.batch / seconds, peak_memory_gib(device))
 
 
 def _pretraining_minutes(session: Session) -> dict[str, float]:
@@ -196,6 +208,27 @@ def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
                 return measure_pace(session)
         except torch.OutOfMemoryError as error:
             raise GanT2IError(f"{config.batch // config.accumulation} pictures at once do not fit into memory: raise accumulation") from error
+
+
+def pace_of_quickstart() -> Pace:
+    """Return the pace of the recipe quickstart on noise in place of its pictures and embedded captions: a step takes as long with them.
+
+    Its only term, the mismatch, is left out: it needs the data, and its arithmetic is nothing beside the networks'.
+    """
+    config = TrainConfig.parse(read_yaml(recipes.find("quickstart")))
+    device, count, size = pick_device(config.device), config.batch, config.resolution
+    spec, latents = config.autoencoder, latent_interface(config)
+    autoencoder = registry.build("autoencoder", spec.name, spec.params, resolution=size, channels=config.data.channels)
+    interface = {**latents, "text_width": NOISE_WIDTH, "max_tokens": NOISE_TOKENS}
+    step = TrainStep(build_networks(config, interface, autoencoder, device), [], config, device)
+    ids = torch.arange(count)
+    images = torch.randint(256, (count, config.data.channels, size, size), dtype=torch.uint8)
+    if not autoencoder.is_identity:
+        images = torch.randn(count, latents["channels"], latents["resolution"], latents["resolution"])
+    batch = Batch(images, ids, ids.roll(1)[:, None], torch.ones(count, 1, dtype=torch.bool))
+    mask = torch.ones(count, NOISE_TOKENS, dtype=torch.bool)
+    text = TextBatch(torch.randn(count, NOISE_TOKENS, NOISE_WIDTH), mask, torch.randn(count, NOISE_WIDTH))
+    return _pace_of(lambda nimg: step(batch, text.__getitem__, nimg), config, device)
 
 
 def _without_download(config: TrainConfig) -> TrainConfig:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from gan_t2i import __version__
 from gan_t2i.core.files import cache_dir
+from gan_t2i.core.threads import busy_cores, cores, describe_load
 
 REQUIRED = (
     "torch",
@@ -37,7 +38,6 @@ OPTIONAL = {
     "torch-fidelity": ("FID", "metrics"),
 }
 _LITTLE_SPACE = 2  # GiB; packed pictures, embeddings and the snapshots of a run need about as much
-_SMALL_LOAD = 0.5  # cores that the system itself and this command may take
 
 
 Check = tuple[Literal["ok", "missing", "fatal"], str]
@@ -57,6 +57,7 @@ def examine() -> dict[str, Check]:
         "TensorBoard": _tensorboard,
         "optional": _optional,
         "emoji": _emoji,
+        "quickstart": _quickstart,
     }
     return {name: _guarded(check) for name, check in checks.items()}
 
@@ -145,17 +146,11 @@ def _bfloat16() -> Check:
 def _threads() -> Check:
     import torch
 
-    from gan_t2i.data.packing import cores
-
     threads, available = torch.get_num_threads(), cores()
+    if cores(busy_cores()) < available:
+        return "missing", f"{describe_load()}, so speeds measured now are too low: stop them; torch uses {threads} of {available} cores"
     if threads < available:
         return "missing", f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
-    # the load counts all cores of the system, which may be more than this process may use
-    load, total = os.getloadavg()[0], os.cpu_count() or available
-    if threads > 1 and total - load < threads - _SMALL_LOAD:
-        fewer = max(1, round(total - load))
-        text = f"other programs keep {load:.1f} of {total} cores busy, so speeds measured now are too low"
-        return "missing", f"{text}: stop them, or export OMP_NUM_THREADS={fewer}"
     return "ok", f"torch uses {threads} threads on {available} cores"
 
 
@@ -214,3 +209,10 @@ def _emoji() -> Check:
     if not emoji_font.joins_sequences():
         return "missing", f"{font.name}, but Pillow has no raqm layout for emoji of several parts: install libraqm"
     return "ok", f"{font.name}, for the built-in set emoji"
+
+
+def _quickstart() -> Check:
+    from gan_t2i.doctor.dry_run import pace_of_quickstart
+
+    pace = pace_of_quickstart()
+    return "ok", f"about {pace.minutes:.0f} minutes here, at {pace.rate:.0f} img/s on {pace.where}, and on first use one more for its pictures"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gan_t2i.core.config import with_overrides
+from gan_t2i.core.config import with_options, with_overrides
 from gan_t2i.core.distributed import first_of_node_first, from_first, is_first
 from gan_t2i.core.errors import UsageError
 from gan_t2i.data.records import Record
@@ -52,14 +52,7 @@ class Request:
 
     def apply(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return config values with the request's settings on top."""
-        result = with_overrides(values, self.changes)
-        for key, value in self.options.items():
-            group = result.setdefault(key, {}) if isinstance(value, Mapping) else None
-            if group is None:
-                result[key] = value
-            elif isinstance(group, dict):  # for anything else, `parse` says what is wrong
-                group |= value
-        return result
+        return with_options(with_overrides(values, self.changes), self.options)
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as plain values."""

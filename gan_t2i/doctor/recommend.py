@@ -49,7 +49,7 @@ class Recipe:
     mib_per_picture: int
     """Memory per image of a micro-batch, beside the weights; measured for the large recipes on an H200."""
     rate: float
-    """Images per second until measured here: on two CPU cores, or on an H200."""
+    """Images per second until measured here: on two CPU cores with bfloat16, or on an H200."""
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> R
     resolution, why = choose_resolution(facts, machine)
     recipe, why_recipe = choose_recipe(facts, machine, resolution)
     if length is None:
-        where = "two CPU cores" if machine.kind == "cpu" else "an H200"
+        where = "two CPU cores with bfloat16" if machine.kind == "cpu" else "an H200"
         length = Length.fitting(MINUTES, recipe.rate, source=f"the rate of {recipe.name} on {where}, not measured here")
     values = with_length(recipe.values, length)
     chosen: list[Choice] = [

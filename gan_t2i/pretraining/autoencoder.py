@@ -76,7 +76,7 @@ def ready_autoencoder(
         standardize(network, dataset)
         return _checked(ReadyAutoencoder(network, rebuilt_psnr(network, dataset)), dataset)
     computed_in = str(product_dtype(device, precision))
-    key = json.dumps([VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in])
+    key = json.dumps([VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in], sort_keys=True)
     path = cache_dir() / "autoencoders" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if (cached := _cached(network, path)) is not None:
         return _checked(cached, dataset)

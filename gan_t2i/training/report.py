@@ -6,7 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from gan_t2i.core.config import StrictConfig
+from gan_t2i.core.config import StrictConfig, flatten
 from gan_t2i.core.distributed import average
 from gan_t2i.core.files import atomic_file
 from gan_t2i.core.images import composite_on_grey_uint8, to_pictures, to_uint8
@@ -135,7 +135,9 @@ class Report:
     def _write_config(self, config: StrictConfig) -> None:
         self.writer.add_text("config", "    " + config.model_dump_json(indent=2).replace("\n", "\n    "), 0)
         # add_hparams would open a second event file, whose Progress/kimg at 0 is read after this file's later ones
-        for summary in hparams(_flatten(config.model_dump(mode="json")), {"Progress/kimg": 0.0}):
+        values = flatten(config.model_dump(mode="json"))
+        settings = {key: value if isinstance(value, bool | str | float | int) else str(value) for key, value in values.items()}
+        for summary in hparams(settings, {"Progress/kimg": 0.0}):
             self.writer._get_file_writer().add_summary(summary, 0)
 
 
@@ -154,13 +156,3 @@ class SilentReport(Report):
 
     def close(self) -> None:
         pass
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:
-    flat: dict[str, bool | str | float | int] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | str | float | int) else str(value)
-    return flat

@@ -41,12 +41,28 @@ def save_state(path: Path, networks: Networks, progress: Progress, fingerprints:
             for key, tensor in moments.items():
                 tensors[f"{name}/{index}/{key}"] = tensor
     metadata = {"type": "training state", "format_version": FORMAT_VERSION, **asdict(progress), "fingerprints": dict(fingerprints)}
-    write_tensors(path, tensors, metadata)
+    write_tensors(path, tensors, {**metadata, "threads": torch.get_num_threads()})
 
 
 def read_progress(path: Path) -> Progress:
     """Return where the run stood when the state at `path` was written; raises `GanT2IError` where the file is not a state."""
     return _progress(path, read_metadata(path))
+
+
+def read_threads(path: Path) -> int | None:
+    """Return the number of threads that the run used when the state at `path` was written; None where it is not recorded."""
+    threads = read_metadata(path).get("threads")
+    return threads if type(threads) is int and threads > 0 else None
+
+
+def read_fingerprints(path: Path) -> dict[str, str]:
+    """Return the fingerprints in the state at `path`; none where it is not one that `load_state` takes."""
+    try:
+        metadata = read_metadata(path)
+        _progress(path, metadata)
+    except GanT2IError:
+        return {}
+    return dict(metadata["fingerprints"])
 
 
 def load_state(path: Path, networks: Networks, fingerprints: Mapping[str, str]) -> Progress:

@@ -1,8 +1,10 @@
 """``gan-t2i doctor``: it tells what is missing, fails only where training cannot work, and writes configs that training takes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner, Result
 from gan_t2i.cli.main import command
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.files import cache_dir
+from gan_t2i.core.threads import HOW_TO_WAIT
 from gan_t2i.doctor import dry_run as estimate
 from gan_t2i.doctor import machine
 from gan_t2i.doctor.dry_run import Pace
@@ -24,6 +27,12 @@ def doctor(*arguments: object) -> Result:
     return CliRunner().invoke(command, ["doctor", *map(str, arguments)])
 
 
+@pytest.fixture(autouse=True)
+def _no_quickstart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests need no measurement of seconds."""
+    monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: Pace("cpu", 4, 16, 52, rate=100, peak_gib=1))
+
+
 @pytest.fixture
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "find_local", lambda: None)
@@ -33,16 +42,35 @@ def test_every_check_has_a_line() -> None:
     result = doctor()
     assert result.exit_code == 0, result.output
     states = dict(line.split()[1::-1] for line in result.output.splitlines() if line.startswith(("ok ", "missing ")))
-    assert set(states) >= {"versions", "device", "arithmetic", "bfloat16", "threads", "disk", "text", "TensorBoard", "optional", "emoji"}
+    assert set(states) >= {
+        "versions",
+        "device",
+        "arithmetic",
+        "bfloat16",
+        "threads",
+        "disk",
+        "text",
+        "TensorBoard",
+        "optional",
+        "emoji",
+        "quickstart",
+    }
     assert states["arithmetic"] == states["versions"] == "ok"
     assert "check failed" not in result.output
     assert "training works here" in result.output
 
 
-def test_it_answers_before_any_network_is_loaded() -> None:
-    program = "import sys; from gan_t2i.cli.main import command; command(['doctor'], standalone_mode=False); print(sorted(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+def test_it_loads_no_library_of_seconds_and_torch_s_threads_sleep() -> None:
+    program = (
+        "import atexit, sys; from gan_t2i.cli.main import main; from gan_t2i.doctor import machine\n"
+        "machine._quickstart = lambda: ('ok', 'takes seconds'); atexit.register(lambda: print(sorted(sys.modules))); main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in HOW_TO_WAIT} | {"OMP_DISPLAY_ENV": "true"}
+    done = subprocess.run([sys.executable, "-c", program, "doctor"], env=environment, capture_output=True, text=True, check=True)
+    shown = done.stdout
     assert "training works here" in shown
+    if sys.platform == "linux":  # where torch comes with GNU's OpenMP, which shows its settings when it is loaded
+        assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
     for slow in ("'sentence_transformers'", "'datasets'", "'tensorboard'", "'torchvision'"):
         assert slow not in shown
 
@@ -69,15 +97,26 @@ def test_a_check_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert "check failed: the driver is ill" in result.output
 
 
-@pytest.mark.parametrize(("load", "total", "said"), [(1.1, 2, "OMP_NUM_THREADS=1"), (0.3, 2, None), (5.0, 8, None)])
-def test_it_says_where_other_programs_keep_the_cores_busy(load: float, total: int, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    monkeypatch.setattr("gan_t2i.data.packing.cores", lambda: 2)
-    monkeypatch.setattr("os.cpu_count", lambda: total)
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
-    state, text = machine.examine()["threads"]
+@pytest.mark.parametrize(
+    ("threads", "busy", "said"),
+    [(1, 1.1, "keep 1.1 of 2 cores busy"), (2, 1.1, "torch uses 2 of 2 cores"), (1, 0.3, "OMP_NUM_THREADS=2"), (2, 0.3, None)],
+)
+def test_it_says_where_other_programs_keep_the_cores_busy(threads: int, busy: float, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("gan_t2i.core.threads._own_cores", lambda: {0, 1})
+    monkeypatch.setattr("gan_t2i.core.threads.busy_cores", lambda: busy)
+    monkeypatch.setattr(machine, "busy_cores", lambda: busy)
+    state, text = machine._threads()
     assert state == ("missing" if said else "ok")
     assert (said or "torch uses 2 threads") in text
+
+
+def test_it_says_how_long_the_quickstart_takes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    pace = estimate.pace_of_quickstart()
+    assert (pace.kimg, pace.batch) == (52, 16)
+    monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: replace(pace, rate=100))
+    assert machine.examine()["quickstart"] == ("ok", "about 9 minutes here, at 100 img/s on cpu, and on first use one more for its pictures")
 
 
 @pytest.mark.parametrize("fault", ["package", "arithmetic"])

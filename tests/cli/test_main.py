@@ -36,11 +36,12 @@ def test_the_module_runs_and_its_help_is_instant() -> None:
 def test_at_its_end_python_looks_for_no_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     """That takes longer than a stop may, once torch is there."""
     done: list[str] = []
+    monkeypatch.setattr(main_module.threads, "begin", lambda: done.append("threads"))
     monkeypatch.setattr(main_module.gc, "freeze", lambda: done.append("frozen"))
     monkeypatch.setattr(sys, "argv", ["gan-t2i", "train", "--no-such-option"])
     with pytest.raises(SystemExit) as end:
         main_module.main()
-    assert (end.value.code, done) == (2, ["frozen"])
+    assert (end.value.code, done) == (2, ["threads", "frozen"])
 
 
 def test_version() -> None:

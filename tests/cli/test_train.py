@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_resuming_a_measured_run_by_name(
     refused = dial("--minutes", 0.02, "--resume", "latest")
     assert refused.exit_code == 2
     assert refused.output.splitlines()[-1] == (
-        f"Error: --resume latest: {folder.path} was begun by another command; "
+        f"Error: --resume latest: {folder.path} was begun by another command, which differs in minutes (0.01, not 0.02): "
         f"repeat that, or name its config: --config {shlex.quote(str(folder.config))}"
     )
     assert dial("--minutes", 0.01, "--resume", "never").exit_code == 0
@@ -201,6 +202,33 @@ def test_a_single_picture_trains_without_mismatch_and_says_so(dial: Callable[...
     result = dial("--kimg", 0.004, "--set", "batch=2", data=data)
     assert result.exit_code == 0, result.output
     assert "terms: mismatch is off, as a single pair cannot be told apart from others" in result.output
+
+
+def test_the_same_command_goes_on_where_the_data_have_moved(
+    dial: Callable[..., Result], paces: list[float], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(4, monkeypatch)
+    dial("--minutes", 0.01)
+    (folder,) = list_runs(tmp_path / "my runs")
+    shutil.copytree(pictures, tmp_path / "elsewhere")
+    result = dial("--minutes", 0.01, data=tmp_path / "elsewhere")
+    assert f"going on with {folder.path} after 8 images" in result.output
+    assert list_runs(tmp_path / "my runs") == [folder]
+    assert read_yaml(folder.config)["data"]["source"] == str(tmp_path / "elsewhere")
+    # by a number of its own, and by its name
+    monkeypatch.chdir(tmp_path)
+    again = dial("--minutes", 0.01, "--resume", folder.path, data="elsewhere")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize("setting", ["data=5", "text_encoder.params=5"])
+def test_a_group_that_is_none_is_refused(
+    dial: Callable[..., Result], paces: list[float], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(4, monkeypatch)
+    dial("--minutes", 0.01)
+    result = dial("--minutes", 0.01, "--set", setting)
+    assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
 
 
 def test_with_a_given_length_nothing_is_measured(dial: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

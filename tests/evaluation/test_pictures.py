@@ -39,12 +39,12 @@ def test_real_pictures_score_as_real_pictures_do(many: PackedDataset, space: Fea
     result = run(many, space, lambda prompt, seed: real_of(prompt))
     found = figures(result)
     assert list(found) == ["kid", "frechet", "precision", "recall", "density", "coverage", "diversity"]
-    for name in ("kid", "precision", "recall", "density", "coverage"):
-        assert found[name].generated == pytest.approx(found[name].real, abs=1e-9)
+    for name in ("kid", "precision", "recall", "density", "coverage"):  # in other batches, features have other last bits
+        assert found[name].generated == pytest.approx(found[name].real, abs=1e-5)
     assert found["coverage"].real is not None
     assert found["coverage"].real > 0.85
     assert (found["kid"].count, found["kid"].width, found["kid"].sha256) == (107, 256, space.sha256)
-    assert found["diversity"].generated == pytest.approx(0, abs=1e-9)  # every seed of a prompt is the same picture
+    assert found["diversity"].generated == pytest.approx(0, abs=1e-5)  # every seed of a prompt is the same picture
     assert (found["diversity"].count, found["diversity"].real) == (4 * 64, None)
 
 

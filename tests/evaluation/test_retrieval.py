@@ -75,7 +75,8 @@ def test_a_generator_that_draws_the_real_pictures_scores_as_they_do(task: Retrie
     assert result.candidates == 20
     for side in ("train", "heldout"):
         truth, generated = result.scores[f"real_{side}"], result.scores[f"generated_{side}"]
-        assert (generated.r1, generated.gap) == (truth.r1, truth.gap)
+        # in other batches a picture's features have other last bits
+        assert (generated.r1, generated.gap) == pytest.approx((truth.r1, truth.gap), abs=1e-5)
         assert generated.count == 2 * truth.count
         assert truth.r1 > 0.3  # six times chance, on captions that the matcher has not seen
         assert truth.gap > 0.2

@@ -53,7 +53,7 @@ def test_it_puts_a_word_where_pictures_show_it(make_session: MakeSession, tmp_pa
     drawn = {f"{colour}-{side}": {colour: x} for colour in COLOURS for side, x in (("left", 2), ("right", 10))}
     captions = {name: [name.replace("-", " ")] for name in drawn}
     source = write(tmp_path, drawn, captions, "blue-right")
-    settings = {"localizer_kimg": 3, "kimg": 3, "learning_rate": 2e-3, "noise": 0.1, "batch": 16}
+    settings = {"localizer_kimg": 1.5, "kimg": 1.5, "learning_rate": 1e-2, "noise": 0.1, "batch": 16}
     session = make_session(data={"source": str(source)}, generator=PLACED, terms={"layout": settings})
     assert column(session, "green left", 0) < 0.4
     assert column(session, "blue right", 0) > 0.6  # which was held out

@@ -24,10 +24,10 @@ def start(small_config: Values, tmp_path: Path) -> Callable[..., tuple[RunFolder
     """Trains the small config, with top-level keys replaced, under tmp_path/runs unless told."""
 
     def run(
-        *, outdir: Path = tmp_path / "runs", resume: str = "auto", changed_data: bool = False, **changes: Any
+        *, outdir: Path = tmp_path / "runs", resume: str = "auto", changed_data: bool = False, keep_threads: bool = False, **changes: Any
     ) -> tuple[RunFolder, int | None]:
         config = TrainConfig.parse(small_config(**changes))
-        return run_training(config, outdir, resume=resume, description="small", changed_data=changed_data)
+        return run_training(config, outdir, resume=resume, description="small", changed_data=changed_data, keep_threads=keep_threads)
 
     return run
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from processes import start_command
 
 from gan_t2i.checkpoint import read_tensors
 from gan_t2i.runs import RunFolder, list_runs
@@ -37,9 +36,9 @@ SameState = Callable[[RunFolder, RunFolder], None]
     [
         {},
         {"accumulation": 2},
-        {"penalty": {"interval": 3}},
+        {"penalty": {"interval": 2}},
         {"penalty": {"name": "finite_difference", "interval": 2}, "augment": AUGMENT, "precision": "bf16"},
-        {"optimizer": {"warmup_kimg": 0.03}, "ema": {"half_life_kimg": 0.01, "ramp": 0}, "precision": "float32"},
+        {"optimizer": {"warmup_kimg": 0.02}, "ema": {"half_life_kimg": 0.01, "ramp": 0}, "precision": "float32"},
         {"discriminator": {"name": "projected", "params": PROJECTED}, "penalty": {"r1_gamma": 0, "r2_gamma": 0}, "accumulation": 2},
         {"discriminator": {"name": "aligned", "params": SMALL}},
         {"terms": {"caption": CAPTIONER}, "accumulation": 2},
@@ -48,7 +47,7 @@ SameState = Callable[[RunFolder, RunFolder], None]
     ],
     ids=["plain", "accumulation", "lazy penalty", "every draw", "schedules", "spectral norms", "aligned", "captioner", "layout", "latents"],
 )
-def test_ten_steps_are_five_and_five(
+def test_six_steps_are_three_and_three(
     start: Start,
     signal_after: Callable[..., None],
     assert_same_state: SameState,
@@ -57,15 +56,15 @@ def test_ten_steps_are_five_and_five(
     changes: dict[str, Any],
     device: str,
 ) -> None:
-    changes = {**changes, "device": device, "deterministic": device == "cuda"}
+    changes = {**changes, "kimg": 0.024, "device": device, "deterministic": device == "cuda"}
     if "autoencoder" in changes:
         changes["data"] = {"source": str(many_pictures)}
     unbroken, stopped_by = start(outdir=tmp_path / "unbroken", **changes)
     assert stopped_by is None
-    signal_after(16)
+    signal_after(8)
     stopped, stopped_by = start(**changes)
     assert stopped_by == signal.SIGTERM
-    assert read_tensors(stopped.state)[1]["nimg"] == 20
+    assert read_tensors(stopped.state)[1]["nimg"] == 12
     resumed, stopped_by = start(**changes)
     assert (resumed, stopped_by) == (stopped, None)
     assert_same_state(resumed, unbroken)
@@ -102,8 +101,11 @@ def test_a_second_interrupt_is_obeyed_at_once(start: Start, signal_after: Callab
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-# Sixty steps, of which the first five are saved: enough for a signal to come in between.
-LONG: dict[str, Any] = {"kimg": 0.24, "report": {"stats_kimg": 0.04, "grid_kimg": 1, "snapshot_kimg": 0.02, "grid_prompts": 1, "grid_seeds": 1}}
+# Forty steps, of which the first two are saved: enough for a signal to come in between.
+LONG: dict[str, Any] = {
+    "kimg": 0.16,
+    "report": {"stats_kimg": 0.04, "grid_kimg": 1, "snapshot_kimg": 0.008, "grid_prompts": 1, "grid_seeds": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -118,25 +120,23 @@ def unbroken(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPath
 def test_a_real_signal(
     number: signal.Signals, unbroken: RunFolder, small_config: Callable[..., Any], start: Start, assert_same_state: SameState, tmp_path: Path
 ) -> None:
-    config, outdir = tmp_path / "long.yaml", tmp_path / "runs"
+    config, outdir, log = tmp_path / "long.yaml", tmp_path / "runs", tmp_path / "log"
     config.write_text(yaml.safe_dump(small_config(**LONG)), encoding="utf-8")
-    command = [sys.executable, "-m", "gan_t2i", "train", "--config", str(config), "--outdir", str(outdir)]
-    with subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        while process.poll() is None and not list(outdir.glob("*/snapshots/snapshot-*.safetensors")):
-            time.sleep(0.01)
-        process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
+    process = start_command("train", "--config", config, "--outdir", outdir, log=log)
+    while process.is_alive() and not list(outdir.glob("*/snapshots/snapshot-*.safetensors")):
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(60)
+    output = log.read_text(encoding="utf-8")
     (folder,) = list_runs(outdir)
     if number == signal.SIGKILL:
-        assert process.returncode == -number
-        assert folder.snapshots()[-1].name < "snapshot-000000240"
+        assert process.exitcode == -number
+        assert folder.snapshots()[-1].name < "snapshot-000000160"
     else:
-        assert process.returncode == 128 + number, output
+        assert process.exitcode == 128 + number, output
         nimg = read_tensors(folder.state)[1]["nimg"]
-        assert 20 <= nimg < 240
+        assert 8 <= nimg < 160
         assert folder.snapshots()[-1] == folder.snapshot(nimg)
-        assert f"stopped after {nimg} of 240 images; the same command resumes" in output
+        assert f"stopped after {nimg} of 160 images; the same command resumes" in output
     assert start(**LONG) == (folder, None)
     assert_same_state(folder, unbroken)

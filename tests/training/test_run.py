@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from gan_t2i.checkpoint import read_info, read_tensors
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.data.packing import pack
 from gan_t2i.runs import RunFolder, list_runs
 
 Start = Callable[..., tuple[RunFolder, int | None]]
@@ -65,9 +67,61 @@ def test_a_raised_kimg_is_a_new_run_for_auto(start: Start) -> None:
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"batch": 2}, {"optimizer": {"warmup_kimg": 0, "g_lr": 1e-3}}, {"precision": "float32"}])
 def test_another_config_is_refused(start: Start, stopped: RunFolder, changes: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=r"config\.yaml differs .* in more than kimg, report, evaluate and device"):
+    (key,) = changes
+    with pytest.raises(UsageError, match=rf"config\.yaml differs .* in more than kimg, report, evaluate and device: {key}\S* \(.+, not .+\)$"):
         start(resume=str(stopped.path), **SHORT, **changes)
     assert nimg_of(stopped) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "resume"), [("moved", "auto"), ("moved", "latest"), ("relative", "auto"), ("link", "auto"), ("packed", "auto")]
+)
+def test_the_same_data_by_another_name_are_the_same(
+    start: Start, stopped: RunFolder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, resume: str
+) -> None:
+    place = tmp_path / "place"
+    if name == "link":
+        place.symlink_to(pictures)
+    elif name == "packed":
+        pack(pictures, place, 16, progress=False)
+    else:
+        shutil.copytree(pictures, place)
+    monkeypatch.chdir(tmp_path)
+    source = "place" if name == "relative" else str(place)
+    assert start(**SHORT, data={"source": source}, resume=resume) == (stopped, None)
+    assert nimg_of(stopped) == 12
+    assert read_yaml(stopped.config)["data"]["source"] == source
+
+
+def test_the_same_settings_on_other_data_are_another_run(
+    start: Start, stopped: RunFolder, many_pictures: Path, said: list[str], tmp_path: Path
+) -> None:
+    assert start(**SHORT, data={"source": str(many_pictures)})[0].path.name == "00001-small"
+    assert f"{stopped.path} has these settings and other data: --resume {stopped.path} --changed-data goes on with it" in said
+    with pytest.raises(GanT2IError, match="the data set is not the one"):
+        start(**SHORT, data={"source": str(many_pictures)}, resume=str(stopped.path))
+
+
+def test_a_run_to_begin_with_may_be_spelled_otherwise(
+    start: Start, stopped: RunFolder, signal_after: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal_after(0)
+    folder, _ = start(**SHORT, init=str(stopped.path))
+    monkeypatch.chdir(tmp_path)
+    assert start(**SHORT, init=f"runs/{stopped.path.name}") == (folder, None)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_run_keeps_its_number_of_threads(start: Start, stopped: RunFolder, said: list[str], keep: bool) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        start(**SHORT, keep_threads=keep)
+        assert torch.get_num_threads() == (before if keep else before + 1)
+    finally:
+        torch.set_num_threads(before)
+    expected = f"threads: {before}, as before" if keep else f"threads: {before + 1}, and {before} before, so the last bits differ"
+    assert any(message.startswith(expected) for message in said)
 
 
 def test_a_run_that_is_not_there_is_refused(start: Start, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.core.threads import cores
 from gan_t2i.data import packing, partial, personal
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.data.decode import BadImageError, Pixels, load_image
@@ -203,7 +204,7 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     unreadable = BadItems(settings.on_bad)
     sample = [*scan.sample[TRAIN], *scan.sample[HELDOUT]]
     (folder / packing.IMAGES).touch()
-    decoded = packing.map_in_threads(sample, lambda record: load_image(record.image, resolution, settings), packing.cores())
+    decoded = packing.map_in_threads(sample, lambda record: load_image(record.image, resolution, settings), cores())
     usable = packing.write_images(folder / packing.IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
@@ -230,7 +231,7 @@ class StreamSampler:
         self.replaced = 0
         self.window = functools.lru_cache(maxsize=2)(self._fill)
         Image.init()  # registers every format now: the threads would race to do it
-        self._pool = ThreadPoolExecutor(packing.cores())
+        self._pool = ThreadPoolExecutor(cores())
         self._ahead: dict[int, Decoded] = {}  # position -> picture of the next batch
         # The decoder judges what Pillow warns of; the filter is the whole process's, so it is not set around each picture.
         warnings.filterwarnings("ignore", module=r"PIL\.")

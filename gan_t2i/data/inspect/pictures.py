@@ -16,10 +16,11 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
+from gan_t2i.core.threads import cores
 from gan_t2i.data.decode import BadImageError, open_image, to_rgb
 from gan_t2i.data.duplicates import COLOUR_SIDE, coarse_colours, difference_hash, groups_of, near_groups
 from gan_t2i.data.inspect.captions import EXAMPLES
-from gan_t2i.data.packing import cores, location_of, map_in_threads
+from gan_t2i.data.packing import location_of, map_in_threads
 from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
 

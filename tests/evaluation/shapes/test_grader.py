@@ -35,16 +35,17 @@ THREE = Scene("count", "black", tuple(thing("diamond", "pink", at, 0.14) for at 
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize(("blur", "sigma"), [(0.0, 0.0), (0.5, 0.0), (0.0, 4.0), (0.5, 4.0)], ids=["clean", "blur", "noise", "both"])
-def test_real_renderings_pass(size: int, blur: float, sigma: float) -> None:
+@pytest.mark.parametrize(
+    ("start", "blur", "sigma"), [(0, 0.0, 0.0), (1, 0.5, 0.0), (2, 0.0, 4.0), (3, 0.5, 4.0)], ids=["clean", "blur", "noise", "both"]
+)
+def test_real_renderings_pass(size: int, start: int, blur: float, sigma: float) -> None:
+    """Every fourth prompt, so that each is drawn in both sizes."""
     rng = np.random.default_rng(0)
     for task, prompts in load_prompts().items():
-        passed = 0
-        for prompt in prompts:
+        for prompt in prompts[start::4]:
             picture = np.asarray(draw_scene(prompt.scene, size).filter(ImageFilter.GaussianBlur(blur)))
             noisy = picture + sigma * rng.standard_normal(picture.shape)
-            passed += grade(noisy.round().clip(0, 255).astype(np.uint8), prompt.scene, task).passed
-        assert passed >= 0.99 * len(prompts), task
+            assert grade(noisy.round().clip(0, 255).astype(np.uint8), prompt.scene, task).passed, prompt.caption
 
 
 @pytest.mark.parametrize("size", [16, 48, 100, 128, 256])
