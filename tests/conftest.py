@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -58,9 +59,10 @@ SMALL: dict[str, Any] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """On a machine with a GPU, all tests but those for it see none: they compare bits, and CPU with CPU."""
+    """On a machine with a GPU, all tests but those for it see none: they compare bits, and CPU with CPU. Ctrl-C works in the background too."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
 
 
 def pytest_collection_finish() -> None:
