@@ -4,7 +4,6 @@ N pictures, K latent channels, S side. A folder in the cache holds ``latents.f16
 """
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from gan_t2i.data.packing import META, Indices, PackedDataset
 
 LATENTS = "latents.f16"
 _CHUNK = 64  # pictures encoded at a time
-
-log = logging.getLogger(__name__)
 
 
 class PackedLatents:
@@ -40,22 +37,23 @@ def load_latents(dataset: PackedDataset, folder: Path, encode: Callable[[Tensor]
     """
     meta = folder / META
     if not meta.is_file():
-        folder_is_new(dataset, folder, encode)
+        try:
+            _encode_all(dataset, folder, encode)
+        except OSError:
+            # another process may have been faster: its folder is there, and renaming ours over it fails
+            if not meta.is_file():
+                raise
     shape = tuple(json.loads(meta.read_text(encoding="utf-8"))["shape"])
     return PackedLatents(np.asarray(np.memmap(folder / LATENTS, dtype=np.float16, mode="r", shape=shape)))
 
 
-def folder_is_new(dataset: PackedDataset, folder: Path, encode: Callable[[Tensor], Tensor]) -> None:
+def _encode_all(dataset: PackedDataset, folder: Path, encode: Callable[[Tensor], Tensor]) -> None:
     """Encode all pictures of `dataset` into the new `folder`."""
-    parts = torch.arange(len(dataset)).split(_CHUNK)
     shape: list[int] = []
-    try:
-        with atomic_folder(folder) as temporary:
-            with (temporary / LATENTS).open("wb") as file:
-                for part in tqdm(parts, desc="latents", unit="batch", disable=None):
-                    latents = encode(dataset.gather_packed(part))
-                    shape = [len(dataset), *latents.shape[1:]]
-                    file.write(latents.to("cpu", torch.float16).contiguous().numpy().tobytes())
-            (temporary / META).write_text(json.dumps({"shape": shape}), encoding="utf-8")
-    except FileExistsError:
-        log.debug(f"another process has encoded {folder}")
+    with atomic_folder(folder) as temporary:
+        with (temporary / LATENTS).open("wb") as file:
+            for part in tqdm(torch.arange(len(dataset)).split(_CHUNK), desc="latents", unit="batch", disable=None):
+                latents = encode(dataset.gather_packed(part))
+                shape = [len(dataset), *latents.shape[1:]]
+                file.write(latents.to("cpu", torch.float16).contiguous().numpy().tobytes())
+        (temporary / META).write_text(json.dumps({"shape": shape}), encoding="utf-8")
