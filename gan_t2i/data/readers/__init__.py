@@ -146,7 +146,7 @@ def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
 
 def _hub_snapshot(folder: Path) -> Path | None:
     """Return the snapshot of a repository in the Hugging Face hub's cache, at its main branch or else the newest; None for any other folder."""
-    if not all((folder / name).is_dir() for name in ("blobs", "refs", "snapshots")):
+    if not all((folder / name).is_dir() for name in ("blobs", "snapshots")):
         return None
     with contextlib.suppress(OSError):
         main = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
