@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 log = logging.getLogger(__name__)
 
 # By default an idle thread spins for milliseconds before it sleeps. Where another program needs its core, all others wait for it: two threads
-# beside one busy process fell to a thirtieth of their speed. On quiet cores, to sleep at once costs nothing that could be measured.
-SLEEP_AT_ONCE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # of GNU's runtime, and of Intel's and LLVM's
-HOW_TO_WAIT = {*SLEEP_AT_ONCE, "GOMP_SPINCOUNT"}
+# beside one busy process fell to a thirtieth of their speed. To sleep at once (OMP_WAIT_POLICY=PASSIVE) costs up to half of the speed of quiet
+# cores that compute in bfloat16, because waking takes as long as a small layer. So they spin for some microseconds.
+SLEEP_SOON = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}  # rounds in GNU's runtime, milliseconds in Intel's and LLVM's
+HOW_TO_WAIT = {*SLEEP_SOON, "OMP_WAIT_POLICY"}
 SHORTEST = 0.1  # seconds; the system counts time in hundredths
 
 
@@ -37,7 +38,7 @@ def begin() -> None:
     if "torch" in sys.modules:
         return
     if not HOW_TO_WAIT & os.environ.keys():
-        os.environ.update(SLEEP_AT_ONCE)
+        os.environ.update(SLEEP_SOON)
     _began, _may_choose = _clock_and_others(), "OMP_NUM_THREADS" not in os.environ
     if _may_choose and cores() < len(_own_cores()):  # of control groups torch knows nothing
         os.environ["OMP_NUM_THREADS"] = str(cores())

@@ -68,6 +68,13 @@ def test_a_folder_in_the_layout_of_the_hub_cache_is_read(tmp_path):
     for name, blob in (("a.png", "12ab"), ("metadata.jsonl", "34cd")):
         (snapshot / "train" / name).symlink_to(Path("..", "..", "..", "blobs", blob))
     assert captions(read(snapshot)) == ["apple"]
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs" / "main").write_text("5678")
+    write_pair(tmp_path / "snapshots" / "9999", "another revision")
+    assert captions(read(tmp_path)) == ["apple"]
+    (tmp_path / "refs" / "main").unlink()
+    os.utime(snapshot, (0, 0))
+    assert captions(read(tmp_path)) == ["another revision"]  # the newest
 
 
 @pytest.mark.parametrize("name", ["a.tar", "metadata.jsonl"])

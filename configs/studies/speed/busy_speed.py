@@ -5,8 +5,8 @@
 
 Each figure is the median of a run's ticks of quickstart, in images per second: alone, beside a process that only counts, and beside another run
 that was begun at the same time. "before" has threads that spin for milliseconds before they sleep, which is GNU OpenMP's default; "now" has
-what the command sets. "chosen" is the number of threads that the command takes by itself. Wanted is at least 0.45 of the quiet speed of two
-threads, which is shown beside each figure.
+threads that spin for microseconds, as the command sets it. "chosen" is the number of threads that the command takes by itself. Wanted is at
+least 0.45 of the quiet speed of two threads, which is shown beside each figure.
 
 pytest does not collect this script. With the defaults it takes about twelve minutes on two cores that must be quiet otherwise, and before that
 the pictures are made once. On another system than Linux all cores are used.

@@ -4,6 +4,7 @@ A format is an entry of `READERS`; the first whose `find` recognises the source 
 items do not stop a reader: they are counted as `BadItem`, unless the user chooses on_bad="error".
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -130,7 +131,7 @@ def _paths_below(folder: Path) -> list[str]:
 def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
     """Return (folder or that of a zip, its files to read or None for all, True for a zip); raises `UsageError` if `source` does not exist."""
     if source.is_dir():
-        return source, None, False
+        return _hub_snapshot(source) or source, None, False
     if source.is_file():
         archive = source.suffix.lower() == ".zip"
         return source.parent, None if archive else [source.name], archive
@@ -141,6 +142,18 @@ def _locate(source: Path) -> tuple[Path, Sequence[str] | None, bool]:
         if folder.is_dir():
             return folder, expand_braces(source.relative_to(folder).as_posix()), False
     raise UsageError(f"data {source} does not exist")
+
+
+def _hub_snapshot(folder: Path) -> Path | None:
+    """Return the snapshot of a repository in the Hugging Face hub's cache, at its main branch or else the newest; None for any other folder."""
+    if not all((folder / name).is_dir() for name in ("blobs", "snapshots")):
+        return None
+    with contextlib.suppress(OSError):
+        main = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        if main.is_dir():
+            return main
+    snapshots = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+    return max(snapshots, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def find_readers(source: Path, settings: DataSettings, bad: BadItems) -> list[tuple[Reader, Source]]:
