@@ -1,19 +1,23 @@
 """A run in the latents of an autoencoder: what its files hold."""
 
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan_t2i.checkpoint import load_snapshot, read_info
 from gan_t2i.core.images import from_uint8
+from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.session import prepare
+from gan_t2i.training.session import Session, prepare
 
 Start = Callable[..., tuple[RunFolder, None]]
 PARAMS = {"factor": 2, "latent_channels": 6, "width": 16, "kimg": 0.08, "batch": 8}
@@ -46,3 +50,54 @@ def test_a_run_keeps_its_autoencoder_when_the_cache_is_gone(
     monkeypatch.setattr(AutoencoderTraining, "run", lambda self: pytest.fail("trained again"))
     again, _ = start(**{**settings, "kimg": 0.016}, resume=str(run.path))
     assert again == run
+
+
+@pytest.fixture
+def transparent_pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "transparent"
+    folder.mkdir()
+    for number in range(72):
+        picture = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+        picture.paste((number * 3, 255 - number * 3, 90, 255), (2, 2, 12, 4 + number % 10))
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"tone {number}")
+    return folder
+
+
+def test_transparent_pictures_have_latents_and_come_back_transparent(
+    start: Start, settings: dict[str, Any], transparent_pictures: Path
+) -> None:
+    run, _ = start(**{**settings, "data": {"source": str(transparent_pictures), "alpha": True}})
+    generator, info = load_snapshot(run.snapshots()[-1])
+    assert isinstance(generator, LatentGenerator)
+    assert info.has_alpha
+    assert generator.autoencoder.rebuild(torch.zeros(1, 4, 16, 16)).shape == (1, 4, 16, 16)
+
+
+def test_a_stream_is_encoded_as_it_comes(start: Start, settings: dict[str, Any], transparent_pictures: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        for path in sorted(transparent_pictures.iterdir()):
+            archive.add(path, path.name)
+    run, _ = start(**{**settings, "data": {"source": str(tmp_path / "all.tar"), "stream": True}})
+    assert isinstance(load_snapshot(run.snapshots()[-1])[0], LatentGenerator)
+
+
+def test_the_records_show_the_autoencoder(start: Start, settings: dict[str, Any]) -> None:
+    run, _ = start(**settings)
+    events = EventAccumulator(str(run.path)).Reload()
+    assert {"Autoencoder/loss", "Autoencoder/heldout_psnr", "Latents/mean", "Latents/std"} <= {*events.Tags()["scalars"]}
+    assert "Autoencoder/real_above_rebuilt" in events.Tags()["images"]
+
+
+def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., Session]) -> None:
+    session = make_session(terms={"reconstruction": {"weight": 1, "candidates": 3}})
+    step, nimg = session.step, 0
+    batch = session.sampler.batch(nimg, 4)
+    noise = StepNoise.draw(0, nimg, 4, session.networks.G.z_width, session.config.augment, 3)
+    micro = step._micro_batch(batch, torch.arange(4), torch.arange(4), session.cache.gather, noise)
+    z = step._nearest_z(micro)
+    real = from_uint8(micro.images)
+    session.networks.G.eval()  # the running mean of w does not move
+    with torch.no_grad():
+        distances = torch.stack([(session.networks.G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in noise.z.unbind(1)])
+    assert torch.equal(z, noise.z[torch.arange(4), distances.argmin(dim=0)])
