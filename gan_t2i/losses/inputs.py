@@ -47,10 +47,9 @@ class StepNoise:
     def __getitem__(self, rows: Tensor) -> "StepNoise":
         return replace(self, **{name: getattr(self, name)[rows] for name in ("z", "real", "fake", "background", "rows")})
 
-    def normal(self, count: int, resolution: int) -> Tensor:
-        """Return normal noise [2, count, 3, R, R] for the real and the generated images of the first `count` rows."""
-        shape = (2, 3, resolution, resolution)
-        return torch.stack([torch.randn(shape, generator=rng) for rng in self._row_rngs("noise", count)], dim=1)
+    def normal(self, count: int, shape: torch.Size) -> Tensor:
+        """Return normal noise [2, count, *shape] for the real and the generated images of the first `count` rows."""
+        return torch.stack([torch.randn(2, *shape, generator=rng) for rng in self._row_rngs("noise", count)], dim=1)
 
     def uneven(self, largest_std: float, resolution: int) -> Tensor:
         """Return normal noise [n, 3, R, R] whose standard deviation differs by row, uniform from 0 to `largest_std`."""

@@ -63,7 +63,7 @@ def slope_penalty(
             with no_checkpointing(D):  # the graph of a gradient holds every activation anyhow
                 slopes = gradient_penalty(lambda x: D(x, text), images)
         else:
-            offsets = noise.normal(count, images.shape[-1]).flatten(0, 1).to(real.device)
+            offsets = noise.normal(count, images.shape[1:]).flatten(0, 1).to(real.device)
             slopes = finite_difference_penalty(lambda x: D(x, text), images, offsets, config.step)
     r1, r2 = slopes[:count].mean(), slopes[count:].mean()
     return (config.r1_gamma * r1 + config.r2_gamma * r2) / 2, {"Loss/r1_penalty": r1.detach(), "Loss/r2_penalty": r2.detach()}

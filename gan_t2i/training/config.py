@@ -178,7 +178,16 @@ class TrainConfig(StrictConfig):
             raise ValueError(f"batch {self.batch} must be a multiple of accumulation {self.accumulation}")
         for term in self.build_terms().values():
             term.check(self)
+        if self.autoencoder.name != "pixels":
+            for name in ("brightness", "saturation", "blur"):
+                if getattr(self.augment, name):
+                    raise ValueError(f"augment.{name} is a change of pixels, and latents have no colours: leave it out with an autoencoder")
         return self
+
+    def require_pixels(self, user: str) -> None:
+        """Raise ValueError if the run is in latents; `user` is the setting that reads pixels."""
+        if self.autoencoder.name != "pixels":
+            raise ValueError(f"{user} reads pixels: leave it out, or set autoencoder.name=pixels")
 
 
 def _with_run_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class CaptionTerm(LossTerm):
     def check(self, run: Any) -> None:
         if self.active:
             run.data.require_packed("terms.caption")
+            run.require_pixels("terms.caption")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
         self._device, self._precision = run.device, run.precision
