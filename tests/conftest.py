@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
+from processes import same_threads
 
 from gan_t2i.core.log import PACKAGE
 from gan_t2i.doctor import recommend
@@ -97,7 +97,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tiny tensors gain nothing from threads, and two test processes on two cores lose by them. OMP_NUM_THREADS sets another number."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    same_threads()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -53,9 +53,14 @@ def start_command(*arguments: object, log: Path) -> ForkServerProcess:
     return process
 
 
+def same_threads() -> None:
+    """Use as many threads as pytest's own process: the last bits of sums depend on their number."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
 def _command(environment: dict[str, str], arguments: list[str], log: Path) -> None:
     os.environ.update(environment)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as pytest's own process
+    same_threads()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

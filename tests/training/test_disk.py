@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from processes import same_threads
 
 from gan_t2i import checkpoint
 from gan_t2i.checkpoint import read_tensors
@@ -31,7 +32,7 @@ Start = Callable[..., tuple[RunFolder, int | None]]
 
 def train_in_a_small_space(arguments: list[str], cache: str, errors: Path, writes: int) -> None:
     """The command line, in which the file of tensors after `writes` of them may only have 100,000 bytes."""
-    torch.set_num_threads(1)
+    same_threads()
     os.environ["GAN_T2I_CACHE"] = cache
     sys.stderr = errors.open("w")
     save_file, left = checkpoint.save_file, writes

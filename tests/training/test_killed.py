@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from processes import same_threads
 
 from gan_t2i import checkpoint
 from gan_t2i.checkpoint import read_tensors
@@ -37,7 +37,7 @@ SHORT: dict[str, Any] = {
 
 def train(values: dict[str, Any], place: Path, prepare: Callable[..., None], *arguments: Any) -> None:
     """Train in `place`, with a cache of its own, after `prepare(*arguments)`."""
-    torch.set_num_threads(1)
+    same_threads()
     os.environ["GAN_T2I_CACHE"] = str(place / "cache")
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     config = TrainConfig.parse(values)
