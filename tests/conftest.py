@@ -114,7 +114,7 @@ def _made_once() -> Iterator[None]:
         return encoders[key]
 
     def check_once(config: TrainConfig) -> None:
-        key = f"{config.generator} {config.discriminator} {config.resolution} {config.data.channels}"
+        key = f"{config.autoencoder} {config.generator} {config.discriminator} {config.resolution} {config.data.channels}"
         if key not in checked:
             check(config)
             checked.add(key)

@@ -22,7 +22,7 @@ from gan_t2i.data.inspect.report import Inspection, inspect
 from gan_t2i.data.packing import PackedDataset, is_packed
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.losses.penalties import PenaltyConfig
-from gan_t2i.models import features
+from gan_t2i.pretraining.autoencoder import LEAST_PICTURES
 from gan_t2i.text import weights
 from gan_t2i.text.token_counter import default_window
 from gan_t2i.training.config import OptimizerConfig, TrainConfig
@@ -32,10 +32,12 @@ MINUTES = 60.0
 _WIDTH = 110  # of a comment in the YAML
 _MENTIONED = 0.01  # share of the captions above which a kind of word counts
 _FEW_PICTURES = 30_000
-_FEW_FOR_FEATURES = 10_000  # pictures below which D gets pretrained features; it was tried with 1,632
+_FEW_FOR_LATENTS = 10_000  # pictures below which G draws latents; it was tried with 1,632
 _BUILTIN_SIDE = 64  # pixels at which a built-in set is inspected
 _AUGMENT = {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
-_ORDER = "resolution kimg ema report batch accumulation data text_encoder generator discriminator loss terms penalty optimizer augment"
+_ORDER = (
+    "resolution kimg ema report batch accumulation data text_encoder autoencoder generator discriminator loss terms penalty optimizer augment"
+)
 _GRIDS = 10  # grids and snapshots in a run
 _TICKS = 20  # records of metrics in a run, or one per kimg
 _IMAGES_PER_RECORD = 10  # a tick, or a grid with a snapshot, takes about the time of 10 training images (emoji64 on a CPU)
@@ -59,7 +61,7 @@ class Recipe:
 
 # By ascending resolution; `emoji64` is for few pictures.
 ON_CPU = (Recipe("quickstart", 64, 186), Recipe("emoji64_resnet", 64, 91))
-FEW_ON_CPU = Recipe("emoji64", 128, 23)
+FEW_ON_CPU = Recipe("emoji64", 64, 50)
 ON_GPU = (Recipe("base64", 33, 462), Recipe("base256", 204, 227), Recipe("base512", 778, 51))
 
 
@@ -70,13 +72,12 @@ class Machine:
     kind: str  # cpu, cuda or mps
     memory_gib: float
     has_encoder: bool  # the default text encoder's weights
-    has_features: bool  # the weights of the frozen network in D `projected`
 
     @classmethod
     def here(cls, device: torch.device) -> Self:
         """Return this machine, with `device` to train on."""
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else system_memory()
-        return cls(device.type, memory / 2**30, weights.find_local() is not None, features.find_local() is not None)
+        return cls(device.type, memory / 2**30, weights.find_local() is not None)
 
 
 def system_memory() -> int:
@@ -206,6 +207,7 @@ def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> R
         *_batch(recipe, machine),
         _data(facts),
         *_text_encoder(facts, machine),
+        *_latents(values, resolution),
         *_networks(values, resolution),
         *_terms(values, facts),
         *_penalty(values, resolution),
@@ -230,17 +232,16 @@ def choose_resolution(facts: Facts, machine: Machine) -> tuple[int, str]:
 
 
 def choose_recipe(facts: Facts, machine: Machine, resolution: int) -> tuple[Recipe, str]:
-    """Return the recipe for few pictures where that suits, else the smallest one that is large enough, and the reason."""
+    """Return the recipe for few pictures with captions of their own where that suits, else the smallest one that is large enough, and the
+    reason."""
     on_cpu = machine.kind == "cpu"
     ladder = ON_CPU if on_cpu else ON_GPU
     recipe = next((recipe for recipe in ladder if recipe.values["resolution"] >= resolution), ladder[-1])
     why = f"the smallest one for {resolution} px on {'a CPU' if on_cpu else 'a GPU'}"
-    if not (on_cpu and resolution == FEW_ON_CPU.values["resolution"] and facts.pictures < _FEW_FOR_FEATURES and facts.captions > 1):
-        return recipe, why
-    few = f"{facts.pictures:,} pictures are few"
-    if machine.has_features:
-        return FEW_ON_CPU, f"{few}, and its D looks at them through pretrained features"
-    return recipe, f"{why}; {few}, and {FEW_ON_CPU.name} suits them better: {features.EXTRA}, then run this again"
+    few = LEAST_PICTURES <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / 2
+    if on_cpu and resolution == FEW_ON_CPU.values["resolution"] and few:
+        return FEW_ON_CPU, f"{facts.pictures:,} pictures are few, and each has its caption: it draws in the latents of an autoencoder"
+    return recipe, why
 
 
 _WHY_LENGTH = {
@@ -320,6 +321,20 @@ def _text_encoder(facts: Facts, machine: Machine) -> Iterator[Choice]:
         yield "text_encoder", {"name": default.name, "params": {"max_tokens": longer}}, why
 
 
+def _latents(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
+    """The autoencoder of a recipe that has one, and the penalty, whose strength depends on its latents."""
+    if "autoencoder" in values:
+        spec = registry.Spec.parse(values["autoencoder"])
+        factor = registry.config_for("autoencoder", spec.name, spec.params).model_dump()["factor"]
+        side = resolution // factor
+        yield (
+            "autoencoder",
+            values["autoencoder"],
+            f"factor {factor} turns {resolution} px into {side} x {side} latents, which a core draws fast",
+        )
+        yield "penalty", values["penalty"], "as in the recipe, for its latents"
+
+
 def _networks(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
     """Both networks without attention at resolutions that they do not have."""
     for key in ("generator", "discriminator"):
@@ -337,10 +352,7 @@ def _terms(values: Mapping[str, Any], facts: Facts) -> Iterator[Choice]:
         terms["mismatch"] = {**terms.get("mismatch", {}), "weight": 0.0}
         why = "a single pair cannot be told apart from others" if facts.pictures < 2 else "all pictures have the same caption"
         reasons.append(f"mismatch is off, as {why}")
-    if "reconstruction" in terms and facts.captions < facts.pictures / 2:
-        del terms["reconstruction"]
-        reasons.append("no reconstruction, as many pictures share a caption")
-    elif "reconstruction" in terms:
+    if "reconstruction" in terms:
         reasons.append("a caption has about one picture, and reconstruction pulls G towards it")
     if "caption" in terms:
         reasons.append("a captioner is pretrained on the pairs first, and must recover the prompt from G's picture")
@@ -355,7 +367,7 @@ def _penalty(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
     The batch does not count: that rule divides by it, R3GAN (arXiv 2501.05441) does not, and nothing was measured here.
     """
     name = values.get("discriminator", {}).get("name", TrainConfig.model_fields["discriminator"].default.name)
-    if "penalty.r1_gamma" in registry.lookup("discriminator", name).run_settings:
+    if "penalty.r1_gamma" in registry.lookup("discriminator", name).run_settings or "autoencoder" in values:
         return
     gamma, times = PenaltyConfig().r1_gamma, max(1.0, (resolution / 64) ** 2)
     why = "measured at 32 and 64 px"
@@ -373,7 +385,10 @@ def _augment(values: Mapping[str, Any], facts: Facts) -> Choice:
     if facts.direction_share > _MENTIONED:
         del strengths["translation"]
         reasons.append(f"no translation, as {facts.direction_share:.0%} of the captions mention left and right")
-    if facts.colour_share > _MENTIONED:
+    if "autoencoder" in values:
+        strengths = {name: value for name, value in strengths.items() if name not in ("brightness", "saturation")}
+        reasons.append("latents have no colours to change")
+    elif facts.colour_share > _MENTIONED:
         strengths = {name: value for name, value in strengths.items() if name not in ("brightness", "saturation")}
         reasons.append(f"no change of colours, as {facts.colour_share:.0%} of the captions mention them")
     return "augment", strengths, "; ".join(reasons)

@@ -62,11 +62,6 @@ def resolve(backbone: str, file: str | None) -> Weights:
     return complete.find("the backbone", advice)
 
 
-def find_local() -> Weights | None:
-    """The default backbone's weights where the extra is installed; no request is sent. Raises GanT2IError where the package holds others."""
-    return LITE0.find() if importlib.util.find_spec("timm") is not None else None
-
-
 def build_features(backbone: str, weights: Weights, resolution: int) -> "Frozen":
     """`Features` with the pretrained weights, frozen; raises GanT2IError where the file does not fit the backbone."""
     import timm

@@ -12,9 +12,8 @@ from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Length, 
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import check_networks
 
-CPU = Machine("cpu", 16, has_encoder=True, has_features=False)
-FEATURES = replace(CPU, has_features=True)
-GPU = Machine("cuda", 24, has_encoder=True, has_features=False)
+CPU = Machine("cpu", 16, has_encoder=True)
+GPU = Machine("cuda", 24, has_encoder=True)
 FACTS = Facts(
     data={"source": "pictures"},
     pictures=5000,
@@ -40,41 +39,32 @@ def test_what_is_recommended_is_the_shipped_recipe_but_for_what_the_rules_adapt(
 
 def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
     shipped = TrainConfig.parse(read_yaml(recipes.find("emoji64")))
-    found = recommend(FACTS, FEATURES, Length(shipped.kimg, ""))
+    found = recommend(FACTS, CPU, Length(shipped.kimg, ""))
     ours = found.config()
     assert found.recipe is FEW_ON_CPU
     assert ours.kimg == shipped.kimg
     for name in ("generator", "discriminator", "loss", "terms", "penalty", "optimizer", "augment", "batch"):
         assert getattr(ours, name) == getattr(shipped, name), name
-    assert (ours.loss, ours.augment.blur, ours.penalty.r1_gamma) == ("hinge", 0.08, 0)  # filled in by the discriminator
+    assert (ours.autoencoder.name, ours.augment.brightness) == ("conv", 0)
 
 
 @pytest.mark.parametrize(
     ("changes", "machine"),
     [
-        ({"pictures": 10_000}, "cpu"),
+        ({"pictures": 10_000, "captions": 9000}, "cpu"),
+        ({"pictures": 63, "captions": 63}, "cpu"),
         ({"captions": 1}, "cpu"),
+        ({"captions": 2000}, "cpu"),
         ({"smallest_side": 40}, "cpu"),
         ({}, "cuda"),
     ],
 )
-def test_pretrained_features_are_recommended_only_where_they_were_tried(changes: dict, machine: str) -> None:
-    found = recommend(replace(FACTS, **changes), replace(FEATURES, kind=machine))
-    assert found.config().discriminator.name == "resnet"
-    assert "projected" not in found.to_yaml()
+def test_latents_are_recommended_only_where_they_were_tried(changes: dict, machine: str) -> None:
+    found = recommend(replace(FACTS, **changes), replace(CPU, kind=machine))
+    assert found.config().autoencoder.name == "pixels"
 
 
-def test_where_the_features_are_missing_the_command_is_named_that_gets_them() -> None:
-    text = recommend(FACTS, CPU).to_yaml()
-    assert "name: resnet" in text
-    assert 'pip install "gan-t2i[features]"' in text
-
-
-def test_pictures_that_share_captions_are_not_pulled_to() -> None:
-    assert recommend(replace(FACTS, captions=2000), FEATURES).config().terms["reconstruction"]["weight"] == 0
-
-
-@pytest.mark.parametrize("machine", [CPU, FEATURES, GPU, replace(CPU, has_encoder=False)])
+@pytest.mark.parametrize("machine", [CPU, GPU, replace(CPU, has_encoder=False)])
 @pytest.mark.parametrize(
     "facts",
     [
@@ -101,8 +91,8 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
         (9, CPU, 16, "quickstart"),
         (32, CPU, 32, "quickstart"),
         (63, CPU, 32, "quickstart"),
-        (64, CPU, 64, "emoji64_resnet"),
-        (900, CPU, 64, "emoji64_resnet"),
+        (64, CPU, 64, "emoji64"),
+        (900, CPU, 64, "emoji64"),
         (127, GPU, 64, "base64"),
         (128, GPU, 128, "base256"),
         (900, GPU, 256, "base256"),
@@ -140,11 +130,14 @@ def test_few_pictures_are_augmented_but_for_what_captions_speak_of() -> None:
     def augment(**changes: float) -> dict[str, float]:
         return dict(recommend(replace(FACTS, **changes), CPU).values["augment"])  # type: ignore[arg-type]
 
-    assert augment() == {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
-    assert augment(direction_share=0.2) == {"brightness": 0.2, "saturation": 0.3}
-    assert augment(colour_share=0.2) == {"translation": 0.125}
-    assert augment(direction_share=0.2, colour_share=0.2) == {}
+    shared = {"captions": 2000}  # which the recipe in pixels is for
+    assert augment(**shared) == {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
+    assert augment(**shared, direction_share=0.2) == {"brightness": 0.2, "saturation": 0.3}
+    assert augment(**shared, colour_share=0.2) == {"translation": 0.125}
+    assert augment(**shared, direction_share=0.2, colour_share=0.2) == {}
     assert augment(pictures=30_000) == {}
+    assert augment(colour_share=0.2) == {"translation": 0.125, "cutout": 0.3}  # latents have no colours
+    assert augment(direction_share=0.2) == {"cutout": 0.3}
 
 
 def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
@@ -158,18 +151,18 @@ def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
 
 
 def test_durations_follow_the_length_and_pretraining_does_not() -> None:
-    config = recommend(FACTS, FEATURES, Length(41.5, "")).config()  # half of the recipe's
-    assert (config.optimizer.cooldown_kimg, config.terms["reconstruction"]["kimg"], config.terms["caption"]["kimg"]) == (15, 95, 60)
-    assert (config.optimizer.warmup_kimg, config.report.grid_kimg, config.report.stats_kimg) == (1, 4.2, 1)
-    short = recommend(FACTS, FEATURES, Length(0.83, "", pretraining=0.1)).config()
-    assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.terms["caption"]["kimg"]) == (0.3, 1.9, 6)
-    assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.17, 0.5, 0.041)
+    config = recommend(FACTS, CPU, Length(65, "")).config()  # half of the recipe's
+    assert (config.optimizer.cooldown_kimg, config.terms["reconstruction"]["kimg"], config.autoencoder.params["kimg"]) == (19.5, 85, 40)
+    assert (config.optimizer.warmup_kimg, config.report.grid_kimg, config.report.stats_kimg) == (1, 6.5, 1)
+    short = recommend(FACTS, CPU, Length(1.3, "", pretraining=0.1)).config()
+    assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.autoencoder.params["kimg"]) == (0.39, 1.7, 4)
+    assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.26, 0.5, 0.065)
 
 
 def test_the_recipe_in_memory_stays_as_it_is() -> None:
     before = copy.deepcopy(FEW_ON_CPU.values)
-    recommend(replace(FACTS, captions=1), FEATURES, Length(1.0, "", pretraining=0.1))
-    recommend(FACTS, FEATURES, Length(1.0, "", pretraining=0.1))
+    recommend(replace(FACTS, captions=1), CPU, Length(1.0, "", pretraining=0.1))
+    recommend(FACTS, CPU, Length(1.0, "", pretraining=0.1))
     assert before == FEW_ON_CPU.values
 
 
@@ -193,7 +186,7 @@ def test_the_minutes_are_filled_with_pretraining_training_and_records(
 
 def test_every_length_makes_a_valid_config() -> None:
     for kimg in (1e-6, 0.001, 0.5, 3.0, 12345.0):
-        assert recommend(FACTS, FEATURES, Length(kimg, "")).config().kimg == kimg
+        assert recommend(FACTS, CPU, Length(kimg, "")).config().kimg == kimg
 
 
 def test_a_batch_that_does_not_fit_is_worked_off_in_parts() -> None:
