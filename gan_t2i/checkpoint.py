@@ -115,13 +115,17 @@ def read_info(path: Path) -> SnapshotInfo:
         raise GanT2IError(f"{path} is not a snapshot of gan_t2i but its {metadata.get('type')}; name a file under snapshots/")
     if version == 1:
         metadata = _upgraded(path, metadata)
-    elif version not in (2, FORMAT_VERSION):  # version 2 is 3 without autoencoders
+    elif version == 2:  # the same without autoencoders
+        metadata = {**metadata, "format_version": FORMAT_VERSION, "autoencoder": None}
+    elif version != FORMAT_VERSION:
         versions = metadata.get("versions")
         writer = versions.get("gan_t2i", "unknown") if isinstance(versions, dict) else "unknown"
         raise GanT2IError(
             f"snapshot {path} has format version {version}; gan_t2i {__version__} reads {FORMAT_VERSION}: "
             f"install the version that wrote it ({writer}), or train again"
         )
+    if "autoencoder" not in metadata:  # it may be null, for pixels
+        raise GanT2IError(f"snapshot {path} is damaged: its metadata lack autoencoder")
     try:
         info = _INFO.validate_python({"versions": None, **metadata})  # without them the writer is unknown: the defaults are this version's
     except pydantic.ValidationError as error:
@@ -135,8 +139,8 @@ def read_info(path: Path) -> SnapshotInfo:
 
 
 def _upgraded(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Convert metadata of format version 1, in which the layout predictor was called placer, to version 2; raises `GanT2IError` if the
-    generator has a part that version 2 no longer has."""
+    """Convert metadata of format version 1, in which the layout predictor was called placer, to today's; raises `GanT2IError` if the
+    generator has a part that is gone."""
     try:
         generator = metadata["generator"]
         params = {_renamed(name): value for name, value in generator["params"].items()}
@@ -145,7 +149,12 @@ def _upgraded(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         return metadata  # damaged: the caller's checks find where
     if text_head.pop("whiten", False):
         raise GanT2IError(f"snapshot {path} has whitened text heads, which gan_t2i {__version__} no longer has: use the version that wrote it")
-    return {**metadata, "format_version": 2, "generator": {**generator, "params": {**params, "text_head": text_head}}}
+    return {
+        **metadata,
+        "format_version": FORMAT_VERSION,
+        "autoencoder": None,
+        "generator": {**generator, "params": {**params, "text_head": text_head}},
+    }
 
 
 def _renamed(name: str) -> str:

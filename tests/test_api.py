@@ -75,7 +75,7 @@ def test_a_preset_is_named_and_the_rest_is_on_top(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("gan_t2i.api.run_training", run_training)
     gan_t2i.train("emoji64", data=pictures, kimg=3, outdir=tmp_path, resume="never")
     ((config, description, resume),) = taken
-    assert (config.discriminator.name, config.kimg, config.data.source) == ("projected", 3, str(pictures))
+    assert (config.discriminator.name, config.kimg, config.data.source) == ("plain", 3, str(pictures))
     assert (description, resume) == ("emoji64", "never")
 
 

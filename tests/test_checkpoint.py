@@ -12,7 +12,17 @@ from safetensors.torch import save_file
 
 import gan_t2i.models  # noqa: F401 (registers what the snapshots name)
 from gan_t2i import __version__, checkpoint
-from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo, load_snapshot, read_info, read_tensors, save_snapshot, write_tensors
+from gan_t2i.checkpoint import (
+    FORMAT_VERSION,
+    BuildSpec,
+    EncoderRecord,
+    SnapshotInfo,
+    load_snapshot,
+    read_info,
+    read_tensors,
+    save_snapshot,
+    write_tensors,
+)
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.text.batch import TextBatch
 
@@ -106,7 +116,7 @@ def test_a_snapshot_holds_the_generator_alone_and_says_so_in_json(snapshot, gene
         assert set(file.keys()) == set(generator.state_dict())
         values = json.loads(file.metadata()["gan_t2i"])
     assert values["type"] == "snapshot"
-    assert values["format_version"] == 2
+    assert values["format_version"] == FORMAT_VERSION
     assert values["generator"] == {"kind": "generator", "name": "style", "params": PARAMS, "interface": INFO.generator.interface}
     assert values["encoder"]["weights_hash"] == "ab" * 32
 
@@ -170,10 +180,12 @@ def test_a_training_state_is_not_a_snapshot(tmp_path):
 
 
 @pytest.mark.parametrize(("versions", "writer"), [({"gan_t2i": "9.1"}, "9.1"), ({}, "unknown"), ([], "unknown"), (None, "unknown")])
-@pytest.mark.parametrize("version", [0, 3, "2", None])
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, "2", None])
 def test_another_format_version_is_refused_with_what_to_do(snapshot, version, versions, writer):
     message = refusal(rewrite(snapshot, {**metadata(snapshot), "format_version": version, "versions": versions}))
-    assert f"has format version {version}; gan_t2i {__version__} reads 2: install the version that wrote it ({writer})" in message
+    assert (
+        f"has format version {version}; gan_t2i {__version__} reads {FORMAT_VERSION}: install the version that wrote it ({writer})" in message
+    )
 
 
 # Format version 1
@@ -199,7 +211,7 @@ def version_1(path: Path, **text_head: object) -> tuple[Path, dict[str, torch.Te
 @pytest.mark.parametrize("text_head", [{}, {"whiten": False}], ids=["before whitening", "not whitened"])
 def test_version_1_is_read_under_the_current_names(tmp_path, text_head):
     loaded, info = load_snapshot(version_1(tmp_path / "x", **text_head)[0])
-    assert info.format_version == 2
+    assert info.format_version == FORMAT_VERSION
     assert info.generator.params["layout"] is True
     assert info.generator.params["text_head"] == PARAMS["text_head"]
     assert "placer" not in info.generator.params
@@ -208,12 +220,12 @@ def test_version_1_is_read_under_the_current_names(tmp_path, text_head):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_version_1_is_written_again_as_version_2(tmp_path):
+def test_version_1_is_written_again_as_today_s(tmp_path):
     loaded, info = load_snapshot(version_1(tmp_path / "old")[0])
     save_snapshot(tmp_path / "new", loaded, info)
     again, read = load_snapshot(tmp_path / "new")
     assert read == info
-    assert metadata(tmp_path / "new")["format_version"] == 2
+    assert metadata(tmp_path / "new")["format_version"] == FORMAT_VERSION
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in again.state_dict().items())
 
 

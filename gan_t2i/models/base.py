@@ -44,10 +44,10 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Base of every class registered as "discriminator".
 
-    The constructor takes the arguments of a `Generator` but for `channels`. `trunk` runs once per image, `text_head` once per caption. `head`
-    takes the features of n images and k captions for each, grouped by image, and returns n * k logits, or [n * k, H] from a discriminator with
-    H heads: each head then has its own loss, and their mean is the score. The format of the features is up to the class. Logits of
-    different pairs are independent.
+    The constructor takes the arguments of a `Generator`, with input_channels=3 in place of `channels`: those of latents, or 3. `trunk` runs
+    once per image, `text_head` once per caption. `head` takes the features of n images and k captions for each, grouped by image, and returns
+    n * k logits, or [n * k, H] from a discriminator with H heads: each head then has its own loss, and their mean is the score. The format of
+    the features is up to the class. Logits of different pairs are independent.
     """
 
     resolution: int

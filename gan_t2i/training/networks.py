@@ -77,9 +77,10 @@ def build_networks(config: TrainConfig, interface: dict[str, int], autoencoder: 
 
 def _build(config: TrainConfig, interface: dict[str, int]) -> tuple[Generator, Discriminator]:
     G: Generator = registry.build("generator", config.generator.name, config.generator.params, **interface)
+    own = {name: size for name, size in interface.items() if name != "channels"}
     # D sees transparent pixels over a colour, so without alpha
-    seen = {**interface, "channels": min(interface["channels"], 3)} if config.autoencoder.name == "pixels" else interface
-    D: Discriminator = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **seen)
+    own["input_channels"] = 3 if config.autoencoder.name == "pixels" else interface["channels"]
+    D: Discriminator = registry.build("discriminator", config.discriminator.name, config.discriminator.params, **own)
     return G, D
 
 

@@ -122,9 +122,9 @@ def test_pictures_against_those_of_other_data(run: RunFolder, many_pictures: Pat
     assert result.exit_code == 0, result.output
     assert "not the pictures and captions that the model was trained on" in result.stderr
     header, *lines = result.stdout.splitlines()
-    assert header.split() == ["features", "hash", "d", "side", "figure", "generated", "std", "real", "n"]
+    assert header.split() == ["features", "hash", "d", "side", "figure", "generated", "std", "rebuilt", "real", "n"]
     values = json.loads((run.path / "evaluation" / "pictures-000000040-featuresrandom-limit100-seeds2.json").read_text())
-    assert (values["nimg"], values["suite"], len(values["figures"])) == (40, "pictures", 7)
+    assert (values["nimg"], values["suite"], len(values["figures"])) == (40, "pictures", 8)
     events = EventAccumulator(str(run.path)).Reload()
     for figure, line in zip(values["figures"], lines, strict=False):
         assert line.split()[:5] == ["random", figure["sha256"][:12], "256", "train", figure["name"]]

@@ -270,7 +270,7 @@ def test_a_preset_is_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
         result = CliRunner().invoke(command, ["train", "--dry-run", *arguments])
         assert result.exit_code == 0, result.output
     assert taken[0] == taken[1]
-    assert taken[0].terms["caption"]["weight"] == 1
+    assert taken[0].autoencoder.name == "conv"
 
 
 @pytest.mark.usefixtures("paces")

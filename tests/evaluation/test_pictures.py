@@ -38,11 +38,12 @@ def figures(result: PicturesResult) -> dict[str, Figure]:
 def test_real_pictures_score_as_real_pictures_do(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> None:
     result = run(many, space, lambda prompt, seed: real_of(prompt))
     found = figures(result)
-    assert list(found) == ["kid", "frechet", "precision", "recall", "density", "coverage", "diversity"]
+    assert list(found) == ["kid", "frechet", "precision", "recall", "density", "coverage", "own_first", "diversity"]
     for name in ("kid", "precision", "recall", "density", "coverage"):  # in other batches, features have other last bits
         assert found[name].generated == pytest.approx(found[name].real, abs=1e-5)
     assert found["coverage"].real is not None
     assert found["coverage"].real > 0.85
+    assert (found["own_first"].generated, found["own_first"].real, found["own_first"].rebuilt) == (1, 1, None)
     assert (found["kid"].count, found["kid"].width, found["kid"].sha256) == (107, 256, space.sha256)
     assert found["diversity"].generated == pytest.approx(0, abs=1e-5)  # every seed of a prompt is the same picture
     assert (found["diversity"].count, found["diversity"].real) == (4 * 64, None)
@@ -118,3 +119,21 @@ def test_refusals(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> 
         run(many, space, lambda prompt, seed: real_of(prompt), limit=60)
     with pytest.raises(ValueError, match="at least two"):
         run(many, space, lambda prompt, seed: real_of(prompt), seeds=1)
+
+
+def test_own_first_is_the_share_of_pictures_nearest_to_their_own(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> None:
+    captions = [many.captions[many.caption_ids[item][0]] for item in many.train.tolist()]
+    other = dict(zip(captions, [*captions[1:], captions[0]], strict=True))
+    swapped = figures(run(many, space, lambda prompt, seed: real_of(other[prompt])))["own_first"]
+    assert swapped.generated == pytest.approx(0.01, abs=0.03)  # the other one is seldom among the hundred, and never its own
+    half = figures(run(many, space, lambda prompt, seed: real_of(prompt if captions.index(prompt) % 2 else other[prompt])))["own_first"]
+    assert half.generated == pytest.approx(0.5, abs=0.06)
+
+
+def test_rebuilt_pictures_have_their_own_column(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> None:
+    def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return [real_of(prompt) for prompt in prompts for _ in seeds]
+
+    result = run_pictures(generate, many, [space], rebuild=lambda images: images)
+    for figure in result.figures:
+        assert figure.rebuilt == (None if figure.name == "diversity" else pytest.approx(figure.generated, abs=1e-9))

@@ -46,9 +46,9 @@ CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
 }
 
 
-def smooth_networks(config: TrainConfig, interface: dict[str, int], device: torch.device) -> Networks:
+def smooth_networks(*arguments: Any) -> Networks:
     """With an Adam that lets rounding be: the plain one makes a full step of a gradient that is nothing but rounding."""
-    networks = build_networks(config, interface, device)
+    networks = build_networks(*arguments)
     for optimizer in (networks.g_optimizer, networks.d_optimizer):
         optimizer.param_groups[0]["eps"] = 0.1
     return networks

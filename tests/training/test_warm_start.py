@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from gan_t2i import registry
 from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo, save_snapshot
 from gan_t2i.core.errors import UsageError
 from gan_t2i.ops.resample import downsample
@@ -30,7 +31,8 @@ def networks(resolution: int, seed: int, discriminator: str = "aligned", channel
         "generator": {"name": "style", "params": {**GENERATOR, "channel_max": channels}},
         "discriminator": {"name": discriminator, "params": small},
     }
-    return build_networks(TrainConfig.parse(values), {"resolution": resolution, **INTERFACE}, torch.device("cpu"))
+    pixels = registry.build("autoencoder", "pixels", {}, resolution=resolution)
+    return build_networks(TrainConfig.parse(values), {"resolution": resolution, **INTERFACE}, pixels, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("discriminator", ["aligned", "resnet"])

@@ -51,14 +51,14 @@ class PlainDiscriminator(Discriminator):
         """Residual blocks at 8 x 8."""
         text_head: TextHeadConfig = TextHeadConfig(layers=1)
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, input_channels: int = 3) -> None:
         super().__init__()
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
         width_at = {
             side: channels_at(side, config.channel_base, config.channel_max) for side in (2**k for k in range(3, resolution.bit_length()))
         }
-        layers: list[nn.Module] = [conv(channels, width_at[resolution], 3)]
+        layers: list[nn.Module] = [conv(input_channels, width_at[resolution], 3)]
         for side in sorted((side for side in width_at if side > LAST), reverse=True):
             layers += [PlainBlock(width_at[side], width_at[side]), PlainBlock(width_at[side], width_at[side // 2], halves=True)]
         layers += [PlainBlock(width_at[LAST], width_at[LAST]) for _ in range(config.blocks)]

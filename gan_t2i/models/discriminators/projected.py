@@ -146,9 +146,9 @@ class ProjectedDiscriminator(Discriminator):
         "augment.blur_share": 0.9,
     }
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, input_channels: int = 3) -> None:
         super().__init__()
-        if channels != 3:
+        if input_channels != 3:
             raise UsageError("discriminator projected judges pixels: set autoencoder.name=pixels")
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)

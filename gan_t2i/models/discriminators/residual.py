@@ -70,11 +70,11 @@ class ResidualDiscriminator(Discriminator):
 
     aligned: ClassVar[bool]
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, input_channels: int = 3) -> None:
         super().__init__()
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
-        self.trunk = ResidualTrunk(resolution, config.channel_base, config.channel_max, config.grown_from, channels)
+        self.trunk = ResidualTrunk(resolution, config.channel_base, config.channel_max, config.grown_from, input_channels)
         channels, channels_4 = (channels_at(r, config.channel_base, config.channel_max) for r in (HEAD_RESOLUTION, 4))
         self.head = ResidualHead(channels, channels_4, config.text_head, aligned=self.aligned)
 

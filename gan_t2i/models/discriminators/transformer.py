@@ -51,10 +51,10 @@ class TransformerDiscriminator(Discriminator):
         heads: Count = 6
         text_head: TextHeadConfig = TextHeadConfig(layers=1)
 
-    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, channels: int = 3) -> None:
+    def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, input_channels: int = 3) -> None:
         super().__init__()
         check_patch(config.patch, resolution, "discriminator")
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
-        self.trunk = TransformerTrunk(config, resolution, channels, config.text_head.width)
+        self.trunk = TransformerTrunk(config, resolution, input_channels, config.text_head.width)
         self.head = ProjectionHead(config.text_head.width)
