@@ -28,7 +28,7 @@ def describe_registry() -> dict[str, Any]:
     import gan_t2i.text  # noqa: F401 (both imports register their classes)
     from gan_t2i import registry
 
-    return {kind: ", ".join(registry.names(kind)) for kind in ("generator", "discriminator", "text_encoder")}
+    return {kind: ", ".join(registry.names(kind)) for kind in ("autoencoder", "generator", "discriminator", "text_encoder")}
 
 
 def describe_snapshot(model: str) -> dict[str, Any]:
@@ -43,6 +43,7 @@ def describe_snapshot(model: str) -> dict[str, Any]:
         "snapshot": str(path),
         "format version": info.format_version,
         "generator": info.generator.name,
+        "autoencoder": info.autoencoder.name if info.autoencoder is not None else "pixels",
         "resolution": f"{info.resolution} px, {'RGBA' if info.has_alpha else 'RGB'}",
         "parameters": f"{sum(p.numel() for p in generator.parameters()):,}",
         "file size": f"{path.stat().st_size / 1e6:.1f} MB",

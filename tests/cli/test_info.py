@@ -18,7 +18,7 @@ def test_a_run_shows_its_newest_snapshot(trained: RunFolder) -> None:
     generator, info = load_snapshot(trained.snapshot(40))
     assert values["snapshot"] == str(trained.snapshot(40))
     assert values["images shown"] == "40"
-    assert values["generator"] == "style"
+    assert (values["generator"], values["autoencoder"]) == ("style", "pixels")
     assert values["resolution"] == "16 px, RGB"
     assert values["parameters"] == f"{sum(p.numel() for p in generator.parameters()):,}"
     assert info.data_fingerprint[:12] in values["data"]
@@ -38,6 +38,7 @@ def test_without_an_argument_the_registered_models() -> None:
     shown, as_json = (CliRunner().invoke(command, ["info", *options]) for options in ([], ["--json"]))
     assert shown.exit_code == as_json.exit_code == 0
     values = json.loads(as_json.output)
+    assert "conv" in values["autoencoder"]
     assert "style" in values["generator"]
     assert "resnet" in values["discriminator"]
     assert "sentence-transformer" in values["text_encoder"]
