@@ -27,6 +27,7 @@ from gan_t2i.registry import build
 
 FORMAT_VERSION = 3
 _METADATA_KEY = "gan_t2i"
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
 
 
 @dataclass(frozen=True)
@@ -208,3 +209,40 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         if not tensors[name].isfinite().all():
             raise GanT2IError(f"{where}: tensor {name} holds numbers that are not finite")
     module.load_state_dict(tensors)
+
+
+def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of the network or optimizer `name` in a state, by their own names."""
+    prefix = name + "/"
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return Adam's moments as tensors for a file, by index of the parameter and name."""
+    return {f"{index}/{key}": tensor for index, moments in optimizer.state_dict()["state"].items() for key, tensor in moments.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load what `optimizer_tensors` gave; raises `GanT2IError` naming the first that has no parameter, another shape, or numbers that are not
+    finite."""
+    parameters = optimizer.param_groups[0]["params"]
+    moments: dict[int, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition("/")
+        shape = _moment_shape(parameters, index, name)
+        if shape is None or tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise GanT2IError(f"{where}: tensor {key} is no moment of its network's parameters")
+        parameter = parameters[int(index)]
+        # Fused Adam walks a parameter and its moments side by side in memory, so all must be laid out alike (channels_last or not).
+        moment = torch.empty_like(parameter).copy_(tensor) if name != "step" else tensor
+        moments.setdefault(int(index), {})[name] = moment
+    if any(moment.keys() != MOMENTS for moment in moments.values()):
+        raise GanT2IError(f"{where} lacks moments of a parameter")
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moment_shape(parameters: list[Tensor], index: str, name: str) -> torch.Size | None:
+    """The shape that Adam's number of steps or average must have, None for a name that it does not know."""
+    if name not in MOMENTS or not index.isdecimal() or int(index) >= len(parameters):
+        return None
+    return torch.Size() if name == "step" else parameters[int(index)].shape

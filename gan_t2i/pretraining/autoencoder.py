@@ -1,7 +1,5 @@
 """The autoencoder of a run: trained on its own pictures and cached, or pretrained, and checked before the game begins."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +9,15 @@ import torch
 from torch import Tensor
 
 from gan_t2i import registry
-from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
+from gan_t2i.checkpoint import below, load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
-from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import product_dtype, seeded_weights
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.models.autoencoders.base import Autoencoder, LatentAutoencoder, TrainingSettings
 from gan_t2i.models.autoencoders.hub import HubAutoencoder
-from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining, below
+from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
+from gan_t2i.pretraining.loop import cached_weights
 from gan_t2i.registry import Spec
 
 # To be raised where the network or its training changes, so that cached ones are not taken for it.
@@ -29,7 +27,7 @@ LEAST_PSNR = 20.0  # dB; below it the decoder draws a blur, whatever G learns
 CHECKED = 256  # pictures that the PSNR is measured on
 STANDARDIZED_ON = 4096  # training pictures that mean and scale of the latents are measured on, at most
 _CHUNK = 64  # pictures encoded at a time
-IN_PIXELS = "or train in pixels with autoencoder.name=pixels"
+IN_PIXELS = 'or train in pixels with --set "autoencoder={name: pixels}"'
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +74,7 @@ def ready_autoencoder(
         standardize(network, dataset)
         return _checked(ReadyAutoencoder(network, rebuilt_psnr(network, dataset)), dataset)
     computed_in = str(product_dtype(device, precision))
-    key = json.dumps([VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in], sort_keys=True)
-    path = cache_dir() / "autoencoders" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    path = cached_weights("autoencoder", [VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in])
     if (cached := _cached(network, path)) is not None:
         return _checked(cached, dataset)
     log.info(f"autoencoder: training on {len(dataset.train):,} pictures (once)")

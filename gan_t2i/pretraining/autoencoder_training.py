@@ -5,25 +5,24 @@ The loss is L1 plus half the L1 of the differences between neighbouring pixels: 
 
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
+from gan_t2i.checkpoint import below, load_optimizer, load_weights, optimizer_tensors, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
+from gan_t2i.pretraining.loop import rate_factor
 
 EDGES = 0.5  # weight of the differences between neighbours
 LATENT_SIZE = 1e-3  # weight of the mean square of the latents, which keeps them from outgrowing the noise
 ROLL = 8  # pixels by which images are rolled at random, at most
-COOLDOWN = 0.4  # share of the training over which the learning rate falls to 0
 LARGEST_GRADIENT = 1.0  # norm; wide networks ran away without it
 SAVED_EVERY = 200  # steps from one saved position to the next, and from one recorded loss to the next
 
@@ -95,8 +94,7 @@ class AutoencoderTraining:
             noise = (strength * torch.randn(latents.shape, generator=rng)).to(latents.device)
             rebuilt = self.network.decode(latents + noise)
         loss = rebuilding_loss(rebuilt, images) + LATENT_SIZE * latents.square().mean()
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (nimg + config.batch) / 2000, (self.total - nimg) / (COOLDOWN * self.total))
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * rate_factor(nimg, config.batch, self.total)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
         self.optimizer.step()
@@ -111,8 +109,7 @@ class AutoencoderTraining:
             return
         tensors = {f"network/{key}": tensor for key, tensor in self.network.state_dict().items()}
         tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self.average)}
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{number}/{name}": tensor for name, tensor in moments.items()}
+        tensors |= {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.optimizer).items()}
         write_tensors(self.position, tensors, {"type": "autoencoder training", "nimg": self.nimg, "losses": self.losses})
 
     def _resume(self) -> None:
@@ -120,25 +117,18 @@ class AutoencoderTraining:
             return
         try:
             tensors, metadata = read_tensors(self.position)
+            average = [tensors[f"average/{number}"] for number in range(len(self.average))]
+            nimg, losses = int(metadata["nimg"]), [(int(nimg), float(loss)) for nimg, loss in metadata["losses"]]
+            load_optimizer(self.optimizer, below(tensors, "adam"), str(self.position))
             load_weights(self.network, below(tensors, "network"), str(self.position))
-            for number, average in enumerate(self.average):
-                average.copy_(tensors[f"average/{number}"])
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in below(tensors, "adam").items():
-                index, name = key.split("/")
-                parameter = self.parameters[int(index)]
-                state.setdefault(int(index), {})[name] = tensor if name == "step" else torch.empty_like(parameter).copy_(tensor)
-            self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-            self.nimg, self.losses = int(metadata["nimg"]), [(int(nimg), float(loss)) for nimg, loss in metadata["losses"]]
-            log.info(f"autoencoder: going on after {self.nimg:,} pictures")
-        except (GanT2IError, KeyError, ValueError, RuntimeError) as error:
+        except (GanT2IError, KeyError, TypeError, ValueError) as error:
             log.warning(f"the autoencoder is trained from the start: {self.position} cannot be used ({error})")
-            self.nimg, self.losses = 0, []
-
-
-def below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `name` and a slash, by the rest of their names."""
-    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+            self.optimizer.state.clear()
+            return
+        for own, saved in zip(self.average, average, strict=True):
+            own.copy_(saved)
+        self.nimg, self.losses = nimg, losses
+        log.info(f"autoencoder: going on after {nimg:,} pictures")
 
 
 def rebuilding_loss(rebuilt: Tensor, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +53,14 @@ class RealPairs:
         return avg_pool_to(from_uint8(composite_on_grey_uint8(batch.images).to(self.device)), side)
 
 
+def cached_weights(name: str, key: Sequence[object]) -> Path:
+    """Return the file in the cache for the weights of a network called `name`, made under `key` (JSON-able)."""
+    return cache_dir() / f"{name}s" / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+
+
 def train_or_load(network: nn.Module, name: str, key: Sequence[object], train: Callable[[], None], *, verb: str = "pretrained") -> None:
     """Load the weights that an earlier run cached under `key` (JSON-able), or call `train` and cache them; `verb` is for messages."""
-    path = cache_dir() / f"{name}s" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
+    path = cached_weights(name, key)
     if path.is_file():
         try:
             load_weights(network, read_tensors(path)[0], str(path))
@@ -74,6 +80,11 @@ def pretrain_or_load(network: nn.Module, name: str, key: Sequence[object], pairs
         pretrain()
 
     train_or_load(network, name, key, first_time)
+
+
+def rate_factor(nimg: int, batch: int, total: int) -> float:
+    """Return the learning rate after `nimg` of `total` images, as a share of the configured one: it rises over 2,000 and falls at the end."""
+    return min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))
 
 
 def train_on_pairs(
@@ -105,7 +116,7 @@ def train_on_pairs(
     with tqdm(total=total, desc=name, unit="img", unit_scale=True, disable=None) as bar:
         for nimg in range(0, total, batch):
             loss = loss_of(sampler.batch(nimg, batch), seeded_rng(pairs.seed, stream or name, nimg))
-            optimizer.param_groups[0]["lr"] = rate * min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))
+            optimizer.param_groups[0]["lr"] = rate * rate_factor(nimg, batch, total)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_t2i.checkpoint import load_weights, read_metadata, read_tensors, write_tensors
+from gan_t2i.checkpoint import below, load_optimizer, load_weights, optimizer_tensors, read_metadata, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.training.networks import Networks
 
 FORMAT_VERSION = 2
 DATA_SET = "data set"
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
 CHANGED_HINT = ", or go on with the new one with --changed-data"
 
 
@@ -37,9 +36,7 @@ def save_state(path: Path, networks: Networks, progress: Progress, fingerprints:
         for key, tensor in module.state_dict().items():
             tensors[f"{name}/{key}"] = tensor
     for name in ("g_optimizer", "d_optimizer"):
-        for index, moments in getattr(networks, name).state_dict()["state"].items():
-            for key, tensor in moments.items():
-                tensors[f"{name}/{index}/{key}"] = tensor
+        tensors |= {f"{name}/{key}": tensor for key, tensor in optimizer_tensors(getattr(networks, name)).items()}
     metadata = {"type": "training state", "format_version": FORMAT_VERSION, **asdict(progress), "fingerprints": dict(fingerprints)}
     write_tensors(path, tensors, {**metadata, "threads": torch.get_num_threads()})
 
@@ -80,7 +77,10 @@ def load_state(path: Path, networks: Networks, fingerprints: Mapping[str, str]) 
     for name, module in _modules(networks).items():
         load_weights(module, below(tensors, name), f"{path} ({name})")
     for name in ("g_optimizer", "d_optimizer"):
-        _load_optimizer(getattr(networks, name), below(tensors, name), f"{path} ({name})")
+        try:
+            load_optimizer(getattr(networks, name), below(tensors, name), f"{path} ({name})")
+        except GanT2IError as error:
+            raise GanT2IError(f"{error}; start again with --resume never") from error
     return progress
 
 
@@ -98,34 +98,3 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     if type(rollbacks) is not int or not isinstance(suspect_since, dict) or not all(type(nimg) is int for nimg in suspect_since.values()):
         raise GanT2IError(f"{path} is damaged: its metadata lack rollbacks or suspect_since; start again with --resume never")
     return Progress(metadata["nimg"], rollbacks, suspect_since)
-
-
-def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors of the network or optimizer `name` in a state, by their own names."""
-    prefix = name + "/"
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str) -> None:
-    """Adam's moments; raises `GanT2IError` naming the first that has no parameter, another shape, or numbers that are not finite."""
-    parameters = optimizer.param_groups[0]["params"]
-    moments: dict[int, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition("/")
-        shape = _moment_shape(parameters, index, name)
-        if shape is None or tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
-            raise GanT2IError(f"{where}: tensor {key} is no moment of its network's parameters; start again with --resume never")
-        parameter = parameters[int(index)]
-        # Fused Adam walks a parameter and its moments side by side in memory, so all must be laid out alike (channels_last or not).
-        moment = torch.empty_like(parameter).copy_(tensor) if name != "step" else tensor
-        moments.setdefault(int(index), {})[name] = moment
-    if any(moment.keys() != MOMENTS for moment in moments.values()):
-        raise GanT2IError(f"{where} lacks moments of a parameter; start again with --resume never")
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _moment_shape(parameters: list[Tensor], index: str, name: str) -> torch.Size | None:
-    """The shape that Adam's number of steps or average must have, None for a name that it does not know."""
-    if name not in MOMENTS or not index.isdecimal() or int(index) >= len(parameters):
-        return None
-    return torch.Size() if name == "step" else parameters[int(index)].shape

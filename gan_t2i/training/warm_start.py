@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gan_t2i.checkpoint import load_snapshot, read_tensors
+from gan_t2i.checkpoint import below, load_snapshot, read_tensors
 from gan_t2i.core.errors import UsageError
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.models.residual_trunk import ResidualTrunk
 from gan_t2i.runs import RunFolder, resolve_snapshot
 from gan_t2i.training.networks import Networks
-from gan_t2i.training.state import below, read_progress
+from gan_t2i.training.state import read_progress
 
 MIN_SHARE = 0.5  # of a network's weights; with fewer in common the two runs have little to do with each other
 

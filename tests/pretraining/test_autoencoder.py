@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gan_t2i import registry
+from gan_t2i.checkpoint import read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.pretraining import autoencoder as module
@@ -101,6 +102,27 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
     assert [name for name in unbroken if not torch.equal(stopped[name], unbroken[name])] == []
 
 
+@pytest.mark.parametrize("lost", ["average/3", "adam/3/exp_avg", "network/mean"])
+def test_a_damaged_position_leaves_nothing_behind(
+    dataset: PackedDataset, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(training_module, "SAVED_EVERY", 4)
+    config = registry.config_for("autoencoder", "conv", {**PARAMS, "kimg": 0.032})
+
+    def train() -> dict[str, torch.Tensor]:
+        network = build_autoencoder(SPEC, dataset, 0)
+        AutoencoderTraining(network, config, dataset, tmp_path / "position", **CPU).run()  # type: ignore[arg-type]
+        return network.state_dict()
+
+    first = train()
+    tensors, metadata = read_tensors(tmp_path / "position")
+    del tensors[lost]
+    write_tensors(tmp_path / "position", tensors, metadata)
+    again = train()
+    assert any("trained from the start" in line for line in said)
+    assert [name for name in first if not torch.equal(first[name], again[name])] == []
+
+
 def test_a_damaged_cache_is_trained_again_with_a_word(dataset: PackedDataset, cache: Path, said: list[str]) -> None:
     short = Spec(name="conv", params={**SPEC.params, "kimg": 0.8})
     first = ready_autoencoder(short, dataset, **CPU)
@@ -121,7 +143,7 @@ def test_the_loss_by_hand() -> None:
 def test_refusals(dataset: PackedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch, small_config: Callable[..., dict[str, Any]]) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "LEAST_PICTURES", 1000)
-        with pytest.raises(GanT2IError, match=r"needs at least 1000 training pictures, and there are .*autoencoder.name=pixels"):
+        with pytest.raises(GanT2IError, match=r"needs at least 1000 training pictures, and there are .*autoencoder={name: pixels}"):
             ready_autoencoder(SPEC, dataset, **CPU)
     with pytest.raises(GanT2IError, match=r"rebuilds held-out pictures at \d+\.\d dB, and 14 are needed: raise autoencoder.params.kimg"):
         ready_autoencoder(Spec(name="conv", params={**SPEC.params, "kimg": 0.016}), dataset, **CPU)
