@@ -16,9 +16,8 @@ from PIL import Image
 from gan_t2i.core.config import read_yaml, with_overrides
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.runtime import peak_memory_gib
-from gan_t2i.registry import build
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.networks import check_networks, latent_interface
+from gan_t2i.training.networks import check_networks
 from gan_t2i.training.session import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +38,6 @@ def test_config_says_how_to_run_it_and_builds(path: Path) -> None:
         assert word in header
     config = TrainConfig.parse(read_yaml(path))
     check_networks(config)
-    with torch.device("meta"):
-        generator = build(
-            "generator", config.generator.name, config.generator.params, **latent_interface(config), text_width=384, max_tokens=64
-        )
-    assert generator.resolution == latent_interface(config)["resolution"]
 
 
 class Row(NamedTuple):

@@ -217,8 +217,9 @@ def pace_of_quickstart() -> Pace:
     """
     config = TrainConfig.parse(read_yaml(recipes.find("quickstart")))
     device, count, size = pick_device(config.device), config.batch, config.resolution
-    spec, latents = config.autoencoder, latent_interface(config)
+    spec = config.autoencoder
     autoencoder = registry.build("autoencoder", spec.name, spec.params, resolution=size, channels=config.data.channels)
+    latents = latent_interface(config, autoencoder)
     interface = {**latents, "text_width": NOISE_WIDTH, "max_tokens": NOISE_TOKENS}
     step = TrainStep(build_networks(config, interface, autoencoder, device), [], config, device)
     ids = torch.arange(count)

@@ -38,7 +38,10 @@ class Networks:
 
 def check_networks(config: TrainConfig) -> None:
     """Raise `GanT2IError` where the networks cannot be built at this resolution; on the meta device that costs next to nothing."""
-    interface = latent_interface(config)
+    spec = config.autoencoder
+    with torch.device("meta"):
+        autoencoder = registry.build("autoencoder", spec.name, spec.params, resolution=config.resolution, channels=config.data.channels)
+    interface = latent_interface(config, autoencoder)
     if interface["resolution"] < SMALLEST_SIDE:
         largest = config.resolution // SMALLEST_SIDE
         raise UsageError(
@@ -49,12 +52,9 @@ def check_networks(config: TrainConfig) -> None:
         _build(config, {**interface, "text_width": 1, "max_tokens": 1})
 
 
-def latent_interface(config: TrainConfig) -> dict[str, int]:
+def latent_interface(config: TrainConfig, autoencoder: Autoencoder) -> dict[str, int]:
     """Return the side (`resolution`) and the `channels` of what G draws."""
-    spec = config.autoencoder
-    with torch.device("meta"):
-        shape = registry.build("autoencoder", spec.name, spec.params, resolution=config.resolution, channels=config.data.channels)
-    return {"resolution": config.resolution // shape.factor, "channels": shape.latent_channels}
+    return {"resolution": config.resolution // autoencoder.factor, "channels": autoencoder.latent_channels}
 
 
 def build_networks(config: TrainConfig, interface: dict[str, int], autoencoder: Autoencoder, device: torch.device) -> Networks:

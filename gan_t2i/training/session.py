@@ -1,7 +1,7 @@
 """The parts of a run: device, data, text encoder, networks, losses. Whatever is missing is found here, before the first step."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,13 +16,14 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.phases import phase
-from gan_t2i.core.runtime import pick_device, set_gpu_arithmetic
+from gan_t2i.core.runtime import pick_device, seeded_rng, set_gpu_arithmetic
 from gan_t2i.core.weights import hash_state
 from gan_t2i.data.batches import open_batches
 from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
 from gan_t2i.data.latents import load_latents
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
+from gan_t2i.models.autoencoders.base import Autoencoder
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, encode, ready_autoencoder
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
@@ -114,9 +115,10 @@ class Session:
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
         """Return the description that goes into a snapshot after `nimg` images."""
         config, encoder = self.config, self.encoder
+        interface = network_interface(config, encoder, self.networks.autoencoder)
         text_encoder = BuildSpec("text_encoder", config.text_encoder.name, shareable(encoder.params), dict(self.encoder_interface))
         return SnapshotInfo(
-            generator=BuildSpec("generator", config.generator.name, config.generator.params, network_interface(config, encoder)),
+            generator=BuildSpec("generator", config.generator.name, config.generator.params, interface),
             autoencoder=self._autoencoder_spec(),
             encoder=EncoderRecord(text_encoder, encoder.id, encoder.revision, encoder.weights_hash),
             nimg=nimg,
@@ -139,9 +141,9 @@ def shareable(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**params, "model": Path(model).name} if model and Path(model).is_dir() else dict(params)
 
 
-def network_interface(config: TrainConfig, encoder: SentenceEncoder) -> dict[str, int]:
+def network_interface(config: TrainConfig, encoder: SentenceEncoder, autoencoder: Autoencoder) -> dict[str, int]:
     """Return the run-time arguments of the generator."""
-    return {**latent_interface(config), "text_width": encoder.width, "max_tokens": encoder.max_tokens}
+    return {**latent_interface(config, autoencoder), "text_width": encoder.width, "max_tokens": encoder.max_tokens}
 
 
 def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | None = None, source: Path | None = None) -> Session:
@@ -162,6 +164,19 @@ def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | 
     if different := [name for name, fingerprint in session.fingerprints.items() if fingerprint != theirs[name]]:
         raise GanT2IError(f"the {' and the '.join(different)} of process {rank()} is not the first process's: give every node the same")
     return session
+
+
+def _latents_of(network: Autoencoder, dataset: PackedDataset) -> Callable[[Sequence[int]], torch.Tensor]:
+    """Return a function that reads the latents of pictures by their indices, from the cache."""
+    folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{hash_state(network)[:32]}"
+    return load_latents(dataset, folder, lambda images: encode(network, images)).gather
+
+
+def _noise_of(network: Autoencoder, resolution: int) -> Callable[[Sequence[int]], torch.Tensor]:
+    """Return the same for a run that is only measured: a step takes as long with noise, which needs no encoding and no place on the disk."""
+    side = resolution // network.factor
+    latent = torch.randn(1, network.latent_channels, side, side, generator=seeded_rng("measured")).half()
+    return lambda items: latent.repeat(len(items), 1, 1, 1)
 
 
 def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, source: Path | None) -> Session:
@@ -188,9 +203,8 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
         config.autoencoder, dataset, device=device, seed=config.seed, precision=config.precision, source=source, trained=not measured
     )
     if isinstance(sampler, Sampler) and not autoencoder.network.is_identity:
-        folder = cache_dir() / "latents" / f"{dataset.fingerprint[:32]}-{hash_state(autoencoder.network)[:32]}"
-        sampler.gather = load_latents(dataset, folder, lambda images: encode(autoencoder.network, images)).gather
-    networks = build_networks(config, network_interface(config, encoder), autoencoder.network, device)
+        sampler.gather = _noise_of(autoencoder.network, config.resolution) if measured else _latents_of(autoencoder.network, dataset)
+    networks = build_networks(config, network_interface(config, encoder, autoencoder.network), autoencoder.network, device)
     active = {name: term for name, term in terms.items() if term.active}
     session = Session(config, device, dataset, encoder, interface, cache, networks, sampler, active, autoencoder)
     for term in active.values():

@@ -114,9 +114,10 @@ class TrainStep:
     @torch.no_grad()
     def _nearest_z(self, micro: MicroBatch) -> Tensor:
         """Return the candidate z [n, Z] whose image is nearest to the real one, for each of n images."""
-        z, real = micro.noise.z.to(self.device), self._real(micro.images)
+        z = micro.noise.z.to(self.device)
         if z.shape[1] == 1:
             return z[:, 0]
+        real = self._real(micro.images)
         distances = [(self.networks.G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(dim=1)]
         return z[torch.arange(len(z)), torch.stack(distances).argmin(dim=0)]
 

@@ -82,6 +82,15 @@ def test_a_stream_is_encoded_as_it_comes(start: Start, settings: dict[str, Any],
     assert isinstance(load_snapshot(run.snapshots()[-1])[0], LatentGenerator)
 
 
+def test_a_run_that_is_only_measured_leaves_no_latents(
+    small_config: Callable[..., dict[str, Any]], settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path / "cache"))
+    session = prepare(TrainConfig.parse(small_config(**settings)), measured=True)
+    session.run_step(0)
+    assert not {path.name for path in (tmp_path / "cache").iterdir()} & {"latents", "autoencoders"}
+
+
 def test_the_records_show_the_autoencoder(start: Start, settings: dict[str, Any]) -> None:
     run, _ = start(**settings)
     events = EventAccumulator(str(run.path)).Reload()
