@@ -4,6 +4,7 @@ A folder's links are followed, as its user made them; a name with ``..`` leads n
 unpacked by name.
 """
 
+import abc
 import copy
 import functools
 import os
@@ -85,7 +86,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "grids").is_dir()
 
 
-class FileSource:
+class FileSource(abc.ABC):
     """Files by their relative names, with slashes. It knows which of them a reader has asked for."""
 
     def __init__(self, place: str, asked: set[str] | None = None) -> None:
@@ -140,23 +141,23 @@ class FileSource:
         """Forget what has been asked for, before another reader begins."""
         self.asked.clear()
 
-    def _list(self) -> Iterable[str]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _list(self) -> Iterable[str]: ...
 
-    def _has(self, name: str) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _has(self, name: str) -> bool: ...
 
+    @abc.abstractmethod
     def picture(self, name: str) -> Path | LazyFile:
         """Return the picture `name`; raises `Rejected`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, name: str, cap: int) -> bytes:
         """Return the first `cap` + 1 bytes of a file; raises `Rejected`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def local(self, name: str) -> Path:
         """Return a seekable file with the content of `name`, which exists as long as the source; raises `Rejected`."""
-        raise NotImplementedError
 
 
 class FolderTree(FileSource):
