@@ -187,7 +187,7 @@ class TrainConfig(StrictConfig):
     def require_pixels(self, user: str) -> None:
         """Raise ValueError if the run is in latents; `user` is the setting that reads pixels."""
         if self.autoencoder.name != "pixels":
-            raise ValueError(f"{user} reads pixels: leave it out, or set autoencoder.name=pixels")
+            raise ValueError(f'{user} reads pixels: leave it out, or train in pixels with --set "autoencoder={{name: pixels}}"')
 
 
 def _with_run_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class ProjectedDiscriminator(Discriminator):
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, input_channels: int = 3) -> None:
         super().__init__()
         if input_channels != 3:
-            raise UsageError("discriminator projected judges pixels: set autoencoder.name=pixels")
+            raise UsageError('discriminator projected judges pixels: train in pixels with --set "autoencoder={name: pixels}"')
         self.resolution = resolution
         self.text_head = TextHead(config.text_head, text_width=text_width, max_tokens=max_tokens)
         found = features.resolve(config.backbone, config.weights)
