@@ -17,7 +17,8 @@ class StopRequest:
     """Notes SIGINT and SIGTERM within ``with`` instead of obeying them; a second signal is obeyed where the process runs `alone`.
 
     With several processes no signal is obeyed: torchrun and cluster managers each pass on a signal that a process may have had already, and
-    end by force what does not end in time.
+    end by force what does not end in time. After an error none is obeyed either, because torchrun sends SIGTERM to all processes as soon as
+    one has ended, and the others must live to print why they end.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
@@ -31,7 +32,9 @@ class StopRequest:
         self._previous = {number: signal.signal(number, self._note) for number in handled}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None and not self._alone:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -33,6 +33,18 @@ def test_outside_of_it_a_signal_is_noted_alone() -> None:
         assert stop.signal == signal.SIGTERM
 
 
+def test_one_of_several_lives_to_print_its_error() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ValueError, match="lost"), StopRequest(alone=False) as stop:
+            raise ValueError("lost")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_another_thread_is_left_in_peace() -> None:
     handlers = []
 
