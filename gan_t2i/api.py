@@ -86,7 +86,7 @@ def train(
     Args:
         config_or_preset: the name of a shipped recipe such as "emoji64", a YAML file, or config values as a mapping. None takes a config
             that suits the data, this machine and the minutes; it is kept in the run folder as recommended.yaml, with its reasons.
-        data: a folder of captioned pictures, a file, ``hf:owner/name``, or a built-in set, "shapes" or "emoji"; in place of the config's.
+        data: a folder of captioned pictures, a file, ``hf:owner/name``, or a built-in set; in place of the config's.
         minutes: time that the run is to take, at the speed measured on this machine; 60 without a config, else the config's own length.
         kimg: length of the run in thousands of images shown, in place of minutes.
         seed: seed of every random number.

@@ -22,15 +22,17 @@ def make() -> None:
 
 @make.command("shapes")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--count", type=click.IntRange(min=1), default=15000, show_default=True, help="Pictures, the held-out ones included.")
+@click.option("--basic", is_flag=True, help="Six shapes on white, alone or in pairs: the set basic-shapes.")
+@click.option("--count", type=click.IntRange(min=1), help="Pictures, the held-out ones included.  [default: 15000, with --basic 6000]")
 @click.option("--size", type=click.IntRange(16, 1024), default=64, show_default=True, help="Side of the pictures in pixels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same pictures.")
 @click.option("--heldout", type=click.IntRange(min=0), help="Pictures of combinations that are not in training.  [default: 1 in 25]")
-def make_shapes(out: Path, count: int, size: int, seed: int, heldout: int | None) -> None:
+def make_shapes(out: Path, basic: bool, count: int | None, size: int, seed: int, heldout: int | None) -> None:
     """Draw coloured shapes with captions into the new folder OUT."""
-    from gan_t2i.data.builtin import shapes
+    from gan_t2i.data.builtin import basic_shapes, shapes
 
-    shapes.make_shapes(out, count=count, size=size, seed=seed, heldout=heldout)
+    kind = basic_shapes.BASIC_SHAPES if basic else shapes.SHAPES
+    shapes.make_shapes(out, kind=kind, count=count, size=size, seed=seed, heldout=heldout)
     _show_made(out, size)
 
 
@@ -65,7 +67,7 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
-    or COCO file, hf:owner/name, or shapes or emoji. Ctrl-C stops; the same command resumes.
+    or COCO file, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
     """
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source

@@ -46,6 +46,14 @@ class Subject:
         return self.pipeline.generate(prompts, seeds=seeds)
 
     @functools.cached_property
+    def trained_on(self) -> str | None:
+        """Source of the run's data; None for a snapshot outside of a run folder."""
+        from gan_t2i.core.config import read_yaml
+        from gan_t2i.training.config import TrainConfig
+
+        return None if self.run is None else TrainConfig.parse(read_yaml(self.run.config)).data.source
+
+    @functools.cached_property
     def dataset(self) -> "PackedDataset":
         """The pictures of --data, else of the run, at the model's resolution.
 
@@ -172,12 +180,13 @@ _sheet = click.option("--sheet", "sheet_file", type=PictureFile(), help="Write t
 def shapes(subject: Subject, **settings: Any) -> "Result":
     """Grade pictures of simple shapes.
 
-    The prompts ask for combinations that the built-in data set never shows in training; a model of other pictures scores low. Chance is the
-    score with the captions shuffled. The sheet shows the worst failures.
+    The prompts ask for combinations that the built-in data set never shows in training, in the words of basic-shapes for a run of that set; a
+    model of other pictures scores low. Chance is the score with the captions shuffled. The sheet shows the worst failures.
     """
+    from gan_t2i.evaluation.shapes.prompts import prompts_for
     from gan_t2i.evaluation.shapes.suite import run_suite
 
-    return run_suite(subject.generate, **settings)
+    return run_suite(subject.generate, prompts=prompts_for(subject.trained_on), **settings)
 
 
 @command.command()

@@ -12,7 +12,7 @@ from gan_t2i.core import threads
 
 
 @click.command("train")
-@click.option("--data", help="Captioned pictures: folder, file, zip, tars, hf:owner/name, or built-in set: shapes, emoji.")
+@click.option("--data", help="Captioned pictures: folder, file, zip, tars, hf:owner/name, or built-in set: basic-shapes, shapes, emoji.")
 @click.option("--minutes", type=float, help="Fit the run into this time, at this machine's pace.  [default: 60, or the config's length]")
 @config_options
 @picture_options

@@ -69,7 +69,7 @@ class DataConfig(DataSettings):
     """Source of the pictures and captions, and how training reads them."""
 
     source: str = "shapes"
-    """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, emoji."""
+    """A folder, file or brace pattern of tars, hf:owner/name, or a built-in set: shapes, basic-shapes, emoji."""
     stream: bool = False
     """Train on tars in place, without packing them: for sets larger than the cache's disk."""
     shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000

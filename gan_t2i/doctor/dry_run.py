@@ -6,7 +6,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from gan_t2i.core.config import read_yaml
 from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import muted
-from gan_t2i.core.runtime import peak_memory_gib, pick_device
-from gan_t2i.data.batches.sampler import Batch
+from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.data.builtin import resolve_source
+from gan_t2i.data.builtin.basic_shapes import BASIC_SHAPES
+from gan_t2i.data.builtin.shapes import make_shapes
 from gan_t2i.data.decode import BadImageError, load_image, to_image
 from gan_t2i.data.packing import PackedDataset, is_packed, pack
 from gan_t2i.data.readers import read
@@ -31,16 +32,12 @@ from gan_t2i.doctor.flops import FlopCounter, convolution_rate, seconds_of
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.text import weights
-from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.networks import build_networks, latent_interface
 from gan_t2i.training.session import Session, prepare
-from gan_t2i.training.step import TrainStep
 
 # Timed steps, roughly; as many come before them, in which kernels are chosen and memory is allocated.
 TIMED_STEPS = 8
 EXAMPLES = 12  # pictures that a pace is measured with
-NOISE_WIDTH, NOISE_TOKENS = 384, 16  # about those of the built-in shapes' captions in the default encoder
 
 
 def dry_run_report(config: TrainConfig) -> str:
@@ -143,17 +140,13 @@ def _estimate(session: Session) -> str:
 
 def measure_pace(session: Session, intervals: int = 1) -> Pace:
     """Return speed and memory of a run, with its pretraining, from the few steps of that many intervals of the penalty."""
-    pace = _pace_of(session.run_step, session.config, session.device, intervals)
-    return replace(pace, pretraining=_pretraining_minutes(session))
-
-
-def _pace_of(step: Callable[[int], object], config: TrainConfig, device: torch.device, intervals: int = 1) -> Pace:
-    """Return speed and memory of `step`, which takes the number of images shown, over whole intervals of the penalty, after a warm-up."""
-    step(0)  # kernels are chosen and memory is allocated
+    config, device = session.config, session.device
+    session.run_step(0)  # kernels are chosen and memory is allocated
     steps = intervals * config.penalty.interval
-    seconds = seconds_of(lambda: [step(number * config.batch) for number in range(steps)], device)
+    seconds = seconds_of(lambda: [session.run_step(number * config.batch) for number in range(steps)], device)
     where = f"{world_size()} processes, each {device}" if world_size() > 1 else str(device)
-    return Pace(where, steps, config.batch, config.kimg, steps * config.batch / seconds, peak_memory_gib(device))
+    rate, pretraining = steps * config.batch / seconds, _pretraining_minutes(session)
+    return Pace(where, steps, config.batch, config.kimg, rate, peak_memory_gib(device), pretraining)
 
 
 def _pretraining_minutes(session: Session) -> dict[str, float]:
@@ -211,25 +204,11 @@ def pace_on(config: TrainConfig, records: Sequence[Record]) -> Pace:
 
 
 def pace_of_quickstart() -> Pace:
-    """Return the pace of the recipe quickstart on noise in place of its pictures and embedded captions: a step takes as long with them.
-
-    Its only term, the mismatch, is left out: it needs the data, and its arithmetic is nothing beside the networks'.
-    """
+    """Return the pace of the recipe quickstart on a few pictures of its set."""
     config = TrainConfig.parse(read_yaml(recipes.find("quickstart")))
-    device, count, size = pick_device(config.device), config.batch, config.resolution
-    spec = config.autoencoder
-    autoencoder = registry.build("autoencoder", spec.name, spec.params, resolution=size, channels=config.data.channels)
-    latents = latent_interface(config, autoencoder)
-    interface = {**latents, "text_width": NOISE_WIDTH, "max_tokens": NOISE_TOKENS}
-    step = TrainStep(build_networks(config, interface, autoencoder, device), [], config, device)
-    ids = torch.arange(count)
-    images = torch.randint(256, (count, config.data.channels, size, size), dtype=torch.uint8)
-    if not autoencoder.is_identity:
-        images = torch.randn(count, latents["channels"], latents["resolution"], latents["resolution"])
-    batch = Batch(images, ids, ids.roll(1)[:, None], torch.ones(count, 1, dtype=torch.bool))
-    mask = torch.ones(count, NOISE_TOKENS, dtype=torch.bool)
-    text = TextBatch(torch.randn(count, NOISE_TOKENS, NOISE_WIDTH), mask, torch.randn(count, NOISE_WIDTH))
-    return _pace_of(lambda nimg: step(batch, text.__getitem__, nimg), config, device)
+    with tempfile.TemporaryDirectory(prefix="gan_t2i_doctor_") as folder:
+        pictures = make_shapes(Path(folder) / "pictures", kind=BASIC_SHAPES, count=EXAMPLES, size=config.resolution, progress=False)
+        return pace_on(config, list(read(pictures, config.data).records))
 
 
 def _without_download(config: TrainConfig) -> TrainConfig:

@@ -215,4 +215,8 @@ def _quickstart() -> Check:
     from gan_t2i.doctor.dry_run import pace_of_quickstart
 
     pace = pace_of_quickstart()
-    return "ok", f"about {pace.minutes:.0f} minutes here, at {pace.rate:.0f} img/s on {pace.where}, and on first use one more for its pictures"
+    minutes = pace.minutes + sum(pace.pretraining.values())
+    return (
+        "ok",
+        f"about {minutes:.0f} minutes here, at {pace.rate:.0f} img/s on {pace.where}, and on first use one more for its data",
+    )

@@ -7,6 +7,7 @@ from PIL import Image
 from gan_t2i.core.phases import phase
 from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.evaluation.results import write
+from gan_t2i.evaluation.shapes.prompts import prompts_for
 from gan_t2i.evaluation.shapes.suite import run_suite
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling.draw import draw
@@ -28,13 +29,14 @@ def evaluate(session: Session, folder: RunFolder, report: Report, nimg: int, sto
     A request to stop interrupts it and leaves nothing.
     """
     networks, config = session.networks, session.config.evaluate
+    prompts = prompts_for(session.config.data.source)
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return list(draw(networks.images, session.encoder, prompts, seeds))
 
     try:
         with stop.interruptible():
-            result = run_suite(generate, seeds=config.seeds, limit=config.limit, progress=False)
+            result = run_suite(generate, seeds=config.seeds, limit=config.limit, progress=False, prompts=prompts)
     except Interrupted:
         return
     snapshot = folder.snapshot(nimg)

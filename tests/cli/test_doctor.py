@@ -30,7 +30,7 @@ def doctor(*arguments: object) -> Result:
 @pytest.fixture(autouse=True)
 def _no_quickstart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most tests need no measurement of seconds."""
-    monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: Pace("cpu", 4, 16, 52, rate=100, peak_gib=1))
+    monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: Pace("cpu", 4, 16, 15, rate=100, peak_gib=1))
 
 
 @pytest.fixture
@@ -114,9 +114,9 @@ def test_it_says_where_other_programs_keep_the_cores_busy(threads: int, busy: fl
 def test_it_says_how_long_the_quickstart_takes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     pace = estimate.pace_of_quickstart()
-    assert (pace.kimg, pace.batch) == (52, 16)
-    monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: replace(pace, rate=100))
-    assert machine.examine()["quickstart"] == ("ok", "about 9 minutes here, at 100 img/s on cpu, and on first use one more for its pictures")
+    assert (pace.kimg, pace.batch, pace.pretraining.keys()) == (15, 16, {"autoencoder"})
+    monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: replace(pace, rate=50, pretraining={"autoencoder": 2}))
+    assert machine.examine()["quickstart"] == ("ok", "about 7 minutes here, at 50 img/s on cpu, and on first use one more for its data")
 
 
 @pytest.mark.parametrize("fault", ["package", "arithmetic"])
@@ -179,6 +179,8 @@ def test_a_recipe_is_measured_on_the_data_that_it_names(
     result = doctor("--preset", "quickstart", "--data", pictures)
     assert result.exit_code == 0, result.output
     assert "quickstart\nestimate on cpu, from 4 steps of 16 pictures: 100 img/s, 9 minutes for 52 kimg" in result.output
-    assert "recommended: quickstart, 340 kimg, about 57 minutes at 100 img/s, measured here, after 3 minutes of pretraining, " in result.output
+    assert (
+        "recommended: emoji64_resnet, 340 kimg, about 57 minutes at 100 img/s, measured here, after 3 minutes of pretraining, " in result.output
+    )
     assert [config.data.source for config in measured] == [str(pictures)] * 2
     assert doctor("--preset", "quikstart").output.endswith("there is no recipe 'quikstart'; did you mean quickstart?\n")

@@ -88,9 +88,9 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
 @pytest.mark.parametrize(
     ("side", "machine", "resolution", "recipe"),
     [
-        (9, CPU, 16, "quickstart"),
-        (32, CPU, 32, "quickstart"),
-        (63, CPU, 32, "quickstart"),
+        (9, CPU, 16, "emoji64_resnet"),
+        (32, CPU, 32, "emoji64_resnet"),
+        (63, CPU, 32, "emoji64_resnet"),
         (64, CPU, 64, "emoji64"),
         (900, CPU, 64, "emoji64"),
         (127, GPU, 64, "base64"),

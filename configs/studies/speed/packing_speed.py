@@ -8,7 +8,7 @@ pool of as many threads as packing uses: `pool.map` of one picture each. Beside 
 where each has its share of the pictures, which nobody can use the pictures of. All are measured in turns, repeat by repeat, and medians are
 shown, of pictures a second and of pictures a second of CPU time, which other programs on the same cores change less; wanted is a ratio of 0.8
 or more to the first.
-Then some steps of configs/quickstart.yaml are trained on the pack that was made: wanted is a load of less than 2% of a step. In that, a
+Then some steps of the default config are trained on the pack that was made: wanted is a load of less than 2% of a step. In that, a
 step of the config's own encoder is replaced by the tiny one, which changes neither the load nor the networks much.
 
 pytest does not collect this script; with the defaults it takes some minutes on two cores.
@@ -28,14 +28,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gan_t2i.core.config import read_yaml
 from gan_t2i.data.packing import cores, pack
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.doctor.train_speed import measure_training
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
 
-QUICKSTART = Path(__file__).parents[2] / "quickstart.yaml"
 WANTED_RATIO = 0.8
 WANTED_SHARE = 0.02
 STEPS = 16
@@ -110,9 +108,8 @@ def measure(folder: Path, paths: list[Path], resolution: int, repeats: int) -> t
 
 
 def load_share(packed: Path) -> float:
-    """The share of a training step of the quickstart that loading its batch takes."""
-    values = read_yaml(QUICKSTART)
-    values |= {"data": {"source": str(packed)}, "text_encoder": {"name": "tiny"}}
+    """The share of a training step of the default config that loading its batch takes."""
+    values = {"data": {"source": str(packed)}, "text_encoder": {"name": "tiny"}}
     session = prepare(TrainConfig.parse(values))
     return measure_training(session, STEPS, repeats=3).shares["data"]
 
@@ -124,7 +121,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=64, help="side of the PNGs in pixels")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    resolution = TrainConfig.parse(read_yaml(QUICKSTART)).resolution
+    resolution = TrainConfig().resolution
     with tempfile.TemporaryDirectory(prefix="gan_t2i_packing_") as name:
         folder = Path(name)
         paths = make_pictures(folder / "pictures", options.pictures, options.size)

@@ -12,7 +12,7 @@ from gan_t2i.data.settings import DataSettings
 
 log = logging.getLogger(__name__)
 
-BUILTIN = frozenset({"shapes", "emoji"})
+BUILTIN = frozenset({"shapes", "basic-shapes", "emoji"})
 
 
 def resolve_source(data: str, resolution: int, settings: DataSettings | None = None) -> Path | str:
@@ -22,19 +22,20 @@ def resolve_source(data: str, resolution: int, settings: DataSettings | None = N
     With `settings.alpha` the set is made with transparency, if it has any. A user's own folder called shapes or emoji is written ./shapes or
     ./emoji.
     """
-    if data == "shapes":
-        return _shapes(resolution)
+    if data in ("shapes", "basic-shapes"):
+        return _shapes(data, resolution)
     if data == "emoji":
         return _emoji(resolution, "transparent" if settings and settings.alpha else "white")
     return data if data.startswith(hub.PREFIX) else Path(data).expanduser()
 
 
-def _shapes(resolution: int) -> Path:
-    from gan_t2i.data.builtin import shapes
+def _shapes(name: str, resolution: int) -> Path:
+    from gan_t2i.data.builtin import basic_shapes, shapes
 
+    kind, version = (shapes.SHAPES, shapes.VERSION) if name == "shapes" else (basic_shapes.BASIC_SHAPES, basic_shapes.VERSION)
     size = min(max(resolution, shapes.SMALLEST), shapes.LARGEST)
     # the defaults of make_shapes are part of its version
-    return _make_once(f"shapes-{size}px-v{shapes.VERSION}", lambda folder: shapes.make_shapes(folder, size=size))
+    return _make_once(f"{name}-{size}px-v{version}", lambda folder: shapes.make_shapes(folder, kind=kind, size=size))
 
 
 def _emoji(resolution: int, background: str) -> Path:

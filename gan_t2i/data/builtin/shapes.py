@@ -9,10 +9,12 @@ import json
 import math
 import os
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from PIL import Image, ImageDraw
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import atomic_folder
 from gan_t2i.data.builtin.shapes_grammar import Scene, Split, Task, Thing, captions, composition, split_of, vocabulary
 
-__all__ = ["Scene", "Thing", "captions", "composition", "draw_scene", "make_shapes", "sample_scene", "split_of", "vocabulary"]
+__all__ = ["Scene", "ShapeSet", "Thing", "captions", "composition", "draw_scene", "make_shapes", "sample_scene", "split_of", "vocabulary"]
 
 # Part of the name of cached copies: raise it when the same (seed, size, count) gives other pictures or captions.
 VERSION = 2
@@ -54,12 +56,33 @@ CAPTIONS = 3  # per picture
 _CHUNK = 64
 
 
-def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0, heldout: int | None = None, progress: bool = True) -> Path:
+@dataclass(frozen=True)
+class ShapeSet:
+    """A set of pictures of shapes: how it samples one, and how many it has."""
+
+    count: int
+    """Pictures, where the user names no number."""
+    item: Callable[[random.Random, Split], tuple[Scene, dict[str, Any]]]
+    """Samples a scene on one side of the split, with the columns of its metadata line beside file name and split."""
+
+
+def make_shapes(
+    out: Path,
+    *,
+    kind: ShapeSet | None = None,
+    count: int | None = None,
+    size: int = 64,
+    seed: int = 0,
+    heldout: int | None = None,
+    progress: bool = True,
+) -> Path:
     """Draw `count` pictures of `size` x `size` pixels into the folder `out`, with ``metadata.jsonl``; returns `out`.
 
-    The last `heldout` of them (by default one in 25) show only combinations that the others never show. Raises `UsageError` where a number is
-    out of range or `out` is not empty.
+    `kind` is the set (default `SHAPES`), which has a `count` of its own. The last `heldout` pictures (by default one in 25) show only
+    combinations that the others never show. Raises `UsageError` where a number is out of range or `out` is not empty.
     """
+    kind = kind or SHAPES
+    count = kind.count if count is None else count
     if heldout is None:
         heldout = min(count - 1, max(1, count // 25))
     if count < 1:
@@ -75,7 +98,7 @@ def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0,
         chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
         def draw(chunk: range) -> list[str]:
-            return [_write_item(folder, index, seed, size, "train" if index < count - heldout else "heldout") for index in chunk]
+            return [_write_item(folder, kind, index, seed, size, "train" if index < count - heldout else "heldout") for index in chunk]
 
         # threads, not processes: encoding and writing release the GIL, and threads do not depend on how the caller was started
         with (
@@ -89,16 +112,24 @@ def make_shapes(out: Path, *, count: int = 15000, size: int = 64, seed: int = 0,
     return out
 
 
-def _write_item(folder: Path, index: int, seed: int, size: int, split: Split) -> str:
+def _write_item(folder: Path, kind: ShapeSet, index: int, seed: int, size: int, split: Split) -> str:
     """Draw picture `index` into `folder`; returns its metadata line."""
     # a string seeds through SHA-512: neighbouring indices share nothing, and every Python version gives the same numbers
     rng = random.Random(f"shapes {seed} {index}")
-    scene = sample_scene(rng, split=split)
+    scene, columns = kind.item(rng, split)
     buffer = io.BytesIO()
     draw_scene(scene, size).save(buffer, "PNG", compress_level=1)
     name = f"images/{index:06d}.png"
     (folder / name).write_bytes(buffer.getvalue())
-    return json.dumps({"file_name": name, "text": sample_captions(scene, rng), "split": split, "scene": scene.to_json()}) + "\n"
+    return json.dumps({"file_name": name, "split": split, **columns}) + "\n"
+
+
+def _item(rng: random.Random, split: Split) -> tuple[Scene, dict[str, Any]]:
+    scene = sample_scene(rng, split=split)
+    return scene, {"text": sample_captions(scene, rng), "scene": scene.to_json()}
+
+
+SHAPES = ShapeSet(count=15000, item=_item)
 
 
 def sample_captions(scene: Scene, rng: random.Random) -> list[str]:
@@ -131,16 +162,16 @@ def _sample(rng: random.Random, task: Task) -> Scene:
         count = rng.choice(list(words.counts.values()))
         if count == 1:
             return Scene(task, background, (_alone(rng, shape, colour, "", None),))
-        radii = [_jittered(rng, _COUNT_RADIUS[count])] * count
+        radii = [jittered(rng, _COUNT_RADIUS[count])] * count
         centres = _scatter(rng, radii)
-        return Scene(task, background, tuple(_thing(shape, colour, x, y, r) for (x, y), r in zip(centres, radii, strict=True)))
+        return Scene(task, background, tuple(thing_at(shape, colour, x, y, r) for (x, y), r in zip(centres, radii, strict=True)))
     other_shape = shape if rng.random() < _SAME_SHAPE_SHARE else rng.choice([other for other in words.shapes if other != shape])
     other_colour = rng.choice([other for other in colours if other != colour])
-    radii = [_jittered(rng, _PAIR_RADIUS) for _ in range(2)]
+    radii = [jittered(rng, _PAIR_RADIUS) for _ in range(2)]
     relation = rng.choice(words.relations) if task == "relation" else None
     centres = _arrange(rng, radii, relation) if relation else _scatter(rng, radii)
     looks = [(shape, colour), (other_shape, other_colour)]
-    things = [_thing(*look, *centre, r) for look, centre, r in zip(looks, centres, radii, strict=True)]
+    things = [thing_at(*look, *centre, r) for look, centre, r in zip(looks, centres, radii, strict=True)]
     return Scene(task, background, tuple(things), relation)
 
 
@@ -150,16 +181,16 @@ def _alone(rng: random.Random, shape: str, colour: str, size: str, position: str
     x, y = words.positions[position or "in the center"]
     jitter = _POSITION_JITTER if position else _FREE_JITTER
     room = min(x, y, 1 - x, 1 - y) + _POSITION_JITTER - _BORDER
-    r = _jittered(rng, words.sizes[size], room)
-    return _thing(shape, colour, _near(rng, x, jitter, r), _near(rng, y, jitter, r), r, size, position)
+    r = jittered(rng, words.sizes[size], room)
+    return thing_at(shape, colour, _near(rng, x, jitter, r), _near(rng, y, jitter, r), r, size, position)
 
 
-def _thing(shape: str, colour: str, x: float, y: float, r: float, size: str = "", position: str | None = None) -> Thing:
+def thing_at(shape: str, colour: str, x: float, y: float, r: float, size: str = "", position: str | None = None) -> Thing:
     # rounded before it is drawn, so that the metadata give the same picture again
     return Thing(shape, colour, size, position, round(x, 4), round(y, 4), round(r, 4))
 
 
-def _jittered(rng: random.Random, radius: float, most: float = 1.0) -> float:
+def jittered(rng: random.Random, radius: float, most: float = 1.0) -> float:
     return rng.uniform(radius * (1 - _SIZE_JITTER), min(radius * (1 + _SIZE_JITTER), most))
 
 

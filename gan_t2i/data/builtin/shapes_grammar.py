@@ -150,8 +150,8 @@ def captions(scene: Scene) -> list[str]:
         thing = scene.objects[0]
         for size in _SIZE_WORDS[thing.size]:
             for position in _positions(thing):
-                result.append(f"{_noun(thing, size)} {position} of a {scene.background} background")
-                result.append(f"{position}, {_noun(thing, size)} on {scene.background}")
+                result.append(f"{noun(thing, size)} {position} of a {scene.background} background")
+                result.append(f"{position}, {noun(thing, size)} on {scene.background}")
     return list(dict.fromkeys(result))
 
 
@@ -179,12 +179,12 @@ def _subjects(scene: Scene) -> list[str]:
     """Return the wordings of everything except the background, the plain one first."""
     first = scene.objects[0]
     if scene.task == "single":
-        return [_noun(first, size) for size in _SIZE_WORDS[first.size]]
+        return [noun(first, size) for size in _SIZE_WORDS[first.size]]
     if scene.task == "position":
-        return [f"{_noun(first, size)} {position}" for size in _SIZE_WORDS[first.size] for position in _positions(first)]
+        return [f"{noun(first, size)} {position}" for size in _SIZE_WORDS[first.size] for position in _positions(first)]
     if scene.task == "count":
         return _counted(first, scene.count)
-    a, b = (_noun(thing) for thing in scene.objects)
+    a, b = (noun(thing) for thing in scene.objects)
     if scene.task == "two":
         return [f"{a} and {b}", f"{b} and {a}"]
     assert scene.relation is not None
@@ -192,7 +192,8 @@ def _subjects(scene: Scene) -> list[str]:
     return forwards + [f"{b} {words} {a}" for words in _RELATION_WORDS[INVERSE[scene.relation]]]
 
 
-def _noun(thing: Thing, size: str = "") -> str:
+def noun(thing: Thing, size: str = "") -> str:
+    """Return a thing with its article, as "an orange star"."""
     words = " ".join(word for word in (size, thing.colour, thing.shape) if word)
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
@@ -205,7 +206,7 @@ def _positions(thing: Thing) -> list[str]:
 def _counted(thing: Thing, count: int) -> list[str]:
     word = next(word for word, number in vocabulary().counts.items() if number == count)
     if count == 1:
-        numbers, noun = [word, "1", "a single"], thing.shape
+        numbers, shape = [word, "1", "a single"], thing.shape
     else:
-        numbers, noun = [word, str(count)], vocabulary().plurals.get(thing.shape, thing.shape + "s")
-    return [f"{number} {thing.colour} {noun}" for number in numbers]
+        numbers, shape = [word, str(count)], vocabulary().plurals.get(thing.shape, thing.shape + "s")
+    return [f"{number} {thing.colour} {shape}" for number in numbers]

@@ -5,6 +5,8 @@ the file with
 
     python -c "from gan_t2i.evaluation.shapes.prompts import *; PATH.write_text(to_text(make_prompts()), encoding='utf-8')"
 
+For the set basic-shapes, `basic_prompts` samples shorter lists of three of the tasks.
+
 The tasks are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), with shapes.
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from gan_t2i.data.builtin import basic_shapes
 from gan_t2i.data.builtin.shapes import Scene, captions, sample_scene
 from gan_t2i.data.builtin.shapes_grammar import Task
 
@@ -53,6 +56,24 @@ def load_prompts() -> Prompts:
     """The fixed lists, task by task."""
     values = json.loads(PATH.read_text(encoding="utf-8"))
     return {task: [Prompt(entry["caption"], Scene.from_json(entry["scene"])) for entry in values[task]] for task in SUITE_TASKS}
+
+
+def prompts_for(source: str | None) -> Prompts:
+    """Return the lists for a model that was trained on `source`: in its own words for basic-shapes, else the fixed lists."""
+    return basic_prompts() if source == "basic-shapes" else load_prompts()
+
+
+@functools.cache
+def basic_prompts() -> Prompts:
+    """Return at most 100 held-out scenes of basic-shapes for each of single, two and relations, in plain wording; there are few single ones."""
+    result: Prompts = {}
+    for task in ("single", "two", "relations"):
+        rng = random.Random(f"basic prompts {task}")
+        [kind] = _SCENES[task]
+        scenes = [basic_shapes.sample_scene(rng, split="heldout", task=kind) for _ in range(_CANDIDATES)]
+        distinct = {basic_shapes.captions(scene)[0]: scene for scene in scenes}
+        result[task] = [Prompt(caption, scene) for caption, scene in distinct.items()][:PER_TASK]
+    return result
 
 
 def make_prompts(seed: int = 0) -> Prompts:

@@ -14,7 +14,7 @@ from gan_t2i.core.images import composite_on_grey, sheet
 from gan_t2i.evaluation.results import Generate, Result
 from gan_t2i.evaluation.shapes.grader import Grade, grade_estimate
 from gan_t2i.evaluation.shapes.parse import SceneEstimate, parse_image
-from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS, Prompt, Prompts, SuiteTask, load_prompts
+from gan_t2i.evaluation.shapes.prompts import Prompt, Prompts, SuiteTask, load_prompts
 
 SEEDS = 4  # default number of pictures per prompt
 _OTHERS = 10  # other prompts of the task that each picture is graded against for chance
@@ -111,7 +111,7 @@ def run_suite(
     whole = prompts or load_prompts()
     if limit is not None and limit >= max(map(len, whole.values())):
         limit = None  # the full benchmark, with its file name
-    lists = {task: whole[task][:limit] for task in SUITE_TASKS}
+    lists = {task: entries[:limit] for task, entries in whole.items()}
     total = sum(map(len, lists.values())) * seeds
     with tqdm(total=total, desc="shapes", unit="img", disable=None if progress else True) as bar:
         for task, entries in lists.items():

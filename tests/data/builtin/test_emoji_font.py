@@ -245,7 +245,7 @@ def test_builtin_shapes_survive_a_race(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path))
     real = shapes.make_shapes
 
-    def slower(out: Path, *, size: int) -> Path:
+    def slower(out: Path, *, kind: shapes.ShapeSet, size: int) -> Path:
         real(out, count=3, size=size, progress=False)  # another process finishes first
         return real(out, count=3, size=size, progress=False)
 
@@ -258,7 +258,7 @@ def test_builtin_shapes_survive_a_race(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_failure_is_not_taken_for_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_t2i.data.builtin import shapes
 
-    def full(out: Path, *, size: int) -> Path:
+    def full(out: Path, *, kind: shapes.ShapeSet, size: int) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path))
@@ -270,4 +270,4 @@ def test_a_failure_is_not_taken_for_a_race(tmp_path: Path, monkeypatch: pytest.M
 def test_any_other_source_is_a_path() -> None:
     assert builtin.resolve_source("some/folder", 64) == Path("some/folder")
     assert builtin.resolve_source("./shapes", 64) == Path("shapes")
-    assert {"shapes", "emoji"} == builtin.BUILTIN
+    assert {"shapes", "basic-shapes", "emoji"} == builtin.BUILTIN
