@@ -139,7 +139,7 @@ def main() -> int:
             enough &= ratio >= WANTED_RATIO or name != next(iter(LIMITS))
             print(f"    {name}: {rate:,.0f}; ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"  wanted: {WANTED_RATIO} or more of {next(iter(LIMITS))}")
-    print(f"loading a batch: {share:.2%} of a step of {QUICKSTART.name}; wanted: less than {WANTED_SHARE:.0%}")
+    print(f"loading a batch: {share:.2%} of a step of the default config; wanted: less than {WANTED_SHARE:.0%}")
     return 0 if enough and share < WANTED_SHARE else 1
 
 
