@@ -33,10 +33,12 @@ from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.text import weights
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.decoder import DecoderTraining
 from gan_t2i.training.session import Session, prepare
 
 # Timed steps, roughly; as many come before them, in which kernels are chosen and memory is allocated.
 TIMED_STEPS = 8
+DECODER = "decoder"  # among the names of pretraining, though it comes after the game
 EXAMPLES = 12  # pictures that a pace is measured with
 
 
@@ -116,8 +118,8 @@ class Pace:
             f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
             f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
         )
-        before = "\npretraining before the run, once for these data"
-        return line + "".join(f"{before}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())
+        when = dict.fromkeys(self.pretraining, "pretraining before the run, once for these data") | {DECODER: "after the run"}
+        return line + "".join(f"\n{when[name]}: {name}, {minutes:.1f} minutes" for name, minutes in self.pretraining.items())
 
 
 def _estimate(session: Session) -> str:
@@ -151,7 +153,7 @@ def measure_pace(session: Session, intervals: int = 1) -> Pace:
 
 def _pretraining_minutes(session: Session) -> dict[str, float]:
     """Return the minutes of each pretraining that a run would begin with, by name, from a few batches of it."""
-    minutes = _autoencoder_minutes(session)
+    minutes = _autoencoder_minutes(session) | _decoder_minutes(session)
     for name, term in session.terms.items():
         if kimg := term.pretraining_kimg:
             share = term.config.batch / (kimg * 1000)  # of the pretraining, that one batch makes
@@ -173,6 +175,16 @@ def _autoencoder_minutes(session: Session) -> dict[str, float]:
     training.step()  # kernels are chosen
     seconds = seconds_of(lambda: [training.step() for _ in range(TIMED_STEPS)], session.device) / TIMED_STEPS
     return {"autoencoder": seconds * settings.kimg * 1000 / settings.batch / 60}
+
+
+def _decoder_minutes(session: Session) -> dict[str, float]:
+    """Return the minutes that the decoder is finished for after the game, if it is."""
+    if not session.config.decoder_kimg:
+        return {}
+    training = DecoderTraining(session)
+    training.step(0)  # kernels are chosen
+    seconds = seconds_of(lambda: [training.step(0) for _ in range(TIMED_STEPS)], session.device) / TIMED_STEPS
+    return {DECODER: seconds * training.total / training.batch / 60}
 
 
 def examples_of(config: TrainConfig) -> list[Record]:

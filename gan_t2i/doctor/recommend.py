@@ -36,7 +36,8 @@ _FEW_FOR_LATENTS = 10_000  # pictures below which G draws latents; it was tried 
 _BUILTIN_SIDE = 64  # pixels at which a built-in set is inspected
 _AUGMENT = {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
 _ORDER = (
-    "resolution kimg ema report batch accumulation data text_encoder autoencoder generator discriminator loss terms penalty optimizer augment"
+    "resolution kimg ema report batch accumulation data text_encoder autoencoder decoder_kimg "
+    "generator discriminator loss terms penalty optimizer augment"
 )
 _GRIDS = 10  # grids and snapshots in a run
 _TICKS = 20  # records of metrics in a run, or one per kimg
@@ -247,6 +248,7 @@ def choose_recipe(facts: Facts, machine: Machine, resolution: int) -> tuple[Reci
 _WHY_LENGTH = {
     "ema": "a fiftieth of the run: long enough to be smooth, short enough to forget the beginning",
     "report": "ten grids and snapshots in the run",
+    "decoder_kimg": "as in the recipe: the decoder learns to clean what G draws",
     "optimizer": "warm-up and cool-down fit the length of the run",
 }
 
@@ -273,6 +275,7 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
     pretraining = (("caption", "kimg"), ("layout", "kimg"), ("layout", "localizer_kimg"))
     scaled += [(terms.get(name, {}), key, length.pretraining) for name, key in pretraining]
     scaled.append((result.get("autoencoder", {}).get("params", {}), "kimg", length.pretraining))
+    scaled.append((result, "decoder_kimg", length.pretraining))
     for group, key, factor in scaled:
         if group.get(key) and factor != 1:
             group[key] = rounded(group[key] * factor, digits=3)

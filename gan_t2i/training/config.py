@@ -110,6 +110,8 @@ class TrainConfig(StrictConfig):
     text_encoder: Spec = Spec(name="sentence-transformer")
     autoencoder: Spec = Spec(name="pixels")
     """Space that G draws in: pixels, or the latents of an autoencoder that is trained on the run's own images first."""
+    decoder_kimg: NonNegative = 0.0
+    """Images that the decoder of an autoencoder `conv` is trained on after the game, so that it cleans what G draws; see `decoder.py`."""
     generator: Spec = Spec(name="style")
     discriminator: Spec = Spec(name="resnet")
     loss: str = "relativistic"
@@ -178,6 +180,8 @@ class TrainConfig(StrictConfig):
             raise ValueError(f"batch {self.batch} must be a multiple of accumulation {self.accumulation}")
         for term in self.build_terms().values():
             term.check(self)
+        if self.decoder_kimg and self.autoencoder.name != "conv":
+            raise ValueError(f"decoder_kimg trains the decoder of an autoencoder conv, and this is {self.autoencoder.name}: leave it out")
         if self.autoencoder.name != "pixels":
             for name in ("brightness", "saturation", "blur"):
                 if getattr(self.augment, name):

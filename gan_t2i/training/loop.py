@@ -5,7 +5,7 @@ import math
 import shlex
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -17,6 +17,7 @@ from gan_t2i.core.phases import phase
 from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.evaluation.match_gap import match_gap
 from gan_t2i.runs import RunFolder
+from gan_t2i.training.decoder import finish_decoder
 from gan_t2i.training.grid import draw_grid
 from gan_t2i.training.monitor import DIVERSITY, Monitor, diversity, not_finite, roll_back
 from gan_t2i.training.periodic_eval import evaluate, is_due
@@ -46,7 +47,8 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
         sync.asked_to_stop = lambda: stop.signal is not None
         if is_first():
             show_beginning(session, folder, report, nimg, stop)
-        stopping, saved = sync.stopping_now(), nimg
+        stopping, saved, finished = sync.stopping_now(), nimg, progress.decoder_finished or not config.decoder_kimg
+        ending = nimg < total or not finished
         while nimg < total and not stopping:
             metrics = session.run_step(nimg)
             nimg += config.batch
@@ -62,6 +64,8 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
                     nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.suspect_since)
                     saved = nimg
                     continue
+            if nimg >= total:
+                break
             if is_first() and due.grid and not stopping:
                 draw_samples(session, folder, report, nimg, stop)
             if is_first() and due.snapshot:
@@ -72,12 +76,34 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
             if is_first() and due.evaluation and not stopping:
                 evaluate(session, folder, report, nimg, stop)
             stopping = stopping or sync.stopping_now()
-        if is_first() and nimg != saved:
+        if is_first() and nimg >= total and ending:
+            finished = end(session, folder, report, Progress(nimg, rollbacks, monitor.suspect_since), None if stopping else stop)
+            stopping = stopping or stop.signal is not None
+        elif is_first() and nimg != saved:
             save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
+    if config.decoder_kimg:
+        finished = from_first(finished)
     if stopping:
-        log.info(_farewell(folder, nimg, total))
+        log.info(_farewell(folder, nimg, total, finished))
     # a process that got no signal itself ends as if it had
-    return (stop.signal or signal.SIGTERM) if nimg < total else None
+    return (stop.signal or signal.SIGTERM) if nimg < total or not finished else None
+
+
+def end(session: Session, folder: RunFolder, report: Report, progress: Progress, stop: StopRequest | None) -> bool:
+    """Finish the decoder, draw the last grid, save and evaluate, after the last step; without `stop` the run was asked to stop, so only save.
+
+    Returns True if the decoder is finished, or needs no finish.
+    """
+    nimg = progress.nimg
+    finished = stop is not None and finish_decoder(session, report, nimg, stop)
+    if stop is not None and finished:
+        draw_samples(session, folder, report, nimg, stop)
+    save(session, folder, replace(progress, decoder_finished=finished))
+    report.pause(nimg)
+    # after saving, and not when stopping, which must be quick: the snapshot can be evaluated at any time
+    if stop is not None and finished and stop.signal is None and is_due(session, nimg, nimg):
+        evaluate(session, folder, report, nimg, stop)
+    return finished or not session.config.decoder_kimg
 
 
 @dataclass(frozen=True)
@@ -101,10 +127,12 @@ class Milestones:
         return cls(snapshot, grid, evaluation, tick or snapshot or grid or evaluation)
 
 
-def _farewell(folder: RunFolder, nimg: int, total: int) -> str:
+def _farewell(folder: RunFolder, nimg: int, total: int, finished: bool) -> str:
     """Return the last message of a run that was asked to stop."""
     if nimg < total:
         return f"stopped after {nimg:,} of {total:,} images; the same command resumes"
+    if not finished:
+        return f"stopped after {nimg:,} images, before the decoder was finished; the same command goes on"
     return f"stopped at the last step; final grid and evaluation skipped: run gan-t2i evaluate shapes {shlex.quote(str(folder.path))}"
 
 

@@ -255,6 +255,9 @@ def _request_of(run: RunFolder) -> Any:
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Return True if a run has reached the length in its config."""
+    """Return True if a run has reached the length in its config, and its decoder is finished."""
     config = config_of(run)
-    return config is not None and run.state.is_file() and read_progress(run.state).nimg >= config.kimg * 1000
+    if config is None or not run.state.is_file():
+        return False
+    progress = read_progress(run.state)
+    return progress.nimg >= config.kimg * 1000 and (progress.decoder_finished or not config.decoder_kimg)

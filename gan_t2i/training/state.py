@@ -24,6 +24,7 @@ class Progress:
     nimg: int = 0
     rollbacks: int = 0  # how many there were, which decides the learning rates
     suspect_since: dict[str, int] = field(default_factory=dict)  # metric that the monitor suspects -> nimg since when
+    decoder_finished: bool = False  # after the last step
 
 
 def save_state(path: Path, networks: Networks, progress: Progress, fingerprints: Mapping[str, str]) -> None:
@@ -97,4 +98,4 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     rollbacks, suspect_since = metadata.get("rollbacks"), metadata.get("suspect_since")
     if type(rollbacks) is not int or not isinstance(suspect_since, dict) or not all(type(nimg) is int for nimg in suspect_since.values()):
         raise GanT2IError(f"{path} is damaged: its metadata lack rollbacks or suspect_since; start again with --resume never")
-    return Progress(metadata["nimg"], rollbacks, suspect_since)
+    return Progress(metadata["nimg"], rollbacks, suspect_since, metadata.get("decoder_finished") is True)

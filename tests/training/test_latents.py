@@ -1,5 +1,7 @@
 """A run in the latents of an autoencoder: what its files hold."""
 
+import os
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +13,16 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan_t2i.checkpoint import load_snapshot, read_info
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.decoder import DecoderTraining
 from gan_t2i.training.session import Session, prepare
+from gan_t2i.training.state import Progress, read_progress
 
 Start = Callable[..., tuple[RunFolder, None]]
 PARAMS = {"factor": 2, "latent_channels": 6, "width": 16, "kimg": 0.08, "batch": 8}
@@ -96,6 +101,49 @@ def test_the_records_show_the_autoencoder(start: Start, settings: dict[str, Any]
     events = EventAccumulator(str(run.path)).Reload()
     assert {"Autoencoder/loss", "Autoencoder/heldout_psnr", "Latents/mean", "Latents/std"} <= {*events.Tags()["scalars"]}
     assert "Autoencoder/real_above_rebuilt" in events.Tags()["images"]
+
+
+def test_the_decoder_learns_from_what_the_generator_draws(start: Start, settings: dict[str, Any]) -> None:
+    plain, _ = start(**settings)
+    run, _ = start(**settings, decoder_kimg=0.05)
+    before, after = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (plain, run))
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed
+    assert all(name.startswith("autoencoder.decoder.") for name in changed)
+    assert "Autoencoder/decoder_loss" in EventAccumulator(str(run.path)).Reload().Tags()["scalars"]
+    assert read_progress(run.state).decoder_finished
+    longer, _ = start(**{**settings, "kimg": 0.016}, decoder_kimg=0.05, resume=str(run.path))
+    assert longer == run
+    assert read_progress(run.state) == Progress(16, decoder_finished=True)
+
+
+def test_the_same_command_finishes_a_decoder_that_a_stop_left(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    unbroken, _ = start(**settings, decoder_kimg=0.05, resume="never")
+    step, left = DecoderTraining.step, 3
+
+    def stopped(self: DecoderTraining, nimg: int) -> torch.Tensor:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, nimg)
+
+    monkeypatch.setattr(DecoderTraining, "step", stopped)
+    run, number = start(**settings, decoder_kimg=0.05, resume="never")
+    assert number == signal.SIGTERM
+    assert read_progress(run.state) == Progress(8)
+    again, number = start(**settings, decoder_kimg=0.05, resume="auto")
+    assert (again, number) == (run, None)
+    first, second = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (unbroken, run))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert start(**settings, decoder_kimg=0.05, resume="auto")[0] != run  # a new one, as that one is complete
+
+
+@pytest.mark.parametrize("name", ["pixels", "hub"])
+def test_only_an_own_decoder_is_finished(small_config: Callable[..., dict[str, Any]], name: str) -> None:
+    params = {"model": "folder"} if name == "hub" else {}
+    with pytest.raises(UsageError, match=f"decoder_kimg trains the decoder of an autoencoder conv, and this is {name}: leave it out"):
+        TrainConfig.parse(small_config(autoencoder={"name": name, "params": params}, decoder_kimg=1))
 
 
 def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., Session]) -> None:

@@ -1,0 +1,91 @@
+"""The last lesson of a run in latents: the decoder learns to clean what G draws.
+
+G's latents are near those of real images, and not the same: edges come out ragged. Here the decoder gets the latents that G's average draws for
+the captions of real images, and learns to show those images. Encoder, latents and G stay as they are, so a run can go on afterwards. It suits
+sets in which a caption settles its image; elsewhere the decoder would learn to blur.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gan_t2i.core.images import from_uint8
+from gan_t2i.core.runtime import autocast, seeded_rng
+from gan_t2i.core.stopping import Interrupted, StopRequest
+from gan_t2i.data.batches.sampler import Sampler
+from gan_t2i.models.autoencoders.conv import ConvAutoencoder
+from gan_t2i.pretraining.autoencoder_training import rebuilding_loss
+from gan_t2i.pretraining.loop import rate_factor
+from gan_t2i.training.report import Report
+from gan_t2i.training.session import Session
+
+LEARNING_RATE = 1e-3
+REAL_SHARE = 4  # one in so many images of a batch is decoded from its own latents, so that the decoder does not forget them
+EMA_DECAY = 0.99  # per step
+
+
+class DecoderTraining:
+    """Trains a copy of the decoder of `session`'s autoencoder, in steps that follow from the run's seed."""
+
+    def __init__(self, session: Session) -> None:
+        network = session.networks.autoencoder
+        assert isinstance(network, ConvAutoencoder)  # the config was checked
+        self.session, self.network, self.batch = session, network, session.config.batch
+        self.decoder = copy.deepcopy(network.decoder).requires_grad_(True)
+        self.parameters = list(self.decoder.parameters())
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=session.device.type != "mps")
+        self.sampler = Sampler(session.dataset, session.config.seed, ())
+        self.total = math.ceil(session.config.decoder_kimg * 1000 / self.batch) * self.batch
+
+    def step(self, nimg: int) -> Tensor:
+        """Train on one batch after `nimg` images; returns the loss, detached."""
+        session, network = self.session, self.network
+        batch = self.sampler.batch(nimg, self.batch)
+        images = from_uint8(batch.images.to(session.device))
+        with torch.no_grad(), autocast(session.device, session.config.precision):
+            text = session.cache.gather(batch.captions).to(session.device)
+            z = torch.randn(self.batch, session.networks.G_ema.z_width, generator=seeded_rng(session.config.seed, "decoder", nimg))
+            latents = session.networks.G_ema(z.to(session.device), text)
+            latents[::REAL_SHARE] = network.encode(images[::REAL_SHARE])
+            latents = latents * network.std + network.mean
+        with autocast(session.device, session.config.precision):
+            shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))
+        loss = rebuilding_loss(shown.float(), images)
+        self.optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate_factor(nimg, self.batch, self.total)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - EMA_DECAY)
+        return loss.detach()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the autoencoder the average of the weights."""
+        for own, average in zip(self.network.decoder.parameters(), self.average, strict=True):
+            own.copy_(average)
+
+
+def finish_decoder(session: Session, report: Report, nimg: int, stop: StopRequest) -> bool:
+    """Train the decoder on G's images for `decoder_kimg`, after `nimg` images of the game.
+
+    Returns False where a request to stop interrupted it, which leaves the decoder as it was.
+    """
+    if not session.config.decoder_kimg:
+        return True
+    training, losses = DecoderTraining(session), []
+    try:
+        with stop.interruptible(), tqdm(total=training.total, desc="decoder", unit="img", unit_scale=True, disable=None) as bar:
+            for shown in range(0, training.total, training.batch):
+                losses.append(training.step(shown))
+                bar.update(training.batch)
+    except Interrupted:
+        return False
+    training.finish()
+    last = losses[-max(1, len(losses) // 10) :]
+    report.scalars({"Autoencoder/decoder_loss": torch.stack(last).mean().item()}, nimg)
+    report.pause(nimg)
+    return True
