@@ -114,9 +114,9 @@ def test_it_says_where_other_programs_keep_the_cores_busy(threads: int, busy: fl
 def test_it_says_how_long_the_quickstart_takes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     pace = estimate.pace_of_quickstart()
-    assert (pace.kimg, pace.batch, pace.pretraining.keys()) == (15, 16, {"autoencoder"})
+    assert (pace.kimg, pace.batch, pace.pretraining.keys()) == (12, 16, {"autoencoder"})
     monkeypatch.setattr(estimate, "pace_of_quickstart", lambda: replace(pace, rate=50, pretraining={"autoencoder": 2}))
-    assert machine.examine()["quickstart"] == ("ok", "about 7 minutes here, at 50 img/s on cpu, and on first use one more for its data")
+    assert machine.examine()["quickstart"] == ("ok", "about 6 minutes here, at 50 img/s on cpu, and on first use one more for its data")
 
 
 @pytest.mark.parametrize("fault", ["package", "arithmetic"])
