@@ -62,7 +62,7 @@ class Recipe:
 
 # By ascending resolution; `emoji64` is for few pictures.
 ON_CPU = (Recipe("emoji64_resnet", 64, 91),)
-FEW_ON_CPU = Recipe("emoji64", 64, 50)
+FEW_ON_CPU = Recipe("emoji64", 64, 77)
 ON_GPU = (Recipe("base64", 33, 462), Recipe("base256", 204, 227), Recipe("base512", 778, 51))
 
 

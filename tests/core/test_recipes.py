@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_recipe_is_found_by_its_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert {"quickstart", "emoji64", "base256"} <= set(recipes.names())
-    assert "\nresolution: 32\n" in recipes.find("quickstart").read_text()
+    assert "\nresolution: 64\n" in recipes.find("quickstart").read_text()
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:

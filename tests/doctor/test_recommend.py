@@ -151,12 +151,12 @@ def test_the_measured_rate_sets_the_duration_and_what_hangs_on_it() -> None:
 
 
 def test_durations_follow_the_length_and_pretraining_does_not() -> None:
-    config = recommend(FACTS, CPU, Length(65, "")).config()  # half of the recipe's
-    assert (config.optimizer.cooldown_kimg, config.terms["reconstruction"]["kimg"], config.autoencoder.params["kimg"]) == (19.5, 85, 40)
-    assert (config.optimizer.warmup_kimg, config.report.grid_kimg, config.report.stats_kimg) == (1, 6.5, 1)
-    short = recommend(FACTS, CPU, Length(1.3, "", pretraining=0.1)).config()
-    assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.autoencoder.params["kimg"]) == (0.39, 1.7, 4)
-    assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.26, 0.5, 0.065)
+    config = recommend(FACTS, CPU, Length(100, "")).config()  # half of the recipe's
+    assert (config.optimizer.cooldown_kimg, config.terms["reconstruction"]["kimg"], config.autoencoder.params["kimg"]) == (40, 150, 40)
+    assert (config.optimizer.warmup_kimg, config.report.grid_kimg, config.report.stats_kimg) == (1, 10, 1)
+    short = recommend(FACTS, CPU, Length(2.0, "", pretraining=0.1)).config()
+    assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.autoencoder.params["kimg"]) == (0.8, 3, 4)
+    assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.4, 0.5, 0.1)
 
 
 def test_the_recipe_in_memory_stays_as_it_is() -> None:
