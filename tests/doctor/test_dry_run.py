@@ -62,6 +62,20 @@ def test_pretraining_counts_by_the_pictures_that_it_shows(small_config: Callable
     ]
 
 
+def test_the_decoder_s_lesson_counts_as_time_after_the_run(
+    small_config: Callable[..., dict[str, Any]], many_pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    autoencoder = {"name": "conv", "params": {"factor": 2, "width": 8, "kimg": 0.96, "batch": 16}}
+    values = small_config(autoencoder=autoencoder, decoder_kimg=0.12, data={"source": str(many_pictures)})
+    session = prepare(TrainConfig.parse(values), measured=True)
+    seconds = iter([0, 1, 0, 8, 0, 16])  # steps of the game, eight of the autoencoder, and eight of the decoder
+    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
+    assert str(measure_pace(session)).splitlines()[1:] == [
+        "pretraining before the run, once for these data: autoencoder, 1.0 minutes",
+        "after the run: decoder, 1.0 minutes",
+    ]
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_examples_are_spread_over_the_data(many_pictures: Path, tmp_path: Path, packed: bool) -> None:
     source = pack(many_pictures, tmp_path / "packed", 16).folder if packed else many_pictures
