@@ -216,7 +216,4 @@ def _quickstart() -> Check:
 
     pace = pace_of_quickstart()
     minutes = pace.minutes + sum(pace.pretraining.values())
-    return (
-        "ok",
-        f"about {minutes:.0f} minutes here, at {pace.rate:.0f} img/s on {pace.where}, and on first use one more for its data",
-    )
+    return "ok", f"about {minutes:.0f} minutes here, at {pace.rate:.0f} img/s on {pace.where}, and on first use one more for its data"
