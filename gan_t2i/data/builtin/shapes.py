@@ -186,11 +186,13 @@ def _alone(rng: random.Random, shape: str, colour: str, size: str, position: str
 
 
 def thing_at(shape: str, colour: str, x: float, y: float, r: float, size: str = "", position: str | None = None) -> Thing:
+    """Return a thing with its centre (x, y) and half extent r as fractions of the picture's side."""
     # rounded before it is drawn, so that the metadata give the same picture again
     return Thing(shape, colour, size, position, round(x, 4), round(y, 4), round(r, 4))
 
 
 def jittered(rng: random.Random, radius: float, most: float = 1.0) -> float:
+    """Return a random half extent near `radius`, at most `most`."""
     return rng.uniform(radius * (1 - _SIZE_JITTER), min(radius * (1 + _SIZE_JITTER), most))
 
 

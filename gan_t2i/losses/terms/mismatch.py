@@ -34,6 +34,7 @@ class MismatchTerm(LossTerm):
             run.data.require_packed(f"terms.mismatch.negatives {kind}")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
+        """Check that there is something to tell apart; see `LossTerm.prepare`."""
         data = run.dataset
         if self.active and min(len(data.train), len(data.train_caption_ids)) < 2:
             if len(data) == 1:
