@@ -83,8 +83,9 @@ def test_a_stream_is_encoded_as_it_comes(start: Start, settings: dict[str, Any],
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         for path in sorted(transparent_pictures.iterdir()):
             archive.add(path, path.name)
-    run, _ = start(**{**settings, "data": {"source": str(tmp_path / "all.tar"), "stream": True}})
+    run, _ = start(**{**settings, "data": {"source": str(tmp_path / "all.tar"), "stream": True}, "decoder_kimg": 0.05})
     assert isinstance(load_snapshot(run.snapshots()[-1])[0], LatentGenerator)
+    assert read_progress(run.state).decoder_finished
 
 
 def test_a_run_that_is_only_measured_leaves_no_latents(
