@@ -51,9 +51,8 @@ class StepNoise:
         """Return normal noise [2, count, *shape] for the real and the generated images of the first `count` rows."""
         return torch.stack([torch.randn(2, *shape, generator=rng) for rng in self._row_rngs("noise", count)], dim=1)
 
-    def uneven(self, largest_std: float, resolution: int) -> Tensor:
-        """Return normal noise [n, 3, R, R] whose standard deviation differs by row, uniform from 0 to `largest_std`."""
-        shape = (3, resolution, resolution)
+    def uneven(self, largest_std: float, shape: torch.Size) -> Tensor:
+        """Return normal noise [n, *shape] whose standard deviation differs by row, uniform from 0 to `largest_std`."""
         rngs = self._row_rngs("uneven", len(self.rows))
         return torch.stack([largest_std * torch.rand((), generator=rng) * torch.randn(shape, generator=rng) for rng in rngs])
 

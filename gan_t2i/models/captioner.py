@@ -67,15 +67,16 @@ class Captioner(nn.Module):
 
     Args:
         config: size of the network.
-        resolution: R of the images, a power of two from 16.
+        resolution: R of the images, or the side of latents, a power of two from 8.
         vocabulary: tokens, as `gan_t2i.text.tiny.count_vocabulary` returns them.
+        channels: C of the images, without alpha, or of the latents.
     """
 
-    def __init__(self, config: CaptionerConfig, *, resolution: int, vocabulary: Sequence[str]) -> None:
+    def __init__(self, config: CaptionerConfig, *, resolution: int, vocabulary: Sequence[str], channels: int = 3) -> None:
         super().__init__()
         self.side = min(resolution, config.side)
         self.vocabulary = list(vocabulary)
-        self.trunk = ResidualTrunk(self.side, config.channel_base, config.channel_max)
+        self.trunk = ResidualTrunk(self.side, config.channel_base, config.channel_max, image_channels=channels)
         channels = channels_at(HEAD_RESOLUTION, config.channel_base, config.channel_max)
         self.norm_features = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, config.width)
@@ -99,7 +100,7 @@ class Captioner(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
         """Return each caption's log-likelihood, float32 [N], averaged over its tokens, each given the image and the tokens before it.
 
-        Images are [N, 3, R, R] in [-1, 1], or pooled ones; tokens [N, L] come from `tokenize`.
+        Images are [N, C, R, R] in [-1, 1], or pooled ones, or latents; tokens [N, L] come from `tokenize`.
         """
         features = self.trunk(avg_pool_to(images, self.side))
         image = self.project(self.norm_features(to_sequence(features))) + self.positions  # [N, P, D]

@@ -19,6 +19,7 @@ from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.sampler import Batch, Sampler
 from gan_t2i.data.packing import PackedDataset
+from gan_t2i.models.autoencoders.base import Autoencoder
 from gan_t2i.ops.resample import avg_pool_to
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder
@@ -47,10 +48,18 @@ class RealPairs:
     device: torch.device
     seed: int
     precision: str
+    autoencoder: Autoencoder
 
     def images(self, batch: Batch, side: int) -> Tensor:
         """Return the images of a batch in [-1, 1], averaged down to `side`, on the device: [N, 3, side, side]."""
         return avg_pool_to(from_uint8(composite_on_grey_uint8(batch.images).to(self.device)), side)
+
+    @torch.no_grad()
+    def latents(self, images: Tensor) -> Tensor:
+        """Return what D judges of real uint8 images [N, C, R, R] as packed, on the device: latents, or pixels in [-1, 1] over grey."""
+        if self.autoencoder.is_identity:
+            return from_uint8(composite_on_grey_uint8(images).to(self.device))
+        return self.autoencoder.encode(from_uint8(images.to(self.device)))
 
 
 def cached_weights(name: str, key: Sequence[object]) -> Path:

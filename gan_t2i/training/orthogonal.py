@@ -13,6 +13,8 @@ from torch import Tensor, nn
 # A quintic that raises singular values towards 1 and keeps them there; the coefficients are Muon's. Muon's five rounds gave nothing more.
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 ROUNDS = 3
+# Matrices so many times as wide as high are orthogonalized by way of their square, which took half the time of the rounds on a CPU.
+WIDE = 4
 # Thinner matrices, such as those of toRGB layers, are left alone.
 MIN_SIDE = 16
 
@@ -22,14 +24,33 @@ def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
 
     Singular values below about a fiftieth of the matrix's norm stay smaller.
     """
-    a, b, c = COEFFICIENTS
     tall = x.shape[0] > x.shape[1]
     y = (x.T if tall else x).to(dtype)
     y = y / (y.norm() + 1e-12)
+    y = _by_square(y) if y.shape[1] >= WIDE * y.shape[0] else _by_rounds(y)
+    return (y.T if tall else y).float()
+
+
+def _by_rounds(y: Tensor) -> Tensor:
+    """Orthogonalize y [m, n] round by round."""
+    a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
         squared = y @ y.T
         y = torch.addmm(y, torch.addmm(squared, squared, squared, beta=b, alpha=c), y, beta=a)  # a y + (b s + c s s) y, each rounded once
-    return (y.T if tall else y).float()
+    return y
+
+
+def _by_square(y: Tensor) -> Tensor:
+    """Compute the same from y y^T [m, m] alone, in float32: each round is a polynomial of it, so the long side is multiplied only twice."""
+    a, b, c = COEFFICIENTS
+    squared = (y @ y.T).float()
+    product = torch.eye(len(y), device=y.device)
+    for _ in range(ROUNDS):
+        polynomial = torch.addmm(squared, squared, squared, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product
+        squared = polynomial @ squared @ polynomial
+    return product.to(y.dtype) @ y
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo
 from gan_t2i.core.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import cache_dir
-from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
+from gan_t2i.core.images import from_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import pick_device, seeded_rng, set_gpu_arithmetic
 from gan_t2i.core.weights import hash_state
@@ -64,7 +64,7 @@ class Session:
         """Parts of the run that auxiliary losses prepare themselves with."""
         config, networks = self.config, self.networks
         where = (self.device, config.seed, config.precision)
-        return RunParts(self.dataset, self.encoder, self.cache, *where, networks.G, networks.G_ema, config.loss)
+        return RunParts(self.dataset, self.encoder, self.cache, *where, networks.autoencoder, networks.G, networks.G_ema, config.loss)
 
     def run_step(self, nimg: int) -> dict[str, torch.Tensor]:
         """Train on the images nimg .. nimg + batch once; returns the step's metrics."""
@@ -102,8 +102,7 @@ class Session:
 
     def latents(self, images: torch.Tensor) -> torch.Tensor:
         """Return what D judges of real uint8 images [N, C, R, R] as packed, on the device: latents, or pixels in [-1, 1] over grey."""
-        network = self.networks.autoencoder
-        return from_uint8(composite_on_grey_uint8(images).to(self.device)) if network.is_identity else encode(network, images)
+        return self.parts.latents(images)
 
     @property
     def fingerprints(self) -> dict[str, str]:

@@ -38,10 +38,9 @@ class CaptionTerm(LossTerm):
     def check(self, run: Any) -> None:
         if self.active:
             run.data.require_packed("terms.caption")
-            run.require_pixels("terms.caption")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
-        self._device, self._precision = run.device, run.precision
+        self._device, self._precision, self._in_pixels = run.device, run.precision, run.autoencoder.is_identity
         build = pretraining.pretrained_captioner if pretrained else pretraining.build_captioner
         self.captioner = build(self.config, run)
         self._tokens = self.captioner.tokenize(run.dataset.captions)  # [captions, L]
@@ -59,8 +58,9 @@ class CaptionTerm(LossTerm):
     def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = self._tokens[batch.captions]
         tokens = tokens[:, : int((tokens != PAD).sum(dim=1).max())].to(self._device)
-        images = composite(scores.fake, batch.noise.background)
-        noise = batch.noise.uneven(self.config.noise, self.captioner.side).to(self._device)
+        images = composite(scores.fake, batch.noise.background) if self._in_pixels else scores.fake
+        images = avg_pool_to(images, self.captioner.side)
+        noise = batch.noise.uneven(self.config.noise, images.shape[1:]).to(self._device)
         with autocast(self._device, self._precision):
-            loss = -self.captioner(avg_pool_to(images, self.captioner.side) + noise, tokens).mean()
+            loss = -self.captioner(images + noise, tokens).mean()
         return self.config.weight * loss, {"Loss/G/caption": loss.detach()}

@@ -27,7 +27,6 @@ class LayoutTerm(LossTerm):
     def check(self, run: Any) -> None:
         if run.generator.params.get("layout"):
             run.data.require_packed("generator.params.layout")
-            run.require_pixels("generator.params.layout")
 
     def prepare(self, run: RunParts, *, pretrained: bool = True) -> Mapping[str, nn.Module]:
         self._predictor = run.G.layout
