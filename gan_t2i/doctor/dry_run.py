@@ -179,7 +179,7 @@ def _autoencoder_minutes(session: Session) -> dict[str, float]:
 
 def _decoder_minutes(session: Session) -> dict[str, float]:
     """Return the minutes that the decoder is finished for after the game, if it is."""
-    if not session.config.decoder_kimg:
+    if not session.config.decoder.kimg:
         return {}
     training = DecoderTraining(session)
     training.step(0)  # kernels are chosen

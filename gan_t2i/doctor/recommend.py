@@ -36,7 +36,7 @@ _FEW_FOR_LATENTS = 10_000  # pictures below which G draws latents; it was tried 
 _BUILTIN_SIDE = 64  # pixels at which a built-in set is inspected
 _AUGMENT = {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
 _ORDER = (
-    "resolution kimg ema report batch accumulation data text_encoder autoencoder decoder_kimg "
+    "resolution kimg ema report batch accumulation data text_encoder autoencoder decoder "
     "generator discriminator loss terms penalty optimizer augment"
 )
 _GRIDS = 10  # grids and snapshots in a run
@@ -60,9 +60,10 @@ class Recipe:
         return read_yaml(recipes.find(self.name))
 
 
-# By ascending resolution; `emoji64` is for few pictures.
+# By ascending resolution.
 ON_CPU = (Recipe("emoji64_resnet", 64, 91),)
-FEW_ON_CPU = Recipe("emoji64", 64, 77)
+# For few pictures, in latents of 16 x 16: the larger the pictures, the larger the autoencoder's factor.
+FEW_ON_CPU = (Recipe("emoji64", 64, 77), Recipe("emoji128", 64, 77), Recipe("emoji256", 64, 77))
 ON_GPU = (Recipe("base64", 33, 462), Recipe("base256", 204, 227), Recipe("base512", 778, 51))
 
 
@@ -224,10 +225,14 @@ def choose_resolution(facts: Facts, machine: Machine) -> tuple[int, str]:
     if facts.packed_at is not None:
         return facts.packed_at, "the data are packed at this resolution"
     fitting = max(16, min(512, 1 << int(math.log2(max(facts.smallest_side, 16)))))
-    largest = 64 if machine.kind == "cpu" else 256 if machine.memory_gib < 40 else 512
     reason = f"95% of the pictures have at least {facts.smallest_side} px on their shorter side"
+    if machine.kind == "cpu":
+        ladder = FEW_ON_CPU if _suits_latents(facts, machine) else ON_CPU
+        largest = ladder[-1].values["resolution"]
+        limit = f"more than {largest} px was not tried on a CPU"
+    else:
+        largest, limit = (256, f"{machine.memory_gib:.0f} GiB hold 256 px") if machine.memory_gib < 40 else (512, "512 px is the most")
     if fitting > largest:
-        limit = "a CPU is too slow for more than 64 px" if machine.kind == "cpu" else f"{machine.memory_gib:.0f} GiB hold 256 px"
         return largest, f"{reason}, but {limit}"
     return fitting, f"{reason}; {fitting} is the largest power of two within" if facts.smallest_side >= 16 else f"{reason}; 16 is the least"
 
@@ -239,16 +244,24 @@ def choose_recipe(facts: Facts, machine: Machine, resolution: int) -> tuple[Reci
     ladder = ON_CPU if on_cpu else ON_GPU
     recipe = next((recipe for recipe in ladder if recipe.values["resolution"] >= resolution), ladder[-1])
     why = f"the smallest one for {resolution} px on {'a CPU' if on_cpu else 'a GPU'}"
-    few = LEAST_PICTURES <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / 2
-    if on_cpu and resolution == FEW_ON_CPU.values["resolution"] and few:
-        return FEW_ON_CPU, f"{facts.pictures:,} pictures are few, and each has its caption: it draws in the latents of an autoencoder"
+    if _suits_latents(facts, machine):
+        in_latents = {recipe.values["resolution"]: recipe for recipe in FEW_ON_CPU}
+        if resolution in in_latents:
+            why = f"{facts.pictures:,} pictures are few, and each has its caption: it draws in the latents of an autoencoder"
+            return in_latents[resolution], why
     return recipe, why
+
+
+def _suits_latents(facts: Facts, machine: Machine) -> bool:
+    """Return True where a recipe of `FEW_ON_CPU` suits the data: few pictures, and about one for a caption."""
+    few = LEAST_PICTURES <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / 2
+    return machine.kind == "cpu" and few
 
 
 _WHY_LENGTH = {
     "ema": "a fiftieth of the run: long enough to be smooth, short enough to forget the beginning",
     "report": "ten grids and snapshots in the run",
-    "decoder_kimg": "as in the recipe: the decoder learns to clean what G draws",
+    "decoder": "as in the recipe: the decoder learns to clean what G draws",
     "optimizer": "warm-up and cool-down fit the length of the run",
 }
 
@@ -275,7 +288,7 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
     pretraining = (("caption", "kimg"), ("layout", "kimg"), ("layout", "localizer_kimg"))
     scaled += [(terms.get(name, {}), key, length.pretraining) for name, key in pretraining]
     scaled.append((result.get("autoencoder", {}).get("params", {}), "kimg", length.pretraining))
-    scaled.append((result, "decoder_kimg", length.pretraining))
+    scaled.append((result.get("decoder", {}), "kimg", length.pretraining))
     for group, key, factor in scaled:
         if group.get(key) and factor != 1:
             group[key] = rounded(group[key] * factor, digits=3)
@@ -330,11 +343,8 @@ def _latents(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
         spec = registry.Spec.parse(values["autoencoder"])
         factor = registry.config_for("autoencoder", spec.name, spec.params).model_dump()["factor"]
         side = resolution // factor
-        yield (
-            "autoencoder",
-            values["autoencoder"],
-            f"factor {factor} turns {resolution} px into {side} x {side} latents, which a core draws fast",
-        )
+        why = f"factor {factor} turns {resolution} px into {side} x {side} latents, which a core draws as fast at every resolution"
+        yield "autoencoder", values["autoencoder"], why
         yield "penalty", values["penalty"], "as in the recipe, for its latents"
 
 

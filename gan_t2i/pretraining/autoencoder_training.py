@@ -1,7 +1,4 @@
-"""The training of an autoencoder on real images: resumable, with the same bits however often it was stopped.
-
-The loss is L1 plus half the L1 of the differences between neighbouring pixels: edges count, and flat colours stay flat. N batch.
-"""
+"""The training of an autoencoder on real images: resumable, with the same bits however often it was stopped."""
 
 import logging
 import math
@@ -19,8 +16,8 @@ from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 from gan_t2i.pretraining.loop import rate_factor
+from gan_t2i.pretraining.rebuilding import RebuildingLoss
 
-EDGES = 0.5  # weight of the differences between neighbours
 LATENT_SIZE = 1e-3  # weight of the mean square of the latents, which keeps them from outgrowing the noise
 ROLL = 8  # pixels by which images are rolled at random, at most
 LARGEST_GRADIENT = 1.0  # norm; wide networks ran away without it
@@ -53,6 +50,7 @@ class AutoencoderTraining:
     ) -> None:
         self.network, self.config, self.position = network.requires_grad_(True), config, position
         self.device, self.seed, self.precision = device, seed, precision
+        self.loss = RebuildingLoss(config.perceptual, dataset.resolution, device)
         self.parameters = list(network.parameters())
         fused = device.type != "mps"
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), fused=fused)
@@ -93,7 +91,7 @@ class AutoencoderTraining:
             strength = config.noise * torch.rand(len(images), 1, 1, 1, generator=rng)
             noise = (strength * torch.randn(latents.shape, generator=rng)).to(latents.device)
             rebuilt = self.network.decode(latents + noise)
-        loss = rebuilding_loss(rebuilt, images) + LATENT_SIZE * latents.square().mean()
+        loss = self.loss(rebuilt, images, rng) + LATENT_SIZE * latents.square().mean()
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * rate_factor(nimg, config.batch, self.total)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
@@ -129,10 +127,3 @@ class AutoencoderTraining:
             own.copy_(saved)
         self.nimg, self.losses = nimg, losses
         log.info(f"autoencoder: going on after {nimg:,} pictures")
-
-
-def rebuilding_loss(rebuilt: Tensor, images: Tensor) -> Tensor:
-    """Return the mean L1 between images [N, C, R, R] and rebuilt ones, plus that of the differences between neighbouring pixels."""
-    error = rebuilt - images
-    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    return error.abs().mean() + EDGES * edges

@@ -84,6 +84,15 @@ class EvaluateConfig(StrictConfig):
     """Images per prompt."""
 
 
+class DecoderConfig(StrictConfig):
+    """Training of the decoder of an autoencoder `conv` after the game, so that it cleans what G draws; see `decoder.py`."""
+
+    kimg: NonNegative = 0.0
+    """Length, in thousands of images; 0: there is none."""
+    perceptual: NonNegative = 0.0
+    """Weight of the distance in pretrained features, which wants sharp edges; 0 needs no such features."""
+
+
 class TrainConfig(StrictConfig):
     """A whole run."""
 
@@ -110,8 +119,7 @@ class TrainConfig(StrictConfig):
     text_encoder: Spec = Spec(name="sentence-transformer")
     autoencoder: Spec = Spec(name="pixels")
     """Space that G draws in: pixels, or the latents of an autoencoder that is trained on the run's own images first."""
-    decoder_kimg: NonNegative = 0.0
-    """Images that the decoder of an autoencoder `conv` is trained on after the game, so that it cleans what G draws; see `decoder.py`."""
+    decoder: DecoderConfig = DecoderConfig()
     generator: Spec = Spec(name="style")
     discriminator: Spec = Spec(name="resnet")
     loss: str = "relativistic"
@@ -180,18 +188,13 @@ class TrainConfig(StrictConfig):
             raise ValueError(f"batch {self.batch} must be a multiple of accumulation {self.accumulation}")
         for term in self.build_terms().values():
             term.check(self)
-        if self.decoder_kimg and self.autoencoder.name != "conv":
-            raise ValueError(f"decoder_kimg trains the decoder of an autoencoder conv, and this is {self.autoencoder.name}: leave it out")
+        if self.decoder.kimg and self.autoencoder.name != "conv":
+            raise ValueError(f"decoder.kimg trains the decoder of an autoencoder conv, and this is {self.autoencoder.name}: leave it out")
         if self.autoencoder.name != "pixels":
             for name in ("brightness", "saturation", "blur"):
                 if getattr(self.augment, name):
                     raise ValueError(f"augment.{name} is a change of pixels, and latents have no colours: leave it out with an autoencoder")
         return self
-
-    def require_pixels(self, user: str) -> None:
-        """Raise ValueError if the run is in latents; `user` is the setting that reads pixels."""
-        if self.autoencoder.name != "pixels":
-            raise ValueError(f'{user} reads pixels: leave it out, or train in pixels with --set "autoencoder={{name: pixels}}"')
 
 
 def _with_run_settings(values: dict[str, Any]) -> dict[str, Any]:

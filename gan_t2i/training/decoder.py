@@ -17,8 +17,8 @@ from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.models.autoencoders.conv import ConvAutoencoder
-from gan_t2i.pretraining.autoencoder_training import rebuilding_loss
 from gan_t2i.pretraining.loop import rate_factor
+from gan_t2i.pretraining.rebuilding import RebuildingLoss
 from gan_t2i.training.report import Report
 from gan_t2i.training.session import Session
 
@@ -34,27 +34,29 @@ class DecoderTraining:
         network = session.networks.autoencoder
         assert isinstance(network, ConvAutoencoder)  # the config was checked
         self.session, self.network, self.batch = session, network, session.config.batch
+        self.loss = RebuildingLoss(session.config.decoder.perceptual, session.config.resolution, session.device)
         self.decoder = copy.deepcopy(network.decoder).requires_grad_(True)
         self.parameters = list(self.decoder.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=session.device.type != "mps")
         self.sampler = Sampler(session.dataset, session.config.seed, ())
-        self.total = math.ceil(session.config.decoder_kimg * 1000 / self.batch) * self.batch
+        self.total = math.ceil(session.config.decoder.kimg * 1000 / self.batch) * self.batch
 
     def step(self, nimg: int) -> Tensor:
         """Train on one batch after `nimg` images; returns the loss, detached."""
         session, network = self.session, self.network
         batch = self.sampler.batch(nimg, self.batch)
         images = from_uint8(batch.images.to(session.device))
+        rng = seeded_rng(session.config.seed, "decoder", nimg)
         with torch.no_grad(), autocast(session.device, session.config.precision):
             text = session.cache.gather(batch.captions).to(session.device)
-            z = torch.randn(self.batch, session.networks.G_ema.z_width, generator=seeded_rng(session.config.seed, "decoder", nimg))
+            z = torch.randn(self.batch, session.networks.G_ema.z_width, generator=rng)
             latents = session.networks.G_ema(z.to(session.device), text)
             latents[::REAL_SHARE] = network.encode(images[::REAL_SHARE])
             latents = latents * network.std + network.mean
         with autocast(session.device, session.config.precision):
             shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))
-        loss = rebuilding_loss(shown.float(), images)
+        loss = self.loss(shown.float(), images, rng)
         self.optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate_factor(nimg, self.batch, self.total)
         loss.backward()
         self.optimizer.step()
@@ -70,11 +72,11 @@ class DecoderTraining:
 
 
 def finish_decoder(session: Session, report: Report, nimg: int, stop: StopRequest) -> bool:
-    """Train the decoder on G's images for `decoder_kimg`, after `nimg` images of the game.
+    """Train the decoder on G's images for `decoder.kimg`, after `nimg` images of the game.
 
     Returns False where a request to stop interrupted it, which leaves the decoder as it was.
     """
-    if not session.config.decoder_kimg:
+    if not session.config.decoder.kimg:
         return True
     training, losses = DecoderTraining(session), []
     try:

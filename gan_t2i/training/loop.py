@@ -47,7 +47,7 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
         sync.asked_to_stop = lambda: stop.signal is not None
         if is_first():
             show_beginning(session, folder, report, nimg, stop)
-        stopping, saved, finished = sync.stopping_now(), nimg, progress.decoder_finished or not config.decoder_kimg
+        stopping, saved, finished = sync.stopping_now(), nimg, progress.decoder_finished or not config.decoder.kimg
         ending = nimg < total or not finished
         while nimg < total and not stopping:
             metrics = session.run_step(nimg)
@@ -81,7 +81,7 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
             stopping = stopping or stop.signal is not None
         elif is_first() and nimg != saved:
             save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
-    if config.decoder_kimg:
+    if config.decoder.kimg:
         finished = from_first(finished)
     if stopping:
         log.info(_farewell(folder, nimg, total, finished))
@@ -103,7 +103,7 @@ def end(session: Session, folder: RunFolder, report: Report, progress: Progress,
     # after saving, and not when stopping, which must be quick: the snapshot can be evaluated at any time
     if stop is not None and finished and stop.signal is None and is_due(session, nimg, nimg):
         evaluate(session, folder, report, nimg, stop)
-    return finished or not session.config.decoder_kimg
+    return finished or not session.config.decoder.kimg
 
 
 @dataclass(frozen=True)

@@ -260,4 +260,4 @@ def is_finished(run: RunFolder) -> bool:
     if config is None or not run.state.is_file():
         return False
     progress = read_progress(run.state)
-    return progress.nimg >= config.kimg * 1000 and (progress.decoder_finished or not config.decoder_kimg)
+    return progress.nimg >= config.kimg * 1000 and (progress.decoder_finished or not config.decoder.kimg)

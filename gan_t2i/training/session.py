@@ -25,6 +25,7 @@ from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
 from gan_t2i.models.autoencoders.base import Autoencoder
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, encode, ready_autoencoder
+from gan_t2i.pretraining.rebuilding import find_features
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
@@ -185,6 +186,8 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
     # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
     spec = config.discriminator
     registry.lookup("discriminator", spec.name).find_weights(registry.config_for("discriminator", spec.name, spec.params))
+    if config.decoder.perceptual or config.autoencoder.params.get("perceptual"):
+        log.info(f"features of the rebuilding loss: {find_features()}")
     check_networks(config)
     learns = registry.lookup("text_encoder", config.text_encoder.name).learns_from_captions
     encoder = None if learns else build_encoder(config.text_encoder.name, config.text_encoder.params, {})

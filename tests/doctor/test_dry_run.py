@@ -66,7 +66,7 @@ def test_the_decoder_s_lesson_counts_as_time_after_the_run(
     small_config: Callable[..., dict[str, Any]], many_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     autoencoder = {"name": "conv", "params": {"factor": 2, "width": 8, "kimg": 0.96, "batch": 16}}
-    values = small_config(autoencoder=autoencoder, decoder_kimg=0.12, data={"source": str(many_pictures)})
+    values = small_config(autoencoder=autoencoder, decoder={"kimg": 0.12}, data={"source": str(many_pictures)})
     session = prepare(TrainConfig.parse(values), measured=True)
     seconds = iter([0, 1, 0, 8, 0, 16])  # steps of the game, eight of the autoencoder, and eight of the decoder
     monkeypatch.setattr("time.perf_counter", lambda: next(seconds))

@@ -15,7 +15,7 @@ from gan_t2i.data.packing import PackedDataset
 from gan_t2i.pretraining import autoencoder as module
 from gan_t2i.pretraining import autoencoder_training as training_module
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, build_autoencoder, encode, ready_autoencoder
-from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining, rebuilding_loss
+from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.registry import Spec
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import prepare
@@ -132,12 +132,6 @@ def test_a_damaged_cache_is_trained_again_with_a_word(dataset: PackedDataset, ca
     again = ready_autoencoder(short, dataset, **CPU)
     assert any("trained again" in line for line in said)
     assert again.psnr == first.psnr
-
-
-def test_the_loss_by_hand() -> None:
-    images, rebuilt = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
-    # a mean error of 1/4; one of two vertical and one of two horizontal differences is wrong by 1
-    assert rebuilding_loss(rebuilt, images) == pytest.approx(0.25 + 0.5 * (0.5 + 0.5))
 
 
 def test_refusals(dataset: PackedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch, small_config: Callable[..., dict[str, Any]]) -> None:

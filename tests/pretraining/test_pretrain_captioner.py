@@ -1,6 +1,7 @@
 """The captioner is pretrained on real pairs, cached, and gives G a loss without being trained by it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,30 @@ def test_it_looks_at_drawn_pictures_through_noise(make_session: MakeSession) -> 
     strengths = (looked[0] - drawn[0]).flatten(1).std(dim=1)
     assert ((strengths > 0) & (strengths < 1.1)).all()
     assert strengths.max() > 1.5 * strengths.min()  # another for each picture
+
+
+def test_in_latents_it_reads_latents(make_session: MakeSession, many_pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"factor": 2, "latent_channels": 6, "width": 16, "kimg": 0.08, "batch": 8}
+    settings: dict[str, Any] = {"autoencoder": {"name": "conv", "params": params}, "data": {"source": str(many_pictures)}}
+    session = make_session(**settings, terms={"caption": {**SMALL, "noise": 0.0}})
+    captioner, parts = captioner_of(session), session.parts
+    looked: list[torch.Tensor] = []
+    captioner.register_forward_pre_hook(lambda module, given: looked.append(given[0].detach()))
+    drawn: list[torch.Tensor] = []
+    session.networks.G.register_forward_hook(lambda module, given, output: drawn.append(output.detach()))
+    assert session.run_step(0)["Loss/G/caption"] > 0
+    assert torch.equal(looked[0], drawn[0])
+    looked.clear()
+    batch = session.preview_batch(8)
+    captioning.pretrain(captioner, settings_of(noise=0.0, kimg=0.008), parts)
+    assert looked[0].shape == (8, 6, 8, 8)
+    calls = []
+    monkeypatch.setattr(captioning, "pretrain", lambda *arguments: calls.append(1))
+    make_session(**settings, terms={"caption": {**SMALL, "noise": 0.0}})
+    assert not calls
+    settings["autoencoder"] = {"name": "conv", "params": {**params, "noise": 0.05}}
+    make_session(**settings, terms={"caption": {**SMALL, "noise": 0.0}})
+    assert calls  # other latents, another captioner
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_a_stream_is_encoded_as_it_comes(start: Start, settings: dict[str, Any],
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         for path in sorted(transparent_pictures.iterdir()):
             archive.add(path, path.name)
-    run, _ = start(**{**settings, "data": {"source": str(tmp_path / "all.tar"), "stream": True}, "decoder_kimg": 0.05})
+    run, _ = start(**{**settings, "data": {"source": str(tmp_path / "all.tar"), "stream": True}, "decoder": {"kimg": 0.05}})
     assert isinstance(load_snapshot(run.snapshots()[-1])[0], LatentGenerator)
     assert read_progress(run.state).decoder_finished
 
@@ -106,20 +106,20 @@ def test_the_records_show_the_autoencoder(start: Start, settings: dict[str, Any]
 
 def test_the_decoder_learns_from_what_the_generator_draws(start: Start, settings: dict[str, Any]) -> None:
     plain, _ = start(**settings)
-    run, _ = start(**settings, decoder_kimg=0.05)
+    run, _ = start(**settings, decoder={"kimg": 0.05})
     before, after = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (plain, run))
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed
     assert all(name.startswith("autoencoder.decoder.") for name in changed)
     assert "Autoencoder/decoder_loss" in EventAccumulator(str(run.path)).Reload().Tags()["scalars"]
     assert read_progress(run.state).decoder_finished
-    longer, _ = start(**{**settings, "kimg": 0.016}, decoder_kimg=0.05, resume=str(run.path))
+    longer, _ = start(**{**settings, "kimg": 0.016}, decoder={"kimg": 0.05}, resume=str(run.path))
     assert longer == run
     assert read_progress(run.state) == Progress(16, decoder_finished=True)
 
 
 def test_the_same_command_finishes_a_decoder_that_a_stop_left(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    unbroken, _ = start(**settings, decoder_kimg=0.05, resume="never")
+    unbroken, _ = start(**settings, decoder={"kimg": 0.05}, resume="never")
     step, left = DecoderTraining.step, 3
 
     def stopped(self: DecoderTraining, nimg: int) -> torch.Tensor:
@@ -130,21 +130,21 @@ def test_the_same_command_finishes_a_decoder_that_a_stop_left(start: Start, sett
         return step(self, nimg)
 
     monkeypatch.setattr(DecoderTraining, "step", stopped)
-    run, number = start(**settings, decoder_kimg=0.05, resume="never")
+    run, number = start(**settings, decoder={"kimg": 0.05}, resume="never")
     assert number == signal.SIGTERM
     assert read_progress(run.state) == Progress(8)
-    again, number = start(**settings, decoder_kimg=0.05, resume="auto")
+    again, number = start(**settings, decoder={"kimg": 0.05}, resume="auto")
     assert (again, number) == (run, None)
     first, second = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (unbroken, run))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert start(**settings, decoder_kimg=0.05, resume="auto")[0] != run  # a new one, as that one is complete
+    assert start(**settings, decoder={"kimg": 0.05}, resume="auto")[0] != run  # a new one, as that one is complete
 
 
 @pytest.mark.parametrize("name", ["pixels", "hub"])
 def test_only_an_own_decoder_is_finished(small_config: Callable[..., dict[str, Any]], name: str) -> None:
     params = {"model": "folder"} if name == "hub" else {}
-    with pytest.raises(UsageError, match=f"decoder_kimg trains the decoder of an autoencoder conv, and this is {name}: leave it out"):
-        TrainConfig.parse(small_config(autoencoder={"name": name, "params": params}, decoder_kimg=1))
+    with pytest.raises(UsageError, match=rf"decoder\.kimg trains the decoder of an autoencoder conv, and this is {name}: leave it out"):
+        TrainConfig.parse(small_config(autoencoder={"name": name, "params": params}, decoder={"kimg": 1}))
 
 
 def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., Session]) -> None:

@@ -18,6 +18,8 @@ class TrainingSettings(StrictConfig):
     """Length of its training, in thousands of real images."""
     batch: Count = 16
     learning_rate: Positive = 2e-3
+    perceptual: NonNegative = 0.0
+    """Weight of the distance in pretrained features (`gan-t2i[features]`), for photographs; 0 needs no such features."""
     noise: NonNegative = 0.1
     """Largest standard deviation of the noise on the latents in training, so that the decoder puts up with what G draws."""
 
