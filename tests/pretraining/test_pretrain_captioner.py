@@ -116,6 +116,7 @@ def test_it_looks_at_drawn_pictures_through_noise(make_session: MakeSession) -> 
 
 
 def test_in_latents_it_reads_latents(make_session: MakeSession, many_pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_t2i.pretraining.autoencoder.LEAST_PSNR", 0.0)  # it is trained for ten steps
     params = {"factor": 2, "latent_channels": 6, "width": 16, "kimg": 0.08, "batch": 8}
     settings: dict[str, Any] = {"autoencoder": {"name": "conv", "params": params}, "data": {"source": str(many_pictures)}}
     session = make_session(**settings, terms={"caption": {**SMALL, "noise": 0.0}})
