@@ -67,7 +67,7 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
-    or COCO file, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
+    or COCO file, icons.json, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
     """
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source
