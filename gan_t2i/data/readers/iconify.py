@@ -33,7 +33,7 @@ class Icon:
 
     name: str
     aliases: tuple[str, ...]
-    code: str  # its emoji: hexadecimal code points joined by hyphens, without variation selectors; "" where it is none
+    code: str  # `plain_code` of its emoji; "" where it is none
     category: str
     properties: Mapping[str, Any]  # of Iconify
 
@@ -84,6 +84,11 @@ def words(name: str) -> str:
     return " ".join(re.split("[-_ ]+", name))
 
 
+def plain_code(code: str) -> str:
+    """Return the code points of an emoji in the spelling that stands for all: in lower case, without variation selectors."""
+    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
+
+
 def find_iconify(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
     """Find icons.json in the folder and its subfolders, or files that are named so or begin as such a set does."""
     if named is None:
@@ -126,9 +131,9 @@ def load_set(tree: FileSource, name: str, bad: BadItems) -> IconSet:
     licence = info.get("license") or "unknown"
     codes: dict[Any, str] = {}
     for code, of in chars.items():
-        parts = [part for part in code.lower().split("-") if part != "fe0f"]
-        if not _PRIVATE.fullmatch(parts[0]):
-            codes.setdefault(of if isinstance(of, str) else None, "-".join(parts))
+        code = plain_code(code)
+        if not _PRIVATE.fullmatch(code.split("-")[0]):
+            codes.setdefault(of if isinstance(of, str) else None, code)
     category_of = {icon: str(title) for title, members in categories.items() if isinstance(members, list) for icon in map(str, members)}
     drawings, aliases = _resolve(content, prefix, bad)
     return IconSet(
