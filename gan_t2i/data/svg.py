@@ -1,7 +1,7 @@
-"""SVG to PNG. Drawings come from strangers, so each is drawn in a process of its own kind, which this file is when it is run as a script.
+"""Draw SVG to PNG, in other processes, because SVG files come from strangers. This file, run as a script, is such a process.
 
-That process can open no file and no connection, has little memory, and is ended by an alarm; where it dies, only the drawing is lost. In this
-process a bomb would take all memory, and resvg reads any picture that an SVG names.
+It can open no file and no connection, its memory is limited, and an alarm ends it. In the caller's process a bomb would take all memory, and
+resvg would read any picture on this machine that an SVG names.
 """
 
 import atexit
@@ -28,7 +28,7 @@ _LENGTH = re.compile(r"\s*([\d.]+(?:e\d+)?)(?:px)?\s*")
 _WITH_LINKS = ("image", "feImage", "use")  # elements that draw what they link to
 _RASTER = re.compile(r"data:image/(png|jpe?g|gif|webp)[;,]")
 
-_idle: list["_Artist"] = []
+_idle: list["_Renderer"] = []
 
 
 def is_installed() -> bool:
@@ -47,30 +47,31 @@ def render(svg: bytes, side: int, colour: str) -> bytes:
     if len(svg) > MAX_BYTES:
         raise ValueError(f"the SVG has more than {MAX_BYTES} bytes")
     try:
-        artist = _idle.pop()
+        renderer = _idle.pop()
     except IndexError:
-        artist = _Artist()
+        renderer = _Renderer()
     try:
-        is_drawn, content = artist.ask(svg, side, colour)
+        is_drawn, content = renderer.ask(svg, side, colour)
     except BaseException as error:  # Ctrl-C leaves half an answer behind
-        artist.end()
+        renderer.end()
         if not isinstance(error, (OSError, struct.error)):
             raise
         raise ValueError(f"resvg does not draw it in {MAX_SECONDS} seconds and {MAX_MEMORY >> 20} MiB") from error
-    _idle.append(artist)
+    _idle.append(renderer)
     if not is_drawn:
         raise ValueError(content.decode())
     return content
 
 
-class _Artist:
-    """The other process; a thread has it for one drawing at a time."""
+class _Renderer:
+    """Another process that draws; a thread has it for one drawing at a time."""
 
     def __init__(self) -> None:
         # -P: the folder of this file, which would come first, has modules of the library's names
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        command = [sys.executable, "-P", __file__]
+        # a group of its own, which Ctrl-C does not reach
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, process_group=0)
 
     def ask(self, svg: bytes, side: int, colour: str) -> tuple[bool, bytes]:
         requests, answers = self._process.stdin, self._process.stdout
@@ -93,7 +94,7 @@ def _end_all() -> None:
         _idle.pop().end()
 
 
-os.register_at_fork(after_in_child=_idle.clear)  # they answer their parent
+os.register_at_fork(after_in_child=_idle.clear)  # the pipes belong to the parent
 
 
 def checked(svg: bytes, side: int, colour: str) -> str:
@@ -132,7 +133,6 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more."""
     import resvg_py
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     ET.register_namespace("", _SVG)
     list(ET.fromstring(f'<svg xmlns="{_SVG}"/>').iter())  # whatever the parser loads must be loaded now
     with contextlib.suppress(ValueError):  # where the system sets a lower limit

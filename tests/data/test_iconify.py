@@ -58,7 +58,7 @@ def captions(reading: Reading) -> dict[str, tuple[str, ...]]:
 
 
 def test_names_aliases_and_categories_become_captions(tmp_path):
-    reading = read(write(tmp_path) / "icons.json")
+    reading = read(write(tmp_path) / "icons.json", DataSettings(on_bad="error"))  # what is not asked for is not bad
     assert captions(reading) == {
         "tiny:apple-mirrored": ("apple mirrored",),
         "tiny:apple-up": ("apple up",),

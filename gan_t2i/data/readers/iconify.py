@@ -16,6 +16,7 @@ from gan_t2i.data.readers.tables import json_object
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import BadItems, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
+from gan_t2i.data.svg import SUFFIX
 
 ICONS = "icons.json"
 _BROKEN = "broken icon"
@@ -76,7 +77,7 @@ class IconSet:
     def record(self, icon: Icon, captions: tuple[str, ...]) -> Record:
         """Return the icon as a picture with `captions`, drawn when it is read."""
         where = f"{self.prefix}:{icon.name}"
-        return Record(LazyFile(f"{where}.svg", icon.svg), captions, where, None, {"style": self.title, "licence": self.licence})
+        return Record(LazyFile(f"{icon.name}{SUFFIX}", icon.svg), captions, where, None, {"style": self.title, "licence": self.licence})
 
 
 def words(name: str) -> str:
