@@ -120,6 +120,12 @@ def test_pictures(throw: Callable[..., int], form: str) -> None:
     assert throw(form, 120, [picture(form)], reader)
 
 
+def test_svg(throw: Callable[..., int]) -> None:
+    shapes = '<g id="a"><path d="M0 0h4v8H0z" fill="#f00"/></g><use href="#a" x="4"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">{shapes}</svg>'
+    assert throw("SVG", 120, [svg.encode()], lambda data: load_image(LazyFile("x.svg", lambda: data), 16))
+
+
 def reading_from(path: Path, **settings: Any) -> Read:
     """Reads what a data set makes of bytes at `path`, and its first pictures; what is left out is told with a reason."""
 
@@ -147,6 +153,10 @@ def reading_from(path: Path, **settings: Any) -> Read:
         ("metadata.csv", 'file_name,text,n\na.png,"a red, round circle",1\nb.png,x,2\n'),
         ("captions_x.json", '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a circle"}]}'),
         ("dataset.json", '{"labels": [["a.png", "a circle"], ["b.png", "x"]]}'),
+        (
+            "icons.json",
+            '{"prefix": "x", "icons": {"a-b": {"body": "<path d=\'M0 0h9v9\'/>", "width": 9}}, "aliases": {"c": {"parent": "a-b"}}}',
+        ),
         ("a.txt", "a red circle\nround and red\n"),
     ],
     ids=lambda value: value if "\n" not in value and "{" not in value else "",

@@ -54,6 +54,30 @@ def make_emoji(out: Path, font: Path | None, size: int, background: str, languag
     _show_made(out, size)
 
 
+@make.command("icons")
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--set", "sets", multiple=True, required=True, metavar="STYLE=PATH", help="An icons.json of Iconify, or its folder; repeatable.")
+@click.option("--tags", type=click.Path(path_type=Path), metavar="FOLDER", help="The package emojibase-data: labels and tags as captions.")
+@click.option("--language", "languages", multiple=True, default=["en"], show_default=True, help="Code such as en or zh; repeatable.")
+@click.option("--size", type=click.IntRange(16, 1024), default=128, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--foreground", default="black", show_default=True, metavar="COLOUR", help="Colour of icons that have none of their own.")
+@click.option("--flags", is_flag=True, help="Include flags of countries and regions.")
+@click.option("--skin-tones", is_flag=True, help="Include every skin tone.")
+def make_icons(out: Path, sets: tuple[str, ...], size: int, **options: Any) -> None:
+    """Join icon sets into the new folder OUT: the same things in several styles, with things and cells of style x thing held out."""
+    from gan_t2i.core.errors import UsageError
+    from gan_t2i.data.builtin import icons
+
+    paths: dict[str, Path] = {}
+    for pair in sets:
+        style, _, path = pair.partition("=")
+        if not style.strip() or not path or style in paths:
+            raise UsageError(f"--set {pair}: must be STYLE=PATH, each style once")
+        paths[style] = Path(path)
+    icons.make_icons(out, paths, size=size, **options)
+    _show_made(out, size)
+
+
 @command.command("pack")
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
@@ -67,7 +91,7 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     """Decode SOURCE once, at the training resolution, into the new folder OUT.
 
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
-    or COCO file, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
+    or COCO file, icons.json, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
     """
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source

@@ -16,6 +16,9 @@ _PICTURE_OPTIONS = (
     click.option("--crop", metavar="center|fit|pad", help="Centre square, the whole squeezed, or the whole with borders.  [default: center]"),
     click.option("--alpha", is_flag=True, default=None, help="Keep transparency, and learn to generate it."),
     click.option("--background", metavar="COLOUR", help="Colour behind transparent pictures and around padded ones.  [default: white]"),
+    click.option("--foreground", metavar="COLOUR", help="Colour of icons that have none of their own.  [default: black]"),
+    click.option("--flags", is_flag=True, default=None, help="Read the flags of countries in icon sets."),
+    click.option("--skin-tones", is_flag=True, default=None, help="Read the people of icon sets in every skin tone."),
 )
 
 

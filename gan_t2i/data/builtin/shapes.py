@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.files import atomic_folder
+from gan_t2i.core.files import atomic_folder, check_new
 from gan_t2i.data.builtin.shapes_grammar import Scene, Split, Task, Thing, captions, composition, split_of, vocabulary
 
 __all__ = ["Scene", "ShapeSet", "Thing", "captions", "composition", "draw_scene", "make_shapes", "sample_scene", "split_of", "vocabulary"]
@@ -91,8 +91,7 @@ def make_shapes(
         raise UsageError(f"size = {size}: must be from {SMALLEST} to {LARGEST} pixels")
     if not 0 <= heldout <= count:
         raise UsageError(f"heldout = {heldout}: must be from 0 to the count, {count}")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not empty; name a new folder, or remove it first")
+    check_new(out)
     with atomic_folder(out) as folder:
         (folder / "images").mkdir()
         chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]

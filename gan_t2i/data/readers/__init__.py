@@ -17,6 +17,7 @@ from gan_t2i.data.readers import hub
 from gan_t2i.data.readers.base import IMAGE_SUFFIXES, NOT_USED, Reader, Reading, Source, printable
 from gan_t2i.data.readers.coco import find_coco, find_stylegan, read_coco, read_stylegan
 from gan_t2i.data.readers.cub import find_cub, read_cub
+from gan_t2i.data.readers.iconify import find_iconify, read_iconify
 from gan_t2i.data.readers.imagefolder import find_metadata, find_openclip, read_metadata, read_openclip
 from gan_t2i.data.readers.pairs import find_pairs, paired_pictures, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
@@ -30,6 +31,7 @@ READERS: tuple[Reader, ...] = (
     Reader("imagefolder", "metadata.jsonl, metadata.csv, metadata.parquet", find_metadata, read_metadata),
     Reader("openclip", "a tab-separated .csv", find_openclip, read_openclip),
     Reader("stylegan", "dataset.json", find_stylegan, read_stylegan, "the labels of dataset.json"),
+    Reader("iconify", "icons.json", find_iconify, read_iconify, "the names of icons"),
     Reader("coco", "captions_*.json", find_coco, read_coco, "COCO captions"),
     Reader("cub", "train/filenames.pickle", find_cub, read_cub, "CUB's texts"),
     Reader("tars", "*.tar", find_tars, read_tars),

@@ -10,15 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.data import svg
 from gan_t2i.data.decode import IMAGE_FORMATS
 from gan_t2i.data.readers.tree import FileSource, FolderTree, Rejected
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, Record
 from gan_t2i.data.settings import DataSettings
 
-IMAGE_SUFFIXES = tuple(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+IMAGE_SUFFIXES = (*(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes), svg.SUFFIX)
 # pictures as well, which Pillow cannot read, or not safely
 UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".eps", ".ico", ".icns", ".tga", ".dds", ".qoi", ".pcx", ".dib", ".exr", ".hdr"),
+    *(".heic", ".heif", ".jxl", ".psd", ".xcf", ".eps", ".ico", ".icns", ".tga", ".dds", ".qoi", ".pcx", ".dib", ".exr", ".hdr"),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
 UNREAD = "image of a format that is not read"
@@ -43,8 +44,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)  # its choices, for the user
     images: int = 0  # picture files found, with or without a caption
     captions: int = 0  # usable captions found, with or without a picture
-    unused: Counter[str] = field(default_factory=Counter)  # files that are no part of the format, by suffix
-    first_unused: dict[str, str] = field(default_factory=dict)  # suffix -> name of the first
+    unused: Counter[str] = field(default_factory=Counter)  # files that are no part of the format, by suffix, and items not asked for, by kind
+    first_unused: dict[str, str] = field(default_factory=dict)  # suffix or kind -> name of the first
 
     def add(self, other: "Reading") -> None:
         """Append another reading."""
@@ -67,11 +68,11 @@ class Reading:
         record = self.records[index]
         self.records[index] = replace(record, captions=tuple(dict.fromkeys((*record.captions, *captions))))
 
-    def pass_over(self, name: str) -> None:
-        """Count a file that is no part of the format."""
-        suffix = printable(PurePosixPath(name).suffix.lower()) or "without a suffix"
-        self.unused[suffix] += 1
-        self.first_unused.setdefault(suffix, printable(name))
+    def pass_over(self, name: str, kind: str | None = None) -> None:
+        """Count a file that is no part of the format, or with `kind` an item that was not asked for."""
+        kind = kind or printable(PurePosixPath(name).suffix.lower()) or "without a suffix"
+        self.unused[kind] += 1
+        self.first_unused.setdefault(kind, printable(name))
 
     def note_unused(self, form: str) -> None:
         """Add the note on what the format `form` has no use for."""
