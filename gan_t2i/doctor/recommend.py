@@ -22,6 +22,7 @@ from gan_t2i.data.inspect.report import Inspection, inspect
 from gan_t2i.data.packing import PackedDataset, is_packed
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.losses.penalties import PenaltyConfig
+from gan_t2i.models import features
 from gan_t2i.pretraining.autoencoder import LEAST_PICTURES
 from gan_t2i.text import weights
 from gan_t2i.text.token_counter import default_window
@@ -74,12 +75,13 @@ class Machine:
     kind: str  # cpu, cuda or mps
     memory_gib: float
     has_encoder: bool  # the default text encoder's weights
+    has_features: bool  # the extra `features`
 
     @classmethod
     def here(cls, device: torch.device) -> Self:
         """Return this machine, with `device` to train on."""
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else system_memory()
-        return cls(device.type, memory / 2**30, weights.find_local() is not None)
+        return cls(device.type, memory / 2**30, weights.find_local() is not None, features.is_installed())
 
 
 def system_memory() -> int:
@@ -209,7 +211,7 @@ def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> R
         *_batch(recipe, machine),
         _data(facts),
         *_text_encoder(facts, machine),
-        *_latents(values, resolution),
+        *_latents(values, resolution, machine),
         *_networks(values, resolution),
         *_terms(values, facts),
         *_penalty(values, resolution),
@@ -337,8 +339,8 @@ def _text_encoder(facts: Facts, machine: Machine) -> Iterator[Choice]:
         yield "text_encoder", {"name": default.name, "params": {"max_tokens": longer}}, why
 
 
-def _latents(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
-    """The autoencoder of a recipe that has one, and the penalty, whose strength depends on its latents."""
+def _latents(values: Mapping[str, Any], resolution: int, machine: Machine) -> Iterator[Choice]:
+    """The autoencoder and decoder of a recipe that has them, and the penalty, whose strength depends on the latents."""
     if "autoencoder" in values:
         spec = registry.Spec.parse(values["autoencoder"])
         factor = registry.config_for("autoencoder", spec.name, spec.params).model_dump()["factor"]
@@ -346,6 +348,11 @@ def _latents(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
         why = f"factor {factor} turns {resolution} px into {side} x {side} latents, which a core draws as fast at every resolution"
         yield "autoencoder", values["autoencoder"], why
         yield "penalty", values["penalty"], "as in the recipe, for its latents"
+    if values.get("decoder", {}).get("perceptual") and not machine.has_features:
+        why = (
+            f"as in the recipe, but without pretrained features, which are not here; sharper: {features.EXTRA}, and leave perceptual as it was"
+        )
+        yield "decoder", {**values["decoder"], "perceptual": 0.0}, why
 
 
 def _networks(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:

@@ -62,6 +62,11 @@ def resolve(backbone: str, file: str | None) -> Weights:
     return complete.find("the backbone", advice)
 
 
+def is_installed() -> bool:
+    """Return True if the default backbone can be had without a download: the extra `features` is installed."""
+    return importlib.util.find_spec("timm") is not None and LITE0.find() is not None
+
+
 def build_features(backbone: str, weights: Weights, resolution: int) -> "Frozen":
     """`Features` with the pretrained weights, frozen; raises GanT2IError where the file does not fit the backbone."""
     import timm

@@ -15,12 +15,11 @@ from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
-from gan_t2i.pretraining.loop import rate_factor
+from gan_t2i.pretraining.loop import AveragedAdam
 from gan_t2i.pretraining.rebuilding import RebuildingLoss
 
 LATENT_SIZE = 1e-3  # weight of the mean square of the latents, which keeps them from outgrowing the noise
 ROLL = 8  # pixels by which images are rolled at random, at most
-LARGEST_GRADIENT = 1.0  # norm; wide networks ran away without it
 SAVED_EVERY = 200  # steps from one saved position to the next, and from one recorded loss to the next
 
 log = logging.getLogger(__name__)
@@ -48,13 +47,10 @@ class AutoencoderTraining:
         seed: int,
         precision: str,
     ) -> None:
-        self.network, self.config, self.position = network.requires_grad_(True), config, position
+        self.network, self.config, self.position = network, config, position
         self.device, self.seed, self.precision = device, seed, precision
         self.loss = RebuildingLoss(config.perceptual, dataset.resolution, device)
-        self.parameters = list(network.parameters())
-        fused = device.type != "mps"
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), fused=fused)
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.adam = AveragedAdam(network, config.learning_rate, device)
         self.sampler = Sampler(dataset, seed, ())
         self.nimg = 0
         self.losses: list[tuple[int, float]] = []
@@ -74,10 +70,7 @@ class AutoencoderTraining:
                     self.losses.append((self.nimg, loss.item()))
                     bar.set_postfix_str(f"loss {self.losses[-1][1]:.3f}", refresh=False)
                     self._save()
-        with torch.no_grad():
-            for parameter, average in zip(self.parameters, self.average, strict=True):
-                parameter.copy_(average)
-        self.network.requires_grad_(False)
+        self.adam.finish()
 
     def step(self) -> Tensor:
         """Train on the batch at the present position once; returns the loss, detached."""
@@ -92,13 +85,7 @@ class AutoencoderTraining:
             noise = (strength * torch.randn(latents.shape, generator=rng)).to(latents.device)
             rebuilt = self.network.decode(latents + noise)
         loss = self.loss(rebuilt, images, rng) + LATENT_SIZE * latents.square().mean()
-        self.optimizer.param_groups[0]["lr"] = config.learning_rate * rate_factor(nimg, config.batch, self.total)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        step = nimg // config.batch + 1
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - min(0.999, (1 + step) / (10 + step)))
+        self.adam.step(loss, nimg, config.batch, self.total)
         return loss.detach()
 
     def _save(self) -> None:
@@ -106,8 +93,8 @@ class AutoencoderTraining:
         if self.position is None:
             return
         tensors = {f"network/{key}": tensor for key, tensor in self.network.state_dict().items()}
-        tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self.average)}
-        tensors |= {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.optimizer).items()}
+        tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self.adam.average)}
+        tensors |= {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.adam.optimizer).items()}
         write_tensors(self.position, tensors, {"type": "autoencoder training", "nimg": self.nimg, "losses": self.losses})
 
     def _resume(self) -> None:
@@ -115,15 +102,15 @@ class AutoencoderTraining:
             return
         try:
             tensors, metadata = read_tensors(self.position)
-            average = [tensors[f"average/{number}"] for number in range(len(self.average))]
+            average = [tensors[f"average/{number}"] for number in range(len(self.adam.average))]
             nimg, losses = int(metadata["nimg"]), [(int(nimg), float(loss)) for nimg, loss in metadata["losses"]]
-            load_optimizer(self.optimizer, below(tensors, "adam"), str(self.position))
+            load_optimizer(self.adam.optimizer, below(tensors, "adam"), str(self.position))
             load_weights(self.network, below(tensors, "network"), str(self.position))
         except (GanT2IError, KeyError, TypeError, ValueError) as error:
             log.warning(f"the autoencoder is trained from the start: {self.position} cannot be used ({error})")
-            self.optimizer.state.clear()
+            self.adam.optimizer.state.clear()
             return
-        for own, saved in zip(self.average, average, strict=True):
+        for own, saved in zip(self.adam.average, average, strict=True):
             own.copy_(saved)
         self.nimg, self.losses = nimg, losses
         log.info(f"autoencoder: going on after {nimg:,} pictures")

@@ -26,6 +26,7 @@ from gan_t2i.text.encoder import SentenceEncoder
 
 log = logging.getLogger(__name__)
 
+LARGEST_GRADIENT = 1.0  # norm; wide autoencoders ran away without it
 COOLDOWN = 0.4  # share of the pretraining over which the learning rate falls to 0
 
 
@@ -94,6 +95,39 @@ def pretrain_or_load(network: nn.Module, name: str, key: Sequence[object], pairs
 def rate_factor(nimg: int, batch: int, total: int) -> float:
     """Return the learning rate after `nimg` of `total` images, as a share of the configured one: it rises over 2,000 and falls at the end."""
     return min(1.0, (nimg + batch) / 2000, (total - nimg) / (COOLDOWN * total))
+
+
+class AveragedAdam:
+    """Adam whose rate follows `rate_factor`, and the moving average of the weights that it trains.
+
+    Args:
+        network: trainable from here to `finish`.
+        rate: highest learning rate.
+        device: where the network is.
+    """
+
+    def __init__(self, network: nn.Module, rate: float, device: torch.device) -> None:
+        self.network, self.rate = network.requires_grad_(True), rate
+        self.parameters = list(network.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=rate, betas=(0.9, 0.99), fused=device.type != "mps")
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    def step(self, loss: Tensor, nimg: int, batch: int, total: int) -> None:
+        """Move the weights along the gradients of `loss`, after `nimg` of `total` images."""
+        self.optimizer.param_groups[0]["lr"] = self.rate * rate_factor(nimg, batch, total)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        step = nimg // batch + 1
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - min(0.999, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the network the average, and freeze it."""
+        for parameter, average in zip(self.parameters, self.average, strict=True):
+            parameter.copy_(average)
+        self.network.requires_grad_(False)
 
 
 def train_on_pairs(

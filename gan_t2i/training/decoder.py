@@ -17,14 +17,13 @@ from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.models.autoencoders.conv import ConvAutoencoder
-from gan_t2i.pretraining.loop import rate_factor
+from gan_t2i.pretraining.loop import AveragedAdam
 from gan_t2i.pretraining.rebuilding import RebuildingLoss
 from gan_t2i.training.report import Report
 from gan_t2i.training.session import Session
 
 LEARNING_RATE = 1e-3
 REAL_SHARE = 4  # one in so many images of a batch is decoded from its own latents, so that the decoder does not forget them
-EMA_DECAY = 0.99  # per step
 
 
 class DecoderTraining:
@@ -35,10 +34,8 @@ class DecoderTraining:
         assert isinstance(network, ConvAutoencoder)  # the config was checked
         self.session, self.network, self.batch = session, network, session.config.batch
         self.loss = RebuildingLoss(session.config.decoder.perceptual, session.config.resolution, session.device)
-        self.decoder = copy.deepcopy(network.decoder).requires_grad_(True)
-        self.parameters = list(self.decoder.parameters())
-        self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), fused=session.device.type != "mps")
+        self.decoder = copy.deepcopy(network.decoder)
+        self.adam = AveragedAdam(self.decoder, LEARNING_RATE, session.device)
         self.sampler = Sampler(session.dataset, session.config.seed, ())
         self.total = math.ceil(session.config.decoder.kimg * 1000 / self.batch) * self.batch
 
@@ -57,18 +54,13 @@ class DecoderTraining:
         with autocast(session.device, session.config.precision):
             shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))
         loss = self.loss(shown.float(), images, rng)
-        self.optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate_factor(nimg, self.batch, self.total)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - EMA_DECAY)
+        self.adam.step(loss, nimg, self.batch, self.total)
         return loss.detach()
 
-    @torch.no_grad()
     def finish(self) -> None:
-        """Give the autoencoder the average of the weights."""
-        for own, average in zip(self.network.decoder.parameters(), self.average, strict=True):
-            own.copy_(average)
+        """Give the autoencoder the decoder, with the average of its weights."""
+        self.adam.finish()
+        self.network.decoder.load_state_dict(self.decoder.state_dict())
 
 
 def finish_decoder(session: Session, report: Report, nimg: int, stop: StopRequest) -> bool:

@@ -12,8 +12,8 @@ from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Length, 
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import check_networks
 
-CPU = Machine("cpu", 16, has_encoder=True)
-GPU = Machine("cuda", 24, has_encoder=True)
+CPU = Machine("cpu", 16, has_encoder=True, has_features=True)
+GPU = Machine("cuda", 24, has_encoder=True, has_features=True)
 FACTS = Facts(
     data={"source": "pictures"},
     pictures=5000,
@@ -159,6 +159,13 @@ def test_durations_follow_the_length_and_pretraining_does_not() -> None:
     short = recommend(FACTS, CPU, Length(2.0, "", pretraining=0.1)).config()
     assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.autoencoder.params["kimg"]) == (0.8, 3, 4)
     assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.4, 0.5, 0.1)
+
+
+def test_without_pretrained_features_the_decoder_learns_without_them() -> None:
+    assert recommend(FACTS, CPU).config().decoder.perceptual > 0
+    found = recommend(FACTS, replace(CPU, has_features=False))
+    assert (found.config().decoder.perceptual, found.config().decoder.kimg) == (0, FEW_ON_CPU[0].values["decoder"]["kimg"])
+    assert 'pip install "gan-t2i[features]"' in found.reasons["decoder"]
 
 
 def test_the_recipe_in_memory_stays_as_it_is() -> None:

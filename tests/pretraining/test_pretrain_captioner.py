@@ -128,7 +128,6 @@ def test_in_latents_it_reads_latents(make_session: MakeSession, many_pictures: P
     assert session.run_step(0)["Loss/G/caption"] > 0
     assert torch.equal(looked[0], drawn[0])
     looked.clear()
-    batch = session.preview_batch(8)
     captioning.pretrain(captioner, settings_of(noise=0.0, kimg=0.008), parts)
     assert looked[0].shape == (8, 6, 8, 8)
     calls = []
