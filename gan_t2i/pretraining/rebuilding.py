@@ -15,7 +15,7 @@ from gan_t2i.models import features
 
 EDGES = 0.5  # weight of the differences between neighbours
 MAPS = 2  # feature maps that are compared, the finest: coarser ones are blind to edges
-CROP = 64  # side in pixels of the square that features are compared in; larger images are cropped at random
+CROP = 64  # side in pixels of the square that features are compared in; of larger images it is a random one
 
 
 def find_features() -> str:
@@ -45,13 +45,16 @@ class RebuildingLoss:
             self.features = features.build_features(features.DEFAULT_BACKBONE, weights, self.side).to(device)
 
     def __call__(self, rebuilt: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the loss, a scalar, of `rebuilt` [N, C, R, R] against `images` in [-1, 1]; `rng` chooses the crop."""
+        """Return the loss, a scalar, of `rebuilt` [N, C, R, R] against `images` in [-1, 1]; `rng` chooses the square."""
         loss = pixel_loss(rebuilt, images)
         if self.features is None:
             return loss
-        top, left = torch.randint(images.shape[-1] - self.side + 1, (2,), generator=rng).tolist()
         grey = torch.full((len(images), 3), 0.5, device=images.device)
-        ours, theirs = (composite(x, grey)[:, :, top : top + self.side, left : left + self.side] for x in (rebuilt, images))
+        ours, theirs = composite(rebuilt, grey), composite(images, grey)
+        if images.shape[-1] > self.side:
+            # rolled first, so that every pixel is as likely to be seen: a plain crop hardly ever shows a corner, and corners came out dirty
+            down, right = torch.randint(images.shape[-1], (2,), generator=rng).tolist()
+            ours, theirs = (x.roll((down, right), (2, 3))[:, :, : self.side, : self.side] for x in (ours, theirs))
         with torch.no_grad():
             wanted = self.features(theirs)[:MAPS]
         distances = [_distance(a, b) for a, b in zip(self.features(ours)[:MAPS], wanted, strict=True)]

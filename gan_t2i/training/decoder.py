@@ -1,4 +1,4 @@
-"""The last lesson of a run in latents: the decoder learns to clean what G draws.
+"""Fine-tuning of the decoder after the game, so that it cleans what G draws.
 
 G's latents are near those of real images, and not the same: edges come out ragged. Here the decoder gets the latents that G's average draws for
 the captions of real images, and learns to show those images. Encoder, latents and G stay as they are, so a run can go on afterwards. It suits

@@ -94,7 +94,7 @@ def test_training_takes_what_is_recommended_and_every_key_has_a_reason(facts: Fa
         (64, CPU, 64, "emoji64"),
         (127, CPU, 64, "emoji64"),
         (128, CPU, 128, "emoji128"),
-        (900, CPU, 256, "emoji256"),
+        (900, CPU, 128, "emoji128"),
         (127, GPU, 64, "base64"),
         (128, GPU, 128, "base256"),
         (900, GPU, 256, "base256"),
