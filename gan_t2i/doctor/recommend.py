@@ -64,7 +64,7 @@ class Recipe:
 # By ascending resolution.
 ON_CPU = (Recipe("emoji64_resnet", 64, 91),)
 # For few pictures, in latents of 16 x 16: the larger the pictures, the larger the autoencoder's factor.
-FEW_ON_CPU = (Recipe("emoji64", 64, 77), Recipe("emoji128", 64, 77))
+FEW_ON_CPU = (Recipe("emoji64", 64, 77), Recipe("emoji128", 64, 76))
 ON_GPU = (Recipe("base64", 33, 462), Recipe("base256", 204, 227), Recipe("base512", 778, 51))
 
 
