@@ -100,9 +100,9 @@ def test_the_drawings_of_random_things_score_about_chance(dataset: PackedDataset
     def draw(thing: str, style: str, seed: int) -> Image.Image:
         return real(f"t{torch.randint(30, (), generator=torch.Generator().manual_seed(seed))}", style or "red")
 
-    r1 = figures(run(dataset, draw, seeds=40))["cell", "r1"]
-    assert r1.generated == pytest.approx(1 / 30, abs=0.03)
-    assert r1.error == pytest.approx(0.0, abs=0.02)
+    r1 = figures(run(dataset, draw, seeds=12))["cell", "r1"]
+    assert r1.generated == pytest.approx(1 / 30, abs=0.05)
+    assert 0 < (r1.error or 0) < 0.05
 
 
 def test_candidates_are_of_the_same_style_and_of_other_things(dataset: PackedDataset) -> None:
