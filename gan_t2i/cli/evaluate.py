@@ -243,9 +243,10 @@ def pictures(subject: Subject, features: Sequence[str], **settings: Any) -> "Res
 def cells(subject: Subject, features: Sequence[str], **settings: Any) -> "Result":
     """Draw known things in known styles that training never showed together.
 
-    For data of `gan-t2i data make icons`. What the model draws for a held-out cell or thing should be nearest to the true drawing among a hundred
-    of its style, and a judge should name that style. Reports also R@1 of the captions of held-out things, and the diversity among seeds for
-    captions without a style. Real drawings' figures stand beside. The sheet shows each caption, what was drawn, and the true drawing last.
+    For data of `gan-t2i data make icons`. What the model draws for a held-out cell or thing should be nearest to the true drawing among a
+    hundred of its style, and a judge should name that style. Also reports R@1 of the captions of held-out things, and the diversity among
+    seeds for captions without a style. Real drawings' figures stand beside. The sheet shows each caption, what was drawn, and the true
+    drawing last.
     """
     from gan_t2i.evaluation.cells import check_cells, run_cells
     from gan_t2i.evaluation.pictures import FEATURES

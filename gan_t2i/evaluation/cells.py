@@ -121,6 +121,8 @@ class Drawings:
                 self.drawings[item] = drawing
                 self.by_style[drawing.style].append(item)
                 self.by_thing[drawing.thing].append(item)
+        self.train = [item for item in dataset.train.tolist() if item in self.drawings]
+        self.styles = sorted({self.drawings[item].style for item in self.train})
 
     def caption(self, item: int) -> str:
         return self.dataset.captions[self.dataset.caption_ids[item][0]]
@@ -137,14 +139,19 @@ class Drawings:
         return [item, *_shuffled(others, rng)[: CANDIDATES - 1]]
 
     def heldout(self, kind: str) -> list[int]:
-        """The held-out drawings of things that another style draws too, shuffled."""
+        """The held-out drawings in styles of training, of things that another style draws too, shuffled."""
         found = [item for item in self.dataset.heldout.tolist() if item in self.drawings and self.drawings[item].heldout == kind]
-        return _shuffled([item for item in found if self.of_other_styles(item)], seeded_rng("cells", kind))
+        found = [item for item in found if self.drawings[item].style in self.styles and self.of_other_styles(item)]
+        return _shuffled(found, seeded_rng("cells", kind))
+
+    def labels(self, items: Sequence[int]) -> list[int]:
+        """The numbers of the drawings' styles."""
+        return [self.styles.index(self.drawings[item].style) for item in items]
 
     def without_style(self) -> list[tuple[str, list[int]]]:
         """For each thing in random order, the first caption that several styles share, with a training drawing of each."""
         by_caption: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-        for item in filter(self.drawings.__contains__, self.dataset.train.tolist()):
+        for item in self.train:
             for caption in self.dataset.caption_ids[item]:
                 by_caption[self.drawings[item].thing, caption].setdefault(self.drawings[item].style, item)
         found: dict[str, tuple[str, list[int]]] = {}
@@ -191,9 +198,7 @@ def run_cells(
     if len(groups) < 2:
         notes.append("diversity: left out; two things are needed of which several styles share a caption")
         groups = []
-    train = [item for item in dataset.train.tolist() if item in known.drawings]
-    styles = sorted({known.drawings[item].style for item in train})
-    judge = prepare_judge(dataset, train, [styles.index(known.drawings[item].style) for item in train], device)
+    judge = prepare_judge(dataset, known.train, known.labels(known.train), device)
     requests = {kind: [(known.caption(item), range(n * seeds, (n + 1) * seeds)) for n, item in enumerate(kinds[kind])] for kind in kinds}
     requests["train"] = [(caption, range(seeds)) for caption, _ in groups]
     with tqdm(total=sum(map(len, requests.values())) * seeds, desc="cells", unit="img", disable=None) as bar:
@@ -203,7 +208,7 @@ def run_cells(
     for kind in (kind for kind in kinds if kind in drawn):
         for space, bank, features in zip(spaces, banks, drawn[kind], strict=False):
             figures.append(_r1(known, kind, kinds[kind], space, bank, features.unflatten(0, (-1, seeds))))
-        figures.append(_style(known, kind, kinds[kind], judge, drawn[kind][-1].unflatten(0, (-1, seeds)), styles))
+        figures.append(_style(known, kind, kinds[kind], judge, drawn[kind][-1].unflatten(0, (-1, seeds))))
     pairs = heldout_pairs(dataset, kinds[THING])
     if len(pairs) > 1:
         figures.append(_caption_r1(generate, retrieval(), pairs, limit, seeds))
@@ -228,12 +233,12 @@ def _r1(known: Drawings, kind: str, items: Sequence[int], space: FeatureSpace, b
     return _figure(space, kind, "r1", shares(list(generated)), real, fmean(1 / len(among) for among in candidates))
 
 
-def _style(known: Drawings, kind: str, items: Sequence[int], judge: FeatureSpace, scores: Tensor, styles: Sequence[str]) -> Figure:
+def _style(known: Drawings, kind: str, items: Sequence[int], judge: FeatureSpace, scores: Tensor) -> Figure:
     """The shares of pictures with `scores` [N, S, styles], and of the true drawings `items`, that the judge finds to be in their style."""
-    asked = torch.tensor([styles.index(known.drawings[item].style) for item in items])
+    asked = torch.tensor(known.labels(items))
     real = embed_real(judge, known.dataset, np.array(items)).argmax(dim=1) == asked
     found = scores.argmax(dim=2) == asked[:, None]
-    return _figure(judge, kind, "style", found.double().mean(dim=1), real.double(), 1 / len(styles))
+    return _figure(judge, kind, "style", found.double().mean(dim=1), real.double(), 1 / len(known.styles))
 
 
 def _figure(space: FeatureSpace, kind: str, name: str, generated: Tensor, real: Tensor, chance: float) -> Figure:

@@ -156,6 +156,11 @@ def test_refusals_and_what_is_left_out(dataset: PackedDataset, many: PackedDatas
 
     with pytest.raises(GanT2IError, match=r"needs pictures with the columns style, thing and heldout.* has none"):
         run(many, blank)
+    no_style = [extra if extra["heldout"] else {} for extra in dataset.extras]
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "extras", no_style)
+        with pytest.raises(GanT2IError, match="has none"):
+            run(dataset, blank)
     with pytest.raises(ValueError, match="at least two of each"):
         run(dataset, blank, seeds=1)
     odd = [{**extra, "heldout": "", "thing": ["no text"]} if extra["heldout"] == "thing" else extra for extra in dataset.extras]
