@@ -193,6 +193,26 @@ def many_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cell_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of thirty things, checks of their own, in red and in blue: two things are held out, and each third thing of ten in one style."""
+    folder = tmp_path_factory.mktemp("cells")
+    rng = np.random.default_rng(0)
+    lines = []
+    for thing in range(30):
+        checks = rng.integers(0, 2, (4, 4)).repeat(4, 0).repeat(4, 1)
+        for style, other in (("red", 0), ("blue", 1)):
+            pixels = np.where(checks[..., None], np.uint8((230, 20, 20) if style == "red" else (20, 20, 230)), np.uint8(255))
+            heldout = "thing" if thing < 2 else "cell" if thing % 3 == other and thing >= 15 else ""
+            texts = [f"item{thing} in {style}"] if heldout == "cell" else [f"item{thing} in {style}", f"item{thing}"]
+            name = f"{style}-{thing}.png"
+            Image.fromarray(pixels).save(folder / name)
+            columns = {"style": style, "thing": f"t{thing}", "heldout": heldout, "split": "heldout" if heldout else "train"}
+            lines.append(json.dumps({"file_name": name, "text": texts, **columns}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_config(pictures: Path) -> Callable[..., dict[str, Any]]:
     """Makes the small config for `pictures`, with top-level keys replaced."""
 

@@ -98,8 +98,9 @@ class Subject:
         """The named feature networks on the model's device; the matcher is that of `evaluate retrieval`, trained on first use."""
         from gan_t2i.evaluation.features import open_space
 
-        return [open_space(name, self.pipeline.device, lambda: self.retrieval_task().matcher) for name in names]
+        return [open_space(name, self.pipeline.device, lambda: self.retrieval_task.matcher) for name in names]
 
+    @functools.cached_property
     def retrieval_task(self) -> "RetrievalTask":
         from gan_t2i.evaluation.retrieval import prepare_retrieval
 
@@ -114,7 +115,7 @@ class Measures(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None:
-            ctx.fail(f"{args[0]} is not a measure; write gan-t2i evaluate shapes, retrieval, pictures or copies, and then the run")
+            ctx.fail(f"{args[0]} is not a measure; write gan-t2i evaluate shapes, retrieval, pictures, cells or copies, and then the run")
         return super().resolve_command(ctx, args)
 
 
@@ -169,6 +170,12 @@ _data = click.option(
     help="Captioned pictures, as for train; pack them first with `gan-t2i data pack` where reading them needs options.  "
     "[default: what the run was trained on]",
 )
+_features = click.option(
+    "--features",
+    metavar="NAME",
+    multiple=True,
+    help="Network to compare pictures in: random, matcher, efficientnet-lite2 or inception; repeatable.  [default: random and matcher]",
+)
 _sheet = click.option("--sheet", "sheet_file", type=PictureFile(), help="Write the sheet to this file.")
 
 
@@ -202,17 +209,12 @@ def retrieval(subject: Subject, **settings: Any) -> "Result":
     """
     from gan_t2i.evaluation.retrieval import run_retrieval
 
-    return run_retrieval(subject.generate, subject.retrieval_task(), **settings)
+    return run_retrieval(subject.generate, subject.retrieval_task, **settings)
 
 
 @command.command()
 @_data
-@click.option(
-    "--features",
-    metavar="NAME",
-    multiple=True,
-    help="Network to compare pictures in: random, matcher, efficientnet-lite2 or inception; repeatable.  [default: random and matcher]",
-)
+@_features
 @click.option("--seeds", type=click.IntRange(2), help="Pictures per prompt for the diversity.  [default: 4]")
 @click.option("--limit", type=click.IntRange(2), help="At most N pictures of each side.  [default: 2000]")
 @measure
@@ -229,6 +231,31 @@ def pictures(subject: Subject, features: Sequence[str], **settings: Any) -> "Res
     check_enough(subject.dataset, settings.get("limit", LIMIT))
     rebuild = subject.pipeline.rebuild if subject.pipeline.info.autoencoder is not None else None
     return run_pictures(subject.generate, subject.dataset, subject.open_spaces(names), rebuild=rebuild, **settings)
+
+
+@command.command()
+@_data
+@_features
+@click.option("--seeds", type=click.IntRange(2), help="Pictures per prompt.  [default: 4]")
+@click.option("--limit", type=click.IntRange(2), help="At most N held-out drawings of each kind.  [default: 400]")
+@_sheet
+@measure
+def cells(subject: Subject, features: Sequence[str], **settings: Any) -> "Result":
+    """Draw known things in known styles that training never showed together.
+
+    For data of `gan-t2i data make icons`. What the model draws for a held-out cell or thing should be nearest to the true drawing among a
+    hundred of its style, and a judge should name that style. Also reports R@1 of the captions of held-out things, and the diversity among
+    seeds for captions without a style. Real drawings' figures stand beside. The sheet shows each caption, what was drawn, and the true
+    drawing last.
+    """
+    from gan_t2i.evaluation.cells import check_cells, run_cells
+    from gan_t2i.evaluation.pictures import FEATURES
+
+    names = features or FEATURES
+    subject.check_features(names)
+    check_cells(subject.dataset)
+    spaces = subject.open_spaces(names)
+    return run_cells(subject.generate, subject.dataset, spaces, subject.pipeline.device, lambda: subject.retrieval_task, **settings)
 
 
 @command.command()

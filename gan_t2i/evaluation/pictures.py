@@ -141,9 +141,9 @@ def run_pictures(
     total = sum(map(len, sides.values())) + len(prompts) * seeds
     with tqdm(total=total, desc="pictures", unit="img", disable=None) as bar:
         generated = {
-            side: _embed_generated(generate, [(first[item], [n]) for n, item in enumerate(items)], spaces, bar) for side, items in sides.items()
+            side: embed_generated(generate, [(first[item], [n]) for n, item in enumerate(items)], spaces, bar) for side, items in sides.items()
         }
-        by_prompt = _embed_generated(generate, [(prompt, range(seeds)) for prompt in prompts], spaces, bar)
+        by_prompt = embed_generated(generate, [(prompt, range(seeds)) for prompt in prompts], spaces, bar)
     real = {side: [embed_real(space, dataset, items) for space in spaces] for side, items in sides.items()}
     rebuilt = {side: [embed_real(space, dataset, items, rebuild) if rebuild else None for space in spaces] for side, items in sides.items()}
     for number, space in enumerate(spaces):
@@ -163,7 +163,7 @@ def embed_real(space: FeatureSpace, dataset: PackedDataset, items: Indices, rebu
     return torch.cat([space.embed(rebuild(dataset.gather_packed(part)) if rebuild else dataset.gather(part)) for part in parts])
 
 
-def _embed_generated(
+def embed_generated(
     generate: Generate, requests: Sequence[tuple[str, Sequence[int]]], spaces: Sequence[FeatureSpace], bar: Any
 ) -> list[Tensor]:
     """Features [N, D], in each of `spaces`, of the pictures generated for each (prompt, seeds), in order; few are in memory at a time."""

@@ -132,9 +132,7 @@ def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:
 
     The training pairs have no caption of a validation or held-out picture. Texts that differ only in case or spaces are one caption.
     """
-    texts: dict[str, int] = {}
-    one = [texts.setdefault(" ".join(caption.casefold().split()), number) for number, caption in enumerate(dataset.captions)]
-    captions = [[one[number] for number in numbers] for numbers in dataset.caption_ids]
+    captions = _caption_ids(dataset)
     train, heldout = dataset.train.tolist(), dataset.heldout.tolist()
     firsts = sorted({captions[item][0] for item in train} - {captions[item][0] for item in heldout})
     count = min(max(round(_SHARE * len(firsts)), _LEAST), int(_MOST_SHARE * len(firsts)), _MOST)
@@ -149,6 +147,18 @@ def split_pairs(dataset: PackedDataset) -> tuple[Pairs, Pairs, Pairs]:
         _once(dataset, validation, captions),
         _once(dataset, heldout, captions),
     )
+
+
+def heldout_pairs(dataset: PackedDataset, items: Sequence[int]) -> Pairs:
+    """The pairs of some of the held-out pictures, as `split_pairs` gives those of all."""
+    return _once(dataset, items, _caption_ids(dataset))
+
+
+def _caption_ids(dataset: PackedDataset) -> list[list[int]]:
+    """The captions of every picture; texts that differ only in case or spaces have one number, that of the first."""
+    texts: dict[str, int] = {}
+    one = [texts.setdefault(" ".join(caption.casefold().split()), number) for number, caption in enumerate(dataset.captions)]
+    return [[one[number] for number in numbers] for numbers in dataset.caption_ids]
 
 
 def _once(dataset: PackedDataset, items: Sequence[int], captions: Sequence[Sequence[int]]) -> Pairs:

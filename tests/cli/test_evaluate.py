@@ -71,7 +71,7 @@ def test_refusals(run: RunFolder, tmp_path: Path) -> None:
     for arguments in ([str(run.path)], [str(run.path), "--limit", "2"], ["latest"], ["shpaes", "latest"]):
         result = CliRunner().invoke(command, ["evaluate", *arguments])
         assert result.exit_code == 2
-        sentence = "is not a measure; write gan-t2i evaluate shapes, retrieval, pictures or copies, and then the run"
+        sentence = "is not a measure; write gan-t2i evaluate shapes, retrieval, pictures, cells or copies, and then the run"
         assert result.stderr.splitlines()[-1] == f"Error: {arguments[0]} {sentence}"
     assert CliRunner().invoke(command, ["evaluate", "shapes", str(run.path), "--limit", "1"]).exit_code == 2
     (tmp_path / "file").touch()
