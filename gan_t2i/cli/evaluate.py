@@ -83,16 +83,21 @@ class Subject:
         return dataset
 
     def check_features(self, names: Sequence[str]) -> None:
-        """Raises `UsageError` for a network that is unknown or that the run's discriminator uses; warns where that cannot be known."""
+        """Raises `UsageError` for a network that is unknown or that the run's discriminator uses; warns where that cannot be known, and where
+        the run was trained on features of a like network."""
         from gan_t2i.core.config import read_yaml
         from gan_t2i.evaluation.features import check_names
 
-        backbone = read_yaml(self.run.config).get("discriminator", {}).get("params", {}).get("backbone") if self.run else None
+        config = read_yaml(self.run.config) if self.run else {}
+        backbone = config.get("discriminator", {}).get("params", {}).get("backbone")
+        rebuilding = (config.get("decoder", {}), config.get("autoencoder", {}).get("params", {}))
         check_names(names, backbone)
         if self.run is None:
             log.warning("a snapshot outside of a run folder does not say which network its discriminator uses: measure with others than that")
         elif backbone and "efficientnet-lite2" in names:
             log.warning(f"the discriminator uses {backbone}: if that was trained on ImageNet too, efficientnet-lite2 favours this model")
+        elif any(part.get("perceptual") for part in rebuilding) and "efficientnet-lite2" in names:
+            log.warning("the decoder was trained on features of EfficientNet-lite0, so efficientnet-lite2, its sibling, favours this model")
 
     def open_spaces(self, names: Sequence[str]) -> "list[FeatureSpace]":
         """The named feature networks on the model's device; the matcher is that of `evaluate retrieval`, trained on first use."""

@@ -10,11 +10,21 @@ from gan_t2i.data.packing import PackedDataset, load_dataset
 
 
 @pytest.fixture(scope="session")
-def many(many_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], PackedDataset]:
+    """Packs a folder at 16 px, in the cache of the tests."""
+
+    def pack(folder: Path) -> PackedDataset:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+            return load_dataset(folder, 16, progress=False)
+
+    return pack
+
+
+@pytest.fixture(scope="session")
+def many(many_pictures: Path, packed: Callable[[Path], PackedDataset]) -> PackedDataset:
     """The same, packed at 16 px."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return load_dataset(many_pictures, 16, progress=False)
+    return packed(many_pictures)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
-from gan_t2i.data.packing import PackedDataset, load_dataset
+from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.cells import CellsResult, Drawings, Figure, run_cells
 from gan_t2i.evaluation.features import FeatureSpace, open_space, pixels
 from gan_t2i.evaluation.matcher import Pairs
@@ -24,10 +24,8 @@ Draw = Callable[[str, str, int], Image.Image]
 
 
 @pytest.fixture(scope="module")
-def dataset(cell_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAN_T2I_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return load_dataset(cell_pictures, 16, progress=False)
+def dataset(cell_pictures: Path, packed: Callable[[Path], PackedDataset]) -> PackedDataset:
+    return packed(cell_pictures)
 
 
 @pytest.fixture(scope="module")
