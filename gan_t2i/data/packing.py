@@ -9,6 +9,7 @@ import errno
 import functools
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -32,13 +33,14 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.core.threads import cores
 from gan_t2i.data import partial, svg
-from gan_t2i.data.captions import augment, describe_augmentation
+from gan_t2i.data.captions import apply_forms, augment, describe_augmentation
 from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading, printable
+from gan_t2i.data.recolour import Copy, append_copies
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, LazyFile, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import split_by_caption
+from gan_t2i.data.splits import Split, split_by_caption
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +71,10 @@ class PackedDataset:
         self.train: Indices = np.asarray(meta[TRAIN], dtype=np.int64)  # picture indices
         self.heldout: Indices = np.asarray(meta[HELDOUT], dtype=np.int64)
         self.extras: list[dict[str, Any]] = meta["extras"]  # by picture
+        self.copies: dict[int, list[int]] = {}  # recoloured copies, which are on neither side of the split, by their training picture
+        originals = meta.get("originals", [])
+        for copy, original in enumerate(originals, start=len(self.caption_ids) - len(originals)):
+            self.copies.setdefault(original, []).append(copy)
         self.fingerprint: str = meta["fingerprint"]
         self.report = DataReport(**meta["report"])
         # a plain view: indexing a memmap wraps every result in another one
@@ -79,8 +85,9 @@ class PackedDataset:
 
     @cached_property
     def train_caption_ids(self) -> list[int]:
-        """Ids of the training pictures' captions, each once, sorted."""
-        return sorted({caption for item in self.train.tolist() for caption in self.caption_ids[item]})
+        """Ids of the captions of the training pictures and of their copies, each once, sorted."""
+        shown = itertools.chain(self.train.tolist(), *self.copies.values())
+        return sorted({caption for item in shown for caption in self.caption_ids[item]})
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -110,7 +117,7 @@ class PackedDataset:
         raise GanT2IError(f"packed data {folder} is damaged: {fault}; remove the folder and pack again")
 
     def records(self) -> list[Record]:
-        """Return the pictures as a reader yields them; their bytes are encoded when they are read."""
+        """Return the pictures as a reader yields them, without copies; their bytes are encoded when they are read."""
         heldout = set(self.heldout.tolist())
         return [
             Record(
@@ -120,7 +127,7 @@ class PackedDataset:
                 HELDOUT if index in heldout else TRAIN,
                 self.extras[index],
             )
-            for index, ids in enumerate(self.caption_ids)
+            for index, ids in enumerate(self.caption_ids[: len(self) - sum(map(len, self.copies.values()))])
         ]
 
     def _encode(self, index: int) -> bytes:
@@ -186,7 +193,9 @@ def pack(
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
             if settings.alpha and _is_opaque(images, resolution):
                 reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
-            meta = describe(records, bad.items, reading, resolution, settings, digest)
+            split = split_by_caption(records, settings.holdout_fraction)
+            copies = append_copies(images, split, resolution, settings, digest)
+            meta = describe(records, split, copies, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
@@ -243,7 +252,7 @@ def _fault_in(meta: dict[str, Any]) -> str | None:
         return "a caption or an extra is not valid"
     if not all(isinstance(of_one, list) and of_one and _are_indices(of_one, len(captions)) for of_one in ids):
         return "a picture has no caption"
-    if not _are_indices(meta[TRAIN] + meta[HELDOUT], len(ids)):
+    if not _are_indices(meta[TRAIN] + meta[HELDOUT] + meta.get("originals", []), len(ids)):
         return "the split names a picture that is not there"
     return None
 
@@ -368,16 +377,26 @@ def location_of(record: Record) -> str:
 
 
 def describe(
-    records: Sequence[Record], bad: Sequence[BadItem], reading: Reading, resolution: int, settings: DataSettings, digest: "hashlib._Hash"
+    records: Sequence[Record],
+    split: Split,
+    copies: Sequence[Copy],
+    bad: Sequence[BadItem],
+    reading: Reading,
+    resolution: int,
+    settings: DataSettings,
+    digest: "hashlib._Hash",
 ) -> dict[str, Any]:
-    """Return the content of meta.json; `digest` has seen the pictures."""
-    split = split_by_caption(records, settings.holdout_fraction)
+    """Return the content of meta.json; `digest` has seen the pictures, of which `copies` are the last."""
     table: dict[str, int] = {}
-    ids = [[table.setdefault(caption, len(table)) for caption in captions] for captions in augment(split, settings)]
+    captions = [*augment(split, settings), *(apply_forms(settings.caption_forms, copy.captions) for copy in copies)]
+    ids = [[table.setdefault(caption, len(table)) for caption in each] for each in captions]
     train = [index for index, heldout in enumerate(split.heldout) if not heldout]
     heldout = [index for index, heldout in enumerate(split.heldout) if heldout]
-    report = DataReport.of(records, [*reading.bad, *bad], [*reading.notes, *describe_augmentation(settings)])
-    report = replace(report, captions=sum(map(len, ids)), heldout=len(heldout), dropped_captions=split.dropped)
+    notes = [*reading.notes, *describe_augmentation(settings)]
+    if settings.recolour:
+        notes.append(f"{len(copies):,} copies of {len({copy.original for copy in copies}):,} training pictures in other colours")
+    report = DataReport.of(records, [*reading.bad, *bad], notes)
+    report = replace(report, captions=sum(map(len, ids[: len(records)])), heldout=len(heldout), dropped_captions=split.dropped)
     digest.update(json.dumps([resolution, list(table), ids, train, heldout]).encode())
     return {
         "format_version": FORMAT_VERSION,
@@ -387,7 +406,8 @@ def describe(
         "caption_ids": ids,
         TRAIN: train,
         HELDOUT: heldout,
-        "extras": [dict(record.extra) for record in records],
+        "originals": [copy.original for copy in copies],
+        "extras": [*(dict(record.extra) for record in records), *({"colour": copy.colour} for copy in copies)],
         "fingerprint": digest.hexdigest(),
         "report": asdict(report),
     }

@@ -36,6 +36,8 @@ class DataSettings(StrictConfig):
     """Share of the words that are left out in further copies of the training captions; 0 makes none."""
     caption_shuffle: bool = False
     """Shuffle comma-separated tags in further copies of the training captions."""
+    recolour: Annotated[int, Field(ge=0, le=4)] = 0
+    """Copies of each training picture in other colours, with the colour in the caption, for sets of things by their English names."""
     flags: bool = False
     """Read the flags of countries and regions in icon sets."""
     skin_tones: bool = False
@@ -88,7 +90,7 @@ class DataConfig(DataSettings):
 
     @model_validator(mode="after")
     def _made_when_packed(self) -> "DataConfig":
-        for name in ("alpha", "caption_forms", "caption_dropout", "caption_shuffle"):
+        for name in ("alpha", "caption_forms", "caption_dropout", "caption_shuffle", "recolour"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 self.require_packed(f"data.{name}")
         return self

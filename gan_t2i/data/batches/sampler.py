@@ -38,7 +38,10 @@ class BatchSampler(Protocol):
 
 
 class Sampler:
-    """A `BatchSampler` of a packed data set. `negatives` has a source for each column; None takes the caption of the picture before."""
+    """A `BatchSampler` of a packed data set. `negatives` has a source for each column; None takes the caption of the picture before.
+
+    A pass also shows one recoloured copy of each training picture that has any.
+    """
 
     def __init__(self, dataset: PackedDataset, seed: int, negatives: Sequence[HardNegatives | None] = (None,)) -> None:
         self.dataset = dataset
@@ -49,11 +52,14 @@ class Sampler:
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         items = self.dataset.train
+        if self.dataset.copies:
+            rng = random.Random(f"copies {self.seed} {epoch}")
+            items = np.concatenate([items, [rng.choice(copies) for copies in self.dataset.copies.values()]])
         return items[torch.randperm(len(items), generator=seeded_rng(self.seed, "epoch", epoch)).numpy()]
 
     def item(self, position: int) -> int:
         """Return the index in the data set of the picture at `position` of the endless sequence."""
-        epoch, offset = divmod(position, len(self.dataset.train))
+        epoch, offset = divmod(position, len(self.dataset.train) + len(self.dataset.copies))
         return int(self._order(epoch)[offset])
 
     def batch(self, nimg: int, count: int, rows: slice = slice(None)) -> Batch:

@@ -35,7 +35,7 @@ from gan_t2i.data.readers.tars import caption_key, read_shard
 from gan_t2i.data.readers.tree import FolderTree
 from gan_t2i.data.records import HELDOUT, TRAIN, BadItem, BadItems, DataReport, Record
 from gan_t2i.data.settings import DataSettings
-from gan_t2i.data.splits import caption_hash
+from gan_t2i.data.splits import caption_hash, split_by_caption
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,8 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]
         raise GanT2IError(f"none of {len(sample)} pictures of the tars can be used (first fault: {first.where}: {first.why})")
-    meta = packing.describe(usable, [], reading, resolution, settings, digest)
+    split = split_by_caption(usable, settings.holdout_fraction)
+    meta = packing.describe(usable, split, [], [], reading, resolution, settings, digest)
     meta["report"] = asdict(scan.report())
     (folder / packing.META).write_text(json.dumps(meta), encoding="utf-8")
     index = {"names": names, "counts": scan.counts, "key": key, "captions": scan.captions}
