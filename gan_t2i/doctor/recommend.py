@@ -34,6 +34,9 @@ _WIDTH = 110  # of a comment in the YAML
 _MENTIONED = 0.01  # share of the captions above which a kind of word counts
 _FEW_PICTURES = 30_000
 _FEW_FOR_LATENTS = 10_000  # pictures below which G draws latents; it was tried with 1,632
+_SEVERAL = 2  # pictures a caption above which its seeds must differ
+_MOST_A_CAPTION = 8  # pictures a caption up to which G draws latents; it was tried with 4
+_CANDIDATES = 4  # z for a picture, of which the nearest is pulled, where seeds must differ
 _BUILTIN_SIDE = 64  # pixels at which a built-in set is inspected
 _AUGMENT = {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
 _ORDER = (
@@ -105,6 +108,11 @@ class Facts:
     colour_share: float
     p95_tokens: int
     packed_at: int | None = None  # resolution of a packed folder
+
+    @property
+    def several_a_caption(self) -> bool:
+        """True where a caption does not settle its picture."""
+        return self.pictures > _SEVERAL * self.captions
 
 
 @dataclass(frozen=True)
@@ -211,7 +219,7 @@ def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> R
         *_batch(recipe, machine),
         _data(facts),
         *_text_encoder(facts, machine),
-        *_latents(values, resolution, machine),
+        *_latents(values, facts, resolution, machine),
         *_networks(values, resolution),
         *_terms(values, facts),
         *_penalty(values, resolution),
@@ -249,14 +257,15 @@ def choose_recipe(facts: Facts, machine: Machine, resolution: int) -> tuple[Reci
     if _suits_latents(facts, machine):
         in_latents = {recipe.values["resolution"]: recipe for recipe in FEW_ON_CPU}
         if resolution in in_latents:
-            why = f"{facts.pictures:,} pictures are few, and each has its caption: it draws in the latents of an autoencoder"
+            each = "a caption has a few of them" if facts.several_a_caption else "each has its caption"
+            why = f"{facts.pictures:,} pictures are few, and {each}: it draws in the latents of an autoencoder"
             return in_latents[resolution], why
     return recipe, why
 
 
 def _suits_latents(facts: Facts, machine: Machine) -> bool:
-    """Return True where a recipe of `FEW_ON_CPU` suits the data: few pictures, and about one for a caption."""
-    few = LEAST_PICTURES <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / 2
+    """Return True where a recipe of `FEW_ON_CPU` suits the data: few pictures, and few for a caption."""
+    few = LEAST_PICTURES <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / _MOST_A_CAPTION
     return machine.kind == "cpu" and few
 
 
@@ -339,7 +348,7 @@ def _text_encoder(facts: Facts, machine: Machine) -> Iterator[Choice]:
         yield "text_encoder", {"name": default.name, "params": {"max_tokens": longer}}, why
 
 
-def _latents(values: Mapping[str, Any], resolution: int, machine: Machine) -> Iterator[Choice]:
+def _latents(values: Mapping[str, Any], facts: Facts, resolution: int, machine: Machine) -> Iterator[Choice]:
     """The autoencoder and decoder of a recipe that has them, and the penalty, whose strength depends on the latents."""
     if "autoencoder" in values:
         spec = registry.Spec.parse(values["autoencoder"])
@@ -348,7 +357,9 @@ def _latents(values: Mapping[str, Any], resolution: int, machine: Machine) -> It
         why = f"factor {factor} turns {resolution} px into {side} x {side} latents, which a core draws as fast at every resolution"
         yield "autoencoder", values["autoencoder"], why
         yield "penalty", values["penalty"], "as in the recipe, for its latents"
-    if values.get("decoder", {}).get("perceptual") and not machine.has_features:
+    if "decoder" in values and facts.several_a_caption:
+        yield "decoder", {"kimg": 0.0}, "not fine-tuned: between several pictures of a caption the decoder would learn to blur"
+    elif values.get("decoder", {}).get("perceptual") and not machine.has_features:
         why = (
             f"as in the recipe, but without pretrained features, which are not here; sharper: {features.EXTRA}, and leave perceptual as it was"
         )
@@ -372,7 +383,10 @@ def _terms(values: Mapping[str, Any], facts: Facts) -> Iterator[Choice]:
         terms["mismatch"] = {**terms.get("mismatch", {}), "weight": 0.0}
         why = "a single pair cannot be told apart from others" if facts.pictures < 2 else "all pictures have the same caption"
         reasons.append(f"mismatch is off, as {why}")
-    if "reconstruction" in terms:
+    if "reconstruction" in terms and facts.several_a_caption:
+        terms["reconstruction"] = {**terms["reconstruction"], "candidates": _CANDIDATES}
+        reasons.append(f"a caption has several pictures, and reconstruction pulls the nearest of {_CANDIDATES} z towards each, so seeds differ")
+    elif "reconstruction" in terms:
         reasons.append("a caption has about one picture, and reconstruction pulls G towards it")
     if "caption" in terms:
         reasons.append("a captioner is pretrained on the pairs first, and must recover the prompt from G's picture")

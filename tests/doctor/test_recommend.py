@@ -54,7 +54,7 @@ def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
         ({"pictures": 10_000, "captions": 9000}, "cpu"),
         ({"pictures": 63, "captions": 63}, "cpu"),
         ({"captions": 1}, "cpu"),
-        ({"captions": 2000}, "cpu"),
+        ({"captions": 600}, "cpu"),
         ({"smallest_side": 40}, "cpu"),
         ({}, "cuda"),
     ],
@@ -62,6 +62,17 @@ def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
 def test_latents_are_recommended_only_where_they_were_tried(changes: dict, machine: str) -> None:
     found = recommend(replace(FACTS, **changes), replace(CPU, kind=machine))
     assert found.config().autoencoder.name == "pixels"
+
+
+def test_seeds_differ_where_a_caption_has_several_pictures() -> None:
+    found = recommend(replace(FACTS, captions=FACTS.pictures // 4), CPU)
+    ours = found.config()
+    assert (found.recipe, ours.terms["reconstruction"]["candidates"], ours.decoder.kimg) == (FEW_ON_CPU[0], 4, 0)
+    assert "a caption has a few of them" in found.why
+    assert "would learn to blur" in found.reasons["decoder"]
+    one = recommend(FACTS, CPU).config()
+    assert one.terms["reconstruction"]["candidates"] == 1
+    assert one.decoder.kimg > 0
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU, replace(CPU, has_encoder=False)])
@@ -132,7 +143,7 @@ def test_few_pictures_are_augmented_but_for_what_captions_speak_of() -> None:
     def augment(**changes: float) -> dict[str, float]:
         return dict(recommend(replace(FACTS, **changes), CPU).values["augment"])  # type: ignore[arg-type]
 
-    shared = {"captions": 2000}  # which the recipe in pixels is for
+    shared = {"captions": 500}  # which the recipe in pixels is for
     assert augment(**shared) == {"translation": 0.125, "brightness": 0.2, "saturation": 0.3}
     assert augment(**shared, direction_share=0.2) == {"brightness": 0.2, "saturation": 0.3}
     assert augment(**shared, colour_share=0.2) == {"translation": 0.125}
