@@ -86,6 +86,7 @@ def make_icons(out: Path, sets: tuple[str, ...], size: int, **options: Any) -> N
 @click.option("--caption-form", "forms", multiple=True, help='Further form of every caption, as "an icon of {}"; repeatable.')
 @click.option("--caption-dropout", type=float, metavar="SHARE", help="Add copies of training captions without this share of their words.")
 @click.option("--caption-shuffle", is_flag=True, default=None, help="Add copies of training captions with their tags in another order.")
+@click.option("--recolour", type=int, metavar="N", help="Add N copies of each training picture in other colours, named in the caption.")
 @picture_options
 def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chosen: Any) -> None:
     """Decode SOURCE once, at the training resolution, into the new folder OUT.

@@ -224,6 +224,7 @@ def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> No
         "caption_forms": ("{}",),
         "caption_dropout": 0.0,
         "caption_shuffle": False,
+        "recolour": 0,
         "flags": True,
         "skin_tones": True,
         "on_bad": "error",
