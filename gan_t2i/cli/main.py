@@ -19,6 +19,7 @@ from gan_t2i.core.log import PACKAGE, VisibleFormatter, VisibleStream, visible
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
     "sample": "Generate pictures from prompts.",
+    "explain": "Show which word of a prompt moves which part of its picture.",
     "evaluate": "Measure a trained model: shapes, retrieval, pictures, cells or copies.",
     "audit": "The same as evaluate copies.",
     "data": "Make, check and pack data sets of captioned pictures.",

@@ -1,0 +1,30 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from gan_t2i.cli.main import command
+from gan_t2i.runs import RunFolder
+
+
+def test_explain_writes_a_sheet_and_prints_each_word(trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    arguments = ["explain", str(trained.path), "-p", "red star", "--out", str(out)]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == ["word", "red", "star"]
+    assert result.stdout.splitlines()[-1] == str(out)
+    with Image.open(out) as sheet:
+        assert sheet.width > 4 * 32
+    shares = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
+    assert [word["word"] for word in shares["words"]] == ["red", "star"]
+    assert all(0 <= word[key] <= 1 for word in shares["words"] for key in ("change", "attention"))
+
+
+@pytest.mark.parametrize(("prompt", "message"), [("star", "2 to 24 words can be explained"), ("", "prompt 1 is empty")])
+def test_what_cannot_be_explained_is_one_sentence(prompt: str, message: str) -> None:
+    result = CliRunner().invoke(command, ["explain", "pretrained", "-p", prompt])
+    assert result.exit_code == 2
+    assert message in result.output.splitlines()[-1]
