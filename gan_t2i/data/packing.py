@@ -71,10 +71,10 @@ class PackedDataset:
         self.train: Indices = np.asarray(meta[TRAIN], dtype=np.int64)  # picture indices
         self.heldout: Indices = np.asarray(meta[HELDOUT], dtype=np.int64)
         self.extras: list[dict[str, Any]] = meta["extras"]  # by picture
-        self.copies: dict[int, list[int]] = {}  # recoloured copies, which are on neither side of the split, by their training picture
+        self.recoloured: dict[int, list[int]] = {}  # copies, on neither side of the split, by their training picture
         originals = meta.get("originals", [])
         for copy, original in enumerate(originals, start=len(self.caption_ids) - len(originals)):
-            self.copies.setdefault(original, []).append(copy)
+            self.recoloured.setdefault(original, []).append(copy)
         self.fingerprint: str = meta["fingerprint"]
         self.report = DataReport(**meta["report"])
         # a plain view: indexing a memmap wraps every result in another one
@@ -86,7 +86,7 @@ class PackedDataset:
     @cached_property
     def train_caption_ids(self) -> list[int]:
         """Ids of the captions of the training pictures and of their copies, each once, sorted."""
-        shown = itertools.chain(self.train.tolist(), *self.copies.values())
+        shown = itertools.chain(self.train.tolist(), *self.recoloured.values())
         return sorted({caption for item in shown for caption in self.caption_ids[item]})
 
     @classmethod
@@ -127,7 +127,7 @@ class PackedDataset:
                 HELDOUT if index in heldout else TRAIN,
                 self.extras[index],
             )
-            for index, ids in enumerate(self.caption_ids[: len(self) - sum(map(len, self.copies.values()))])
+            for index, ids in enumerate(self.caption_ids[: len(self) - sum(map(len, self.recoloured.values()))])
         ]
 
     def _encode(self, index: int) -> bytes:

@@ -111,9 +111,9 @@ def packed(tmp_path: Path) -> Callable[..., PackedDataset]:
 def test_a_pack_has_copies_of_training_pictures_after_the_others(packed: Callable[..., PackedDataset]) -> None:
     plain, dataset = packed(), packed(recolour=4, caption_forms=("{}", "my {}"))
     assert (dataset.train.tolist(), dataset.heldout.tolist()) == (plain.train.tolist(), plain.heldout.tolist()) == ([0, 1], [2, 3])
-    assert dataset.copies == {0: [4, 5, 6, 7]}
+    assert dataset.recoloured == {0: [4, 5, 6, 7]}
     assert (dataset.gather_packed(range(4)) == plain.gather_packed(range(4))).all()
-    for copy in dataset.copies[0]:
+    for copy in dataset.recoloured[0]:
         colour = dataset.extras[copy]["colour"]
         assert colour != "green"  # a green apple is held out
         names = [f"{colour} apple", f"{colour} ripe fruit"]
@@ -131,7 +131,7 @@ def test_a_pass_shows_each_picture_once_and_one_copy_of_it(packed: Callable[...,
     sampler = Sampler(dataset, 0)
     passes = [sorted(sampler.item(position) for position in range(start, start + 3)) for start in range(0, 60, 3)]
     assert all(shown[:2] == [0, 1] for shown in passes)
-    assert {shown[2] for shown in passes} == set(dataset.copies[0])
+    assert {shown[2] for shown in passes} == set(dataset.recoloured[0])
     assert [sampler.item(position) for position in (40, 7)] == [Sampler(dataset, 0).item(position) for position in (40, 7)]
 
 

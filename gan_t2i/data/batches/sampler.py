@@ -52,14 +52,14 @@ class Sampler:
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         items = self.dataset.train
-        if self.dataset.copies:
+        if self.dataset.recoloured:
             rng = random.Random(f"copies {self.seed} {epoch}")
-            items = np.concatenate([items, [rng.choice(copies) for copies in self.dataset.copies.values()]])
+            items = np.concatenate([items, [rng.choice(copies) for copies in self.dataset.recoloured.values()]])
         return items[torch.randperm(len(items), generator=seeded_rng(self.seed, "epoch", epoch)).numpy()]
 
     def item(self, position: int) -> int:
         """Return the index in the data set of the picture at `position` of the endless sequence."""
-        epoch, offset = divmod(position, len(self.dataset.train) + len(self.dataset.copies))
+        epoch, offset = divmod(position, len(self.dataset.train) + len(self.dataset.recoloured))
         return int(self._order(epoch)[offset])
 
     def batch(self, nimg: int, count: int, rows: slice = slice(None)) -> Batch:
