@@ -55,6 +55,10 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
 @click.option("--overwrite", is_flag=True, help="Draw every picture again, and replace the files that have their names.")
 @click.option("--grid", type=PictureFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another format.")
+@click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
+@click.option("--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B.")
+@click.option("--variations", type=click.IntRange(1, 256), metavar="N", help="Draw N variations of the first seed, in a strip.")
+@click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Way from the seed to another, for variations.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
 @model_options
 @click.pass_context
@@ -69,6 +73,10 @@ def command(
     outdir: Path,
     overwrite: bool,
     grid: Path | None,
+    interpolate: tuple[str, str] | None,
+    frames: int,
+    variations: int | None,
+    strength: float,
     as_json: bool,
     text_encoder: str | None,
     device: str,
@@ -81,6 +89,13 @@ def command(
     Each picture is written as it is drawn. Ctrl-C stops; the same command goes on with what is missing. A file that holds anything else is
     not replaced without --overwrite: the new one gets a number.
     """
+    if interpolate or variations:
+        given = [*prompts, *read_prompts(prompt_file)]
+        draw = _drawing(given, seeds, trunc, (*interpolate, frames) if interpolate else None, (variations, strength) if variations else None)
+        if grid is None:
+            raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
+        _write_strip(*draw(model, text_encoder, device), grid)
+        return
     texts = [*prompts, *read_prompts(prompt_file)]
     if not texts:
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
@@ -120,6 +135,45 @@ def command(
         ctx.exit(128 + (stop.signal or 0))  # the shell's code for a process that a signal ended
     if drawn < done:
         log.info(f"{done - drawn:,} of {done:,} pictures were there already (--overwrite draws them again)")
+
+
+def _drawing(
+    texts: Sequence[str], seeds: Sequence[int], trunc: float, way: tuple[str, str, int] | None, around: tuple[int, float] | None
+) -> Callable[[str, str | None, str], tuple[str, list["Image.Image"]]]:
+    """Return a function that draws with the model that it is given: the `way` from a prompt to another in so many frames, or so many variations
+    `around` the single prompt, of a strength. It returns a caption and the pictures."""
+    if way and around:
+        raise click.UsageError("--interpolate and --variations: give one of them")
+    if len(texts) != (0 if way else 1):
+        raise click.UsageError("--interpolate takes its two prompts itself, without -p" if way else "--variations needs a single prompt")
+    from gan_t2i.core.arguments import as_prompts
+    from gan_t2i.sampling import explore
+    from gan_t2i.sampling.pipeline import Text2Image
+
+    as_prompts(way[:2] if way else texts)  # before the model is loaded
+
+    def draw(model: str, text_encoder: str | None, device: str) -> tuple[str, list["Image.Image"]]:
+        pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
+        if way:
+            first, second, frames = way
+            ends = (seeds[0], seeds[-1])
+            return f"{first} -> {second}", list(explore.interpolate(pipeline, first, second, seeds=ends, frames=frames, truncation_psi=trunc))
+        assert around is not None
+        count, strength = around
+        return texts[0], list(explore.variations(pipeline, texts[0], seed=seeds[0], count=count, strength=strength, truncation_psi=trunc))
+
+    return draw
+
+
+def _write_strip(caption: str, pictures: Sequence["Image.Image"], file: Path) -> None:
+    """Write the pictures side by side, or one after the other to a format that moves, and print the path."""
+    from gan_t2i.core.images import ANIMATED, save_animation, save_picture, sheet
+
+    if file.suffix.lower() in ANIMATED:
+        save_animation(pictures, file)
+    else:
+        save_picture(sheet([pictures], [caption]), file)
+    click.echo(file)
 
 
 def _sheet(texts: Sequence[str], pictures: Sequence["Image.Image"]) -> "Image.Image":

@@ -24,14 +24,15 @@ def as_prompts(prompts: str | Iterable[str]) -> list[str]:
     return texts
 
 
-def as_seed(seed: Any) -> int:
-    """Return an integer of any library as Python's; raises `UsageError` for everything else, floats and truth values included."""
+def as_integer(value: Any, name: str) -> int:
+    """Return an integer of any library as Python's; raises `UsageError` with the argument's `name` for everything else, floats and truth
+    values included."""
     try:
-        if _is_bool(seed):
+        if _is_bool(value):
             raise TypeError
-        return operator.index(seed)
+        return operator.index(value)
     except TypeError:
-        raise UsageError(f"seed {seed!r} is not an integer") from None
+        raise UsageError(f"{name} {value!r} is not an integer") from None
 
 
 def as_seeds(seeds: Seeds) -> Sequence[int]:
@@ -39,8 +40,8 @@ def as_seeds(seeds: Seeds) -> Sequence[int]:
     if isinstance(seeds, range):
         return seeds
     if isinstance(seeds, SupportsIndex) and getattr(seeds, "ndim", 0) == 0:
-        return [as_seed(seeds)]
-    return [as_seed(seed) for seed in _several(seeds, "seeds must be one integer or several, such as range(4)")]
+        return [as_integer(seeds, "seed")]
+    return [as_integer(seed, "seed") for seed in _several(seeds, "seeds must be one integer or several, such as range(4)")]
 
 
 def as_number(value: SupportsFloat, name: str) -> float:

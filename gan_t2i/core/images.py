@@ -17,6 +17,7 @@ from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import output_file
 
+ANIMATED = (".gif", ".webp")
 _ORIGIN = "gan_t2i"  # key in a PNG
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
@@ -150,6 +151,22 @@ def save_picture(picture: Image.Image, path: Path, origin: str = "") -> None:
     """
     with output_file(path) as temporary:
         _encode(picture, temporary, path, origin)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 2.0) -> None:
+    """Write pictures to a .gif or .webp that shows them in `seconds`, then in reverse, for ever. Raises `UsageError` as `save_picture`."""
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    with output_file(path) as temporary:
+        there_and_back[0].save(
+            temporary,
+            format=path.suffix[1:],
+            save_all=True,
+            append_images=there_and_back[1:],
+            duration=round(1000 * seconds / len(frames)),  # milliseconds of each
+            loop=0,
+            quality=95,
+            xmp=_XMP.encode(),
+        )
 
 
 def read_origin(path: Path) -> str | None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gan_t2i.core.arguments import as_number, as_prompts, as_seed
+from gan_t2i.core.arguments import as_integer, as_number, as_prompts
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import composite_on_grey, to_uint8
 from gan_t2i.models.base import Generator
@@ -65,7 +65,7 @@ def explain(model: Text2Image, prompt: str, *, seed: int = 0, truncation_psi: fl
 
     Raises `UsageError` for a prompt of a single word, of more than `MOST_WORDS`, or longer than the text encoder reads.
     """
-    [prompt], seed, psi = as_prompts(prompt), as_seed(seed), as_number(truncation_psi, "truncation_psi")
+    [prompt], seed, psi = as_prompts(prompt), as_integer(seed, "seed"), as_number(truncation_psi, "truncation_psi")
     words = prompt.split()
     if not 2 <= len(words) <= MOST_WORDS:
         raise UsageError(f"a prompt of 2 to {MOST_WORDS} words can be explained, and this one has {len(words)}")

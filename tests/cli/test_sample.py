@@ -216,3 +216,36 @@ def test_a_sheet_that_exists_is_replaced_with_a_word(sample: Sample, tmp_path: P
     assert "sheet.png exists and is replaced" in sample("-p", "red", "--grid", "sheet.png").stderr
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 16
+
+
+@pytest.mark.parametrize(("name", "frames"), [("way.png", 1), ("way.gif", 8), ("way.webp", 8)])
+def test_a_way_between_two_prompts(sample: Sample, name: str, frames: int) -> None:
+    result = sample("--interpolate", "a red circle", "blue square", "--frames", 5, "--seeds", "1,4", "--grid", name)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{name}\n"
+    with Image.open(name) as found:
+        assert getattr(found, "n_frames", 1) == frames  # five there, and three back
+        assert (found.width > 5 * 32) == (frames == 1)
+
+
+def test_variations_of_a_seed(sample: Sample) -> None:
+    result = sample("--variations", 3, "--strength", 0.2, "-p", "a red circle", "--grid", "strip.png")
+    assert result.exit_code == 0, result.output
+    with Image.open("strip.png") as strip:
+        assert strip.width > 3 * 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--interpolate", "red", "blue"], "--grid FILE is missing"),
+        (["--interpolate", "red", "blue", "-p", "green", "--grid", "a.png"], "takes its two prompts itself"),
+        (["--interpolate", "red", "", "--grid", "a.png"], "prompt 2 is empty"),
+        (["--variations", "3", "--grid", "a.png"], "--variations needs a single prompt"),
+        (["--variations", "3", "--interpolate", "red", "blue", "--grid", "a.png"], "give one of them"),
+    ],
+)
+def test_ways_that_are_not_complete_are_refused(sample: Sample, arguments: list[str], message: str) -> None:
+    result = sample(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

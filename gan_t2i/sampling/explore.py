@@ -1,0 +1,84 @@
+"""Pictures between and around others: from one prompt to another, and variations of a seed. N pictures, L tokens, Z latent width."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gan_t2i.core.arguments import as_integer, as_number, as_prompts
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.images import to_pictures
+from gan_t2i.core.runtime import seeded_rng, torch_defaults
+from gan_t2i.sampling.pipeline import Text2Image
+from gan_t2i.text.batch import TextBatch
+
+
+def interpolate(
+    model: Text2Image, first: str, second: str, *, seeds: tuple[int, int] = (0, 0), frames: int = 16, truncation_psi: float = 1.0
+) -> Iterator[Image.Image]:
+    """Yield `frames` >= 2 pictures on the way from one prompt and seed to another; the ends are those that `Text2Image.generate` draws.
+
+    Latents z go along the great circle between those of the seeds (White 2016, arXiv 1609.04468). Embeddings of words and sentences are
+    mixed position by position; where a prompt is the shorter one, its last token stands in.
+    """
+    ends = as_prompts([first, second])
+    steps, psi = as_integer(frames, "frames"), as_number(truncation_psi, "truncation_psi")
+    if steps < 2:
+        raise UsageError(f"{steps} frames: at least 2, one for each prompt")
+    a, b = (model.encoder.encode([prompt]) for prompt in ends)
+    z0, z1 = (latent(model, as_integer(seed, "seed")) for seed in seeds)
+    for index in range(steps):
+        t = index / (steps - 1)
+        yield _draw(model, slerp(z0, z1, t), blend(a, b, t), psi)
+
+
+def variations(
+    model: Text2Image, prompt: str, *, seed: int = 0, count: int = 8, strength: float = 0.5, truncation_psi: float = 1.0
+) -> Iterator[Image.Image]:
+    """Yield `count` pictures near that of `seed`: each goes from its z some way along the great circle to a random one.
+
+    `strength` is that way, from 0, the picture of the seed itself, to 1, another seed's.
+    """
+    [text], number, psi = as_prompts(prompt), as_integer(seed, "seed"), as_number(truncation_psi, "truncation_psi")
+    way = as_number(strength, "strength")
+    if not 0 <= way <= 1:
+        raise UsageError(f"strength {way:g}: from 0, no change, to 1, another seed")
+    encoded, z = model.encoder.encode([text]), latent(model, number)
+    for index in range(as_integer(count, "count")):
+        yield _draw(model, slerp(z, latent(model, number, index), way), encoded, psi)
+
+
+def latent(model: Text2Image, seed: int, variation: int | None = None) -> Tensor:
+    """Return the z [1, Z] of a seed, or of one of its variations."""
+    parts = (seed, "z") if variation is None else (seed, "variation", variation)
+    return torch.randn(1, model.generator.z_width, generator=seeded_rng(*parts))
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Return the vector [1, Z] at `t` of the way along the arc from `a` to `b`; the length changes evenly."""
+    if t in (0, 1):
+        return b if t else a
+    angle = math.acos(max(-1.0, min(1.0, F.cosine_similarity(a, b).item())))
+    if math.sin(angle) < 1e-6:  # nearly the same direction, or the opposite one, between which there is no single arc
+        return torch.lerp(a, b, t)
+    direction = (math.sin((1 - t) * angle) * F.normalize(a) + math.sin(t * angle) * F.normalize(b)) / math.sin(angle)
+    return direction * torch.lerp(a.norm(), b.norm(), t)
+
+
+def blend(a: TextBatch, b: TextBatch, t: float) -> TextBatch:
+    """Return a prompt at `t` of the way from one encoded prompt to another; at 0 and 1 it is that prompt itself."""
+    if t in (0, 1):
+        return b if t else a
+    length = max(a.tokens.shape[1], b.tokens.shape[1])
+    first, last = (torch.cat([x, x[:, -1:].expand(-1, length - x.shape[1], -1)], dim=1) for x in (a.tokens, b.tokens))
+    return TextBatch(torch.lerp(first, last, t), torch.ones(1, length, dtype=torch.bool), torch.lerp(a.pooled, b.pooled, t))
+
+
+@torch_defaults()
+@torch.no_grad()
+def _draw(model: Text2Image, z: Tensor, text: TextBatch, truncation_psi: float) -> Image.Image:
+    [picture] = to_pictures(model.generator(z.to(model.device), text.to(model.device), truncation_psi))
+    return picture
