@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from gan_t2i.core.arguments import as_number, as_prompts, as_seed, as_seeds
+from gan_t2i.core.arguments import as_integer, as_number, as_prompts, as_seeds
 from gan_t2i.core.errors import UsageError
 
 
 @pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)], ids=repr)
 def test_integers_of_every_library_are_the_same_seed(seed: Any) -> None:
     assert as_seeds(seed) == [3]
-    assert type(as_seed(seed)) is int
+    assert type(as_integer(seed, "seed")) is int
     assert as_seeds([seed, 1]) == [3, 1]
 
 
@@ -38,7 +38,7 @@ WRONG = [None, True, 1.0, "3", "0-3", b"3", np.True_, np.float32(1), torch.tenso
 @pytest.mark.parametrize("seed", WRONG, ids=repr)
 def test_what_is_not_an_integer_is_no_seed(seed: Any) -> None:
     with pytest.raises(UsageError, match=re.escape(f"seed {seed!r} is not an integer")):
-        as_seed(seed)
+        as_integer(seed, "seed")
     for seeds in (seed, [0, seed]):
         with pytest.raises(UsageError, match=r"^seed.*integer") as error:
             as_seeds(seeds)
