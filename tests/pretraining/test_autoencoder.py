@@ -12,6 +12,7 @@ from gan_t2i import registry
 from gan_t2i.checkpoint import read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.packing import PackedDataset
+from gan_t2i.models.autoencoders.conv import ConvConfig
 from gan_t2i.pretraining import autoencoder as module
 from gan_t2i.pretraining import autoencoder_training as training_module
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, build_autoencoder, encode, ready_autoencoder
@@ -100,6 +101,12 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
     assert (tmp_path / "a").is_file() == (stopped_after == 8)
     stopped, unbroken = train(tmp_path / "a"), train(tmp_path / "b")
     assert [name for name in unbroken if not torch.equal(stopped[name], unbroken[name])] == []
+
+
+def test_wide_networks_learn_more_slowly() -> None:
+    rates = [ConvConfig(width=width).rate for width in (16, 48, 96)]
+    assert rates == [2e-3, 2e-3, 5e-4]
+    assert ConvConfig(width=96, learning_rate=1e-3).rate == 1e-3
 
 
 @pytest.mark.parametrize("lost", ["average/3", "adam/3/exp_avg", "network/mean"])

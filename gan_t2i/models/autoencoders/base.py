@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig
 
+LEARNING_RATE = 2e-3
 SMALLEST_SIDE = 8  # of the latents: the networks read them at 8 x 8 at least
 
 
@@ -17,11 +18,17 @@ class TrainingSettings(StrictConfig):
     kimg: Positive = 30.0
     """Length of its training, in thousands of real images."""
     batch: Count = 16
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive | None = None
+    """Highest learning rate; None is 2e-3, and less for a network that is too wide for it."""
     perceptual: NonNegative = 0.0
     """Weight of the distance in pretrained features (`gan-t2i[features]`), for photographs; 0 needs no such features."""
     noise: NonNegative = 0.1
     """Largest standard deviation of the noise on the latents in training, so that the decoder puts up with what G draws."""
+
+    @property
+    def rate(self) -> float:
+        """Highest learning rate."""
+        return self.learning_rate or LEARNING_RATE
 
 
 class Autoencoder(nn.Module):

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_t2i.core.config import Count
-from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
+from gan_t2i.models.autoencoders.base import LEARNING_RATE, LatentAutoencoder, TrainingSettings
 from gan_t2i.registry import register
+
+TRIED_WIDTH = 48  # that `LEARNING_RATE` was tried with
 
 
 class ConvConfig(TrainingSettings):
@@ -24,6 +26,11 @@ class ConvConfig(TrainingSettings):
     """Numbers in a latent."""
     width: Count = 48
     """Channels at twice the latents' side; at their own side there are twice as many."""
+
+    @property
+    def rate(self) -> float:
+        """Highest learning rate; from 48 channels on it falls with the square of the width, as wide networks ran away."""
+        return self.learning_rate or LEARNING_RATE * min(1.0, (TRIED_WIDTH / self.width) ** 2)
 
 
 class ResidualConv(nn.Module):
