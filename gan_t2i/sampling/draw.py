@@ -8,6 +8,7 @@ from PIL import Image
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.runtime import seeded_rng, torch_defaults
 from gan_t2i.models.base import Generator
+from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder
 
 
@@ -19,13 +20,22 @@ def draw(
     The generator must be in evaluation mode. A picture depends only on its prompt, its seed and `truncation_psi`: each is generated alone,
     because kernels round differently in another batch.
     """
-    device = next(generator.parameters()).device
     for prompt in prompts:
-        with torch_defaults():
-            text = encoder.encode([prompt]).to(device)
+        text = encode_prompt(generator, encoder, prompt)
         for seed in seeds:
-            # not around the yield: between two pictures, torch is the caller's
-            with torch_defaults(), torch.no_grad():
-                z = torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z")).to(device)
-                [picture] = to_pictures(generator(z, text, truncation_psi))
-            yield picture
+            yield draw_one(generator, text, seed, truncation_psi)
+
+
+@torch_defaults()
+def encode_prompt(generator: Generator, encoder: SentenceEncoder, prompt: str) -> TextBatch:
+    """Return the encoded prompt, a batch of one, on the generator's device."""
+    return encoder.encode([prompt]).to(next(generator.parameters()).device)
+
+
+@torch_defaults()
+@torch.no_grad()
+def draw_one(generator: Generator, text: TextBatch, seed: int, truncation_psi: float = 1.0) -> Image.Image:
+    """Return the picture of one encoded prompt, from `encode_prompt`, with one seed; the generator must be in evaluation mode."""
+    z = torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z")).to(text.tokens.device)
+    [picture] = to_pictures(generator(z, text, truncation_psi))
+    return picture

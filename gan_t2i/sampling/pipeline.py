@@ -144,17 +144,20 @@ class Text2Image:
 
     def _stream(self, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float) -> Iterator[Image.Image]:
         for prompt in prompts if seeds else ():
-            self._warn(prompt)
+            for warning in self.warnings(prompt):
+                log.warning(f"prompt {prompt[:40]!r}: {warning}")
             yield from draw(self.generator, self.encoder, [prompt], seeds, truncation_psi)
 
-    def _warn(self, prompt: str) -> None:
-        """Warn of words in `prompt` that the model does not know or does not read."""
+    def warnings(self, prompt: str) -> list[str]:
+        """Return a sentence on the words in `prompt` that the model does not know, and one on those that it does not read."""
+        sentences = []
         if self.unknown_words is not None and (unknown := self.unknown_words(prompt)):
             words = ", ".join(map(repr, unknown))
-            log.warning(f"prompt {prompt[:40]!r}: never seen in training: {words}; this model knows only simple shapes")
+            sentences.append(f"never seen in training: {words}; this model knows only simple shapes")
         [length] = self.encoder.count_tokens([prompt])
         if length > self.encoder.max_tokens:
-            log.warning(f"prompt {prompt[:40]!r}... has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
+            sentences.append(f"it has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
+        return sentences
 
 
 def _encoder_folder(snapshot: Path) -> str | None:

@@ -1,0 +1,143 @@
+"""The routes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+from gan_t2i import __version__
+from gan_t2i.sampling.pipeline import Text2Image
+from gan_t2i.serving.errors import ApiError, AsciiJSONResponse, from_validation, invalid
+from gan_t2i.serving.guard import Guard
+from gan_t2i.serving.images_api import Generation, answer, encode, event, sse, to_base64
+from gan_t2i.serving.queue import DrawingQueue, Drawn
+from gan_t2i.serving.settings import Limits
+from gan_t2i.serving.shelf import Shelf
+
+_MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request that has its places in the queue."""
+
+    request: Generation
+    pictures: Sequence[Future[Drawn]]
+
+
+def create_app(model: Text2Image, name: str, *, created: int = 0, keys: Sequence[str] = (), limits: Limits | None = None) -> FastAPI:
+    """Return the application that serves one model.
+
+    Args:
+        model: the model; from now on, it belongs to the application's thread.
+        name: its id in the API.
+        created: the time of its file, in seconds since 1970.
+        keys: API keys, each of which opens all routes; without any, no request needs one.
+        limits: bounds on time and memory.
+    """
+    limits = limits or Limits()
+    registry = CollectorRegistry()
+    queue = DrawingQueue(model, limits, registry)
+    shelf = Shelf(limits)
+    facts = {"resolution": model.info.resolution, "transparent": model.info.has_alpha, "max_tokens": model.encoder.max_tokens}
+    described = {"id": name, "object": "model", "created": created, "owned_by": "gan_t2i", **facts}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        queue.close()
+
+    async def place(request: Generation) -> AsyncIterator[Order]:
+        """Check what depends on the model, and hold places in the queue until the answer is sent, or its client has gone."""
+        check_model(request.model or name)
+        if request.background == "transparent" and not model.info.has_alpha:
+            raise invalid("background", "this model draws opaque pictures")
+        with queue.order(request.prompt, request.seeds(), request.truncation) as pictures:
+            yield Order(request, pictures)
+
+    def check_model(wanted: str) -> None:
+        if wanted != name:
+            raise ApiError(404, f"there is no model {wanted!r} here; the model is {name!r}", code="model_not_found", param="model")
+
+    app = FastAPI(
+        title="gan_t2i",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        # it would report exceptions, which may hold prompts, to whatever collects traces here
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.add_middleware(Guard, keys=keys, limits=limits, registry=registry)
+
+    @app.exception_handler(ApiError)
+    async def refuse(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_values(request: Request, error: RequestValidationError) -> Response:
+        return from_validation(error).response()
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # JSON that no parser takes, such as numbers of thousands of digits
+            return ApiError(400, "the body cannot be read as JSON", code="invalid_json").response()
+        code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "error")
+        message = f"{error.detail}: {request.method} {request.url.path}"
+        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+
+    @app.post("/v1/images/generations")
+    async def generations(order: Annotated[Order, Depends(place)], http: Request) -> Response:
+        if order.request.stream:
+            return StreamingResponse(events(order), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        drawn = await asyncio.gather(*map(asyncio.wrap_future, order.pictures))
+        files = [await asyncio.to_thread(encode, each.picture, order.request) for each in drawn]
+        if order.request.response_format == "b64_json":
+            data = [{"b64_json": to_base64(file)} for file in files]
+        else:
+            data = [{"url": str(http.url_for("picture", name=shelf.put(file, order.request.output_format)))} for file in files]
+        return AsciiJSONResponse(answer(order.request, drawn, data))
+
+    async def events(order: Order) -> AsyncIterator[bytes]:
+        try:
+            for picture in order.pictures:
+                drawn = await asyncio.wrap_future(picture)
+                for preview in (*range(order.request.partial_images), None):
+                    yield await asyncio.to_thread(event, order.request, drawn, preview)
+        except Exception:
+            yield sse("error", ApiError(500, "the server failed", code="internal_error").envelope)
+            raise
+
+    @app.get("/pictures/{name}")
+    async def picture(name: str) -> Response:
+        file = shelf.get(name)
+        if file is None:
+            raise ApiError(404, "there is no such picture any more", code="picture_expired")
+        return Response(file, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers={"Cache-Control": "no-store"})
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [described]}
+
+    @app.get("/v1/models/{wanted:path}")
+    async def one_model(wanted: str) -> dict[str, Any]:
+        check_model(wanted)
+        return described
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app

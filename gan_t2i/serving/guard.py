@@ -1,0 +1,139 @@
+"""What every request passes: its id, the API key, limits of size and time, the end of requests whose client has gone, and the log.
+
+The log has method, path and status. Prompts are in bodies, and in nothing that is logged.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import traceback
+from collections.abc import Sequence
+from hmac import compare_digest
+
+from prometheus_client import CollectorRegistry, Counter
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gan_t2i.serving.errors import ApiError
+from gan_t2i.serving.settings import Limits
+
+log = logging.getLogger(__name__)
+
+OPEN = ("/healthz", "/pictures/")
+"""Beginnings of paths that need no key."""
+_GONE = 499  # in the log, as nginx has it: the client has closed the connection
+
+
+class _Gone(Exception):
+    """Raised when the client has closed the connection."""
+
+
+class _Answer:
+    """Sends an answer with its request's id, and notes how far it came."""
+
+    def __init__(self, send: Send) -> None:
+        self.status: int | None = None
+        self.is_complete = False
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["x-request-id"] = f"req_{secrets.token_hex(16)}"
+        elif message["type"] == "http.response.body":
+            self.is_complete = not message.get("more_body", False)
+        await self._send(message)
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], limits: Limits, registry: CollectorRegistry) -> None:
+        self._app, self._limits = app, limits
+        self._keys = [key.encode() for key in keys]
+        self._requests = Counter("gan_t2i_requests", "Requests.", ["method", "path", "status"], registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                self._check_key(scope)
+                await self._run(scope, await self._body(scope, receive), receive, answer)
+        except _Gone:
+            answer.status = _GONE
+        except ApiError as error:
+            await _fail(error, scope, receive, answer)
+        except TimeoutError:
+            await _fail(ApiError(503, f"no answer within {self._limits.seconds:g} s", code="timeout"), scope, receive, answer)
+        except Exception as error:  # its message may hold a prompt
+            log.error(f"{type(error).__name__} in\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip())
+            await _fail(ApiError(500, "the server failed", code="internal_error"), scope, receive, answer)
+        finally:
+            self._note(scope, answer)
+
+    def _check_key(self, scope: Scope) -> None:
+        if not self._keys or scope["path"].startswith(OPEN):
+            return
+        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        # all are compared, so that the time tells nothing
+        if scheme.lower() != b"bearer" or not sum(compare_digest(given, key) for key in self._keys):
+            message = "the API key is missing or wrong: send Authorization: Bearer KEY"
+            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            body += message.get("body", b"")
+            if len(body) > self._limits.body:
+                raise ApiError(413, f"the body has more than {self._limits.body:,} bytes", code="body_too_large")
+            if not message.get("more_body", False):
+                return body
+
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
+        """Run the application until it is done, or the client has gone."""
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await asyncio.Future()
+
+        task = asyncio.create_task(_call(self._app, scope, replay, answer.send))
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not (task.done() or answer.is_complete):  # a complete answer counts as a disconnection too
+                raise _Gone
+            await task
+        finally:
+            task.cancel()
+            gone.cancel()
+            with contextlib.suppress(Exception):
+                await asyncio.gather(task, gone, return_exceptions=True)
+
+    def _note(self, scope: Scope, answer: _Answer) -> None:
+        # the template of a route, because the name of a picture is a secret
+        path = getattr(scope.get("route"), "path", None)
+        status = answer.status or _GONE
+        self._requests.labels(scope["method"], path or "other", status).inc()
+        log.info(f"{scope['method']} {path or scope['path']} {status}")
+
+
+async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _fail(error: ApiError, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    """Send an error. Where an answer has begun, nothing: the connection then breaks, and the client sees that it is not whole."""
+    if answer.status is None:
+        await error.response()(scope, receive, answer.send)

@@ -1,0 +1,151 @@
+"""Requests and answers of OpenAI's images API: https://developers.openai.com/api/reference/resources/images, as of November 2026."""
+
+import base64
+import json
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from PIL import Image
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gan_t2i.core.arguments import as_prompts
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.images import QUALITY, encode_picture
+from gan_t2i.serving.errors import invalid
+from gan_t2i.serving.queue import Drawn, ReadPrompt
+
+MOST_PIXELS = 1024
+"""Largest side of a picture."""
+_RETIRED_QUALITIES = {"standard": "medium", "hd": "high"}
+_PREVIEWS = ("image_generation.partial_image", "image_generation.completed")
+
+
+def _prompt(value: str) -> str:
+    try:
+        return as_prompts(value)[0]
+    except UsageError:
+        raise invalid("prompt", "it is empty, or is not UTF-8 text: say what to draw") from None
+
+
+def _side(value: Any) -> int | None:
+    """Return the side of a square in pixels, None for the model's own."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", value) if isinstance(value, str) else None
+    if value != "auto" and not match:
+        raise invalid("size", "it is auto, or pixels such as 256x256")
+    if match and (match[1] != match[2] or int(match[1]) > MOST_PIXELS):
+        raise invalid("size", f"this model draws squares, of at most {MOST_PIXELS}x{MOST_PIXELS} pixels")
+    return int(match[1]) if match else None
+
+
+class Generation(BaseModel):
+    """Body of a request for pictures. Null is the same as nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    prompt: Annotated[str, Field(max_length=32_000), AfterValidator(_prompt)]
+    model: str | None = None
+    n: int = Field(1, ge=1, le=10)
+    size: Annotated[int | None, BeforeValidator(_side)] = None
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_compression: int | None = Field(None, ge=0, le=100)
+    background: Literal["auto", "transparent", "opaque"] = "auto"
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    stream: bool = False
+    partial_images: int = Field(0, ge=0, le=3)
+    # of this project
+    seed: int | None = Field(None, ge=0, lt=10**18)
+    truncation: float = Field(1.0, ge=0, le=2)
+    negative: Any = None
+    # without an effect here
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
+    user: str = ""
+    safety_identifier: str = ""
+    moderation: str = ""
+    style: str = ""
+    complexity: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        return {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.negative is not None:
+            raise invalid("negative", "negative prompts are not supported", "unsupported_parameter")
+        if self.output_format == "png" and self.output_compression not in (None, 100):
+            raise invalid("output_compression", "png files lose nothing: it goes with jpeg and webp")
+        if self.output_format == "jpeg" and self.background == "transparent":
+            raise invalid("background", "jpeg files are opaque: transparent goes with png and webp")
+        if self.stream and self.response_format == "url":
+            raise invalid("response_format", "a stream carries b64_json")
+        return self
+
+    def seeds(self) -> list[int]:
+        """Return a seed for each picture: those from `seed` on, or random ones."""
+        if self.seed is not None:
+            return list(range(self.seed, self.seed + self.n))
+        return [secrets.randbelow(2**32) for _ in range(self.n)]
+
+
+def encode(picture: Image.Image, request: Generation, shrink: int = 1) -> bytes:
+    """Return the picture as a file of the size and format that the request asks for, each side divided by `shrink`."""
+    side = max(1, (request.size or picture.width) // shrink)
+    if picture.mode == "RGBA" and (request.background == "opaque" or request.output_format == "jpeg"):
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if side != picture.width:  # Pillow multiplies colours by alpha before it filters them
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    quality = QUALITY if request.output_compression is None else request.output_compression
+    return encode_picture(picture, request.output_format.upper(), quality)
+
+
+def described(request: Generation, drawn: Drawn) -> dict[str, Any]:
+    """Return what an answer and an event both say about a picture."""
+    side = request.size or drawn.picture.width
+    opaque = drawn.picture.mode == "RGB" or request.background == "opaque" or request.output_format == "jpeg"
+    return {
+        "size": f"{side}x{side}",
+        "quality": _RETIRED_QUALITIES.get(request.quality, request.quality),
+        "output_format": request.output_format,
+        "background": "opaque" if opaque else "transparent",
+    }
+
+
+def answer(request: Generation, drawn: Sequence[Drawn], data: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the body of an answer; `data` are the pictures."""
+    entries = [{**entry, "seed": each.seed} for entry, each in zip(data, drawn, strict=True)]
+    return {"created": int(time.time()), "data": entries, **described(request, drawn[0]), **_ending(request, drawn[0].prompt)}
+
+
+def event(request: Generation, drawn: Drawn, preview: int | None = None) -> bytes:
+    """Return a server-sent event: the picture, or its preview of that number.
+
+    A GAN has no half-drawn picture. A preview is the picture at 1/2, 1/4 or 1/8 of its size, the smallest first: a picture to show while the
+    rest is under way.
+    """
+    kind = _PREVIEWS[preview is None]
+    shrink = 1 if preview is None else 2 ** (request.partial_images - preview)
+    values = {"type": kind, "b64_json": to_base64(encode(drawn.picture, request, shrink)), "created_at": int(time.time())}
+    last = {"partial_image_index": preview} if preview is not None else {"seed": drawn.seed, **_ending(request, drawn.prompt)}
+    return sse(kind, {**values, **described(request, drawn), **last})
+
+
+def sse(kind: str, values: dict[str, Any]) -> bytes:
+    """Return a server-sent event of that kind."""
+    return f"event: {kind}\ndata: {json.dumps(values)}\n\n".encode()
+
+
+def to_base64(content: bytes) -> str:
+    """Return bytes as text."""
+    return base64.b64encode(content).decode()
+
+
+def _ending(request: Generation, prompt: ReadPrompt) -> dict[str, Any]:
+    """Return what is said once for a request: the tokens that the model read, and what it did not understand."""
+    details = {"text_tokens": prompt.tokens, "image_tokens": 0}
+    usage = {"input_tokens": prompt.tokens, "input_tokens_details": details, "output_tokens": 0, "total_tokens": prompt.tokens}
+    identifier = request.safety_identifier or request.user
+    return {"usage": usage, "warnings": list(prompt.warnings), **({"safety_identifier": identifier} if identifier else {})}

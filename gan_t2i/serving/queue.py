@@ -1,0 +1,92 @@
+"""The thread that owns the model. Pictures wait for it in the order of their requests, in a queue that has an end."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from gan_t2i.sampling.draw import draw_one, encode_prompt
+from gan_t2i.sampling.pipeline import Text2Image
+from gan_t2i.serving.errors import ApiError
+from gan_t2i.serving.settings import Limits
+from gan_t2i.text.batch import TextBatch
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt as the model reads it."""
+
+    text: TextBatch
+    tokens: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture with its seed, and what the model read."""
+
+    picture: Image.Image
+    seed: int
+    prompt: ReadPrompt
+
+
+class DrawingQueue:
+    """Draws for all requests, one picture at a time.
+
+    Requests that wait together are not drawn as one batch: kernels round differently in another batch, and a picture is to have the bits that
+    `Text2Image.generate` gives it, whatever is drawn beside it. What they share is the encoded prompt, which is kept.
+
+    All methods but the drawing itself run in the thread of the event loop, so nothing needs a lock.
+    """
+
+    def __init__(self, model: Text2Image, limits: Limits, registry: CollectorRegistry) -> None:
+        self.model = model
+        self.taken = 0
+        """Pictures of requests that are not answered yet."""
+        self._limit = limits.pictures
+        self._thread = ThreadPoolExecutor(1, "drawing")
+        self._read = lru_cache(limits.prompts)(self._read_anew)
+        self._seconds = Histogram("gan_t2i_drawing_seconds", "Time to draw one picture, its prompt included.", registry=registry)
+        self._latest = 0.0  # seconds
+        Gauge("gan_t2i_pictures_taken", "Pictures of requests that are not answered yet.", registry=registry).set_function(lambda: self.taken)
+
+    @contextlib.contextmanager
+    def order(self, prompt: str, seeds: Sequence[int], truncation_psi: float) -> Iterator[list["Future[Drawn]"]]:
+        """Yield a future picture for each seed. What is not drawn when the ``with`` ends never is.
+
+        Raises `ApiError` 429 where too many pictures are taken already.
+        """
+        if self.taken + len(seeds) > self._limit:
+            seconds = max(1, round(self.taken * self._latest))
+            message = f"{self.taken} pictures of at most {self._limit} are being drawn or sent: try again in {seconds} s"
+            raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
+        self.taken += len(seeds)
+        futures = [self._thread.submit(self._draw, prompt, seed, truncation_psi) for seed in seeds]
+        try:
+            yield futures
+        finally:
+            self.taken -= len(seeds)
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the thread, after the picture that it is drawing."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _draw(self, prompt: str, seed: int, truncation_psi: float) -> Drawn:
+        began = time.perf_counter()
+        read = self._read(prompt)
+        picture = draw_one(self.model.generator, read.text, seed, truncation_psi)
+        self._latest = time.perf_counter() - began
+        self._seconds.observe(self._latest)
+        return Drawn(picture, seed, read)
+
+    def _read_anew(self, prompt: str) -> ReadPrompt:
+        encoder = self.model.encoder
+        text = encode_prompt(self.model.generator, encoder, prompt)
+        return ReadPrompt(text, int(text.mask.sum()), tuple(self.model.warnings(prompt)))

@@ -1,0 +1,59 @@
+"""The server process: its socket, its API keys, and its end."""
+
+import ipaddress
+import logging
+import socket
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from gan_t2i.core.errors import UsageError
+from gan_t2i.core.stopping import StopRequest
+from gan_t2i.serving.settings import Limits
+
+log = logging.getLogger(__name__)
+
+
+def read_keys(path: Path) -> list[str]:
+    """Return the API keys in a file, one a line; raises `UsageError` where it holds none."""
+    try:
+        keys = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the API keys in {path}: {error}") from error
+    if not keys:
+        raise UsageError(f"{path} holds no API key: write one on a line, such as that of: openssl rand -hex 32")
+    return keys
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; a client waits there until the model is loaded. Raises `UsageError` where it cannot."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"cannot listen at {host} port {port}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def serve(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
+    """Answer requests until SIGINT or SIGTERM, then those under way, and return."""
+    host, port = listener.getsockname()[:2]
+    log.info(f"images API at http://{f'[{host}]' if ':' in host else host}:{port}/v1; Ctrl-C stops")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # the guard has one, without queries and without the names of pictures
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=limits.drain_seconds,
+    )
+    with StopRequest():  # uvicorn raises the signal again once it is done
+        uvicorn.Server(config).run(sockets=[listener])
+    log.info("stopped")

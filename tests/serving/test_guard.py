@@ -1,0 +1,191 @@
+"""Keys, limits, clients that leave, errors, and what is counted and logged."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from gan_t2i import Text2Image
+from gan_t2i.serving.app import create_app
+from gan_t2i.serving.settings import Limits
+
+URL = "/v1/images/generations"
+SECRET = "an unspeakable prompt"
+
+
+class Brush:
+    """Holds the drawing thread until it is released, and counts the pictures."""
+
+    def __init__(self, model: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.drawing, self.released, self.count = threading.Semaphore(0), threading.Event(), 0
+        forward = model.generator.forward
+
+        def held(*inputs: Any) -> Any:
+            self.count += 1
+            self.drawing.release()
+            assert self.released.wait(30)
+            return forward(*inputs)
+
+        monkeypatch.setattr(model.generator, "forward", held)
+
+
+@pytest.fixture
+def brush(model: Text2Image, monkeypatch: pytest.MonkeyPatch) -> Iterator[Brush]:
+    brush = Brush(model, monkeypatch)
+    yield brush
+    brush.released.set()
+
+
+def counted(client: TestClient, name: str) -> float:
+    """The value of a metric."""
+    (line,) = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name + " ")]
+    return float(line.split()[-1])
+
+
+def test_a_key_opens(connect: Callable[..., TestClient]) -> None:
+    client = connect(keys=["first", "sécond"])
+    for header in (None, "first", "Bearer", "Bearer ", "Bearer wrong", "Bearer firstx", "Basic first"):
+        response = client.post(URL, json={"prompt": "red"}, headers={"Authorization": header} if header else {})
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert response.headers["www-authenticate"] == "Bearer"
+    for key in ("Bearer first", "bearer sécond".encode()):
+        assert client.post(URL, json={"prompt": "red"}, headers={"Authorization": key}).status_code == 200
+    assert [client.get(path).status_code for path in ("/v1/models", "/metrics", "/nothing", "/healthz")] == [401, 401, 401, 200]
+    url = client.post(URL, json={"prompt": "red", "response_format": "url"}, headers={"Authorization": "Bearer first"}).json()["data"][0]["url"]
+    assert client.get(url).status_code == 200
+
+
+def test_every_answer_has_an_id_of_its_own(client: TestClient) -> None:
+    answers = [client.get(path) for path in ("/healthz", "/healthz", "/nothing")] + [client.post(URL, json={})]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+    assert all(answer.headers["x-request-id"].startswith("req_") for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "unknown_url"),
+        ("GET", "/docs", 404, "unknown_url"),
+        ("POST", "/v1/images/edits", 404, "unknown_url"),
+        ("GET", URL, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models/small", 405, "method_not_allowed"),
+    ],
+)
+def test_a_wrong_address(client: TestClient, method: str, path: str, status: int, code: str) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert f"{method} {path}" in response.json()["error"]["message"]
+
+
+def test_a_body_that_is_too_large(connect: Callable[..., TestClient]) -> None:
+    client = connect(limits=Limits(body=100))
+    assert client.post(URL, json={"prompt": "red"}).status_code == 200
+    response = client.post(URL, json={"prompt": "x" * 100})
+    assert (response.status_code, response.json()["error"]["message"]) == (413, "the body has more than 100 bytes")
+
+
+def test_a_full_queue(connect: Callable[..., TestClient], brush: Brush, model: Text2Image) -> None:
+    client = connect(limits=Limits(pictures=3))
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(client.post, URL, json={"prompt": "red", "n": 2, "seed": 0})
+        assert brush.drawing.acquire(timeout=30)
+        assert counted(client, "gan_t2i_pictures_taken") == 2
+        response = client.post(URL, json={"prompt": "red", "n": 2})
+        brush.released.set()
+        error = response.json()["error"]
+        assert (response.status_code, error["type"], error["code"]) == (429, "rate_limit_error", "queue_full")
+        assert int(response.headers["retry-after"]) >= 1
+        assert first.result().status_code == 200
+    assert client.post(URL, json={"prompt": "red", "n": 3}).status_code == 200
+    assert client.post(URL, json={"prompt": "red", "n": 4}).status_code == 429  # never
+    assert counted(client, "gan_t2i_pictures_taken") == 0
+
+
+async def post(app: Any, values: dict[str, Any], leave: asyncio.Event) -> list[Any]:
+    """Send a request to the application, and end the connection when `leave` is set; returns what was sent back."""
+    sent: list[Any] = []
+
+    async def messages() -> AsyncIterator[dict[str, Any]]:
+        yield {"type": "http.request", "body": json.dumps(values).encode(), "more_body": False}
+        await leave.wait()
+        while True:
+            yield {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": URL, "query_string": b"", "headers": headers, "asgi": {"spec_version": "2.3"}}
+    await app(scope, messages().__anext__, send)
+    return sent
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_client_that_left_asked_for_is_not_drawn(model: Text2Image, brush: Brush, said: list[str], stream: bool) -> None:
+    app = create_app(model, "small")
+
+    async def leave_at_the_first_picture() -> list[Any]:
+        leave = asyncio.Event()
+        request = asyncio.create_task(post(app, {"prompt": SECRET, "n": 5, "stream": stream}, leave))
+        await asyncio.to_thread(brush.drawing.acquire)
+        leave.set()
+        sent = await request
+        brush.released.set()
+        other = await post(app, {"prompt": "red"}, asyncio.Event())
+        assert other[0]["status"] == 200
+        return sent
+
+    sent = asyncio.run(leave_at_the_first_picture())
+    assert [message["type"] for message in sent] == ["http.response.start"] * stream
+    assert brush.count == 2  # the first of five, and that of the other request
+    assert said == [f"POST {URL} {200 if stream else 499}", f"POST {URL} 200"]
+
+
+def test_a_request_has_its_time(connect: Callable[..., TestClient], brush: Brush) -> None:
+    client = connect(limits=Limits(seconds=0.05))
+    response = client.post(URL, json={"prompt": "red"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "timeout")
+    brush.released.set()
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert counted(client, "gan_t2i_pictures_taken") == 0
+
+
+def test_no_prompt_is_logged(
+    connect: Callable[..., TestClient], model: Text2Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gan_t2i")
+    client = connect()
+    url = client.post(URL, json={"prompt": SECRET * 9, "response_format": "url"}).json()["data"][0]["url"]
+    client.get(url + "?q=1")
+    client.post(URL, json={"prompt": SECRET, "n": 0})
+
+    def fail(*inputs: Any) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(model.generator, "forward", fail)
+    response = client.post(URL, json={"prompt": SECRET})
+    assert (response.status_code, response.json()["error"]) == (
+        500,
+        {"message": "the server failed", "type": "server_error", "param": None, "code": "internal_error"},
+    )
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("gan_t2i")]
+    fault = lines.pop(3)
+    assert lines == [f"POST {URL} 200", "GET /pictures/{name} 200", f"POST {URL} 400", f"POST {URL} 500"]
+    assert fault.startswith("RuntimeError in\n")
+    assert "in fail\n" in fault
+    assert "unspeakable" not in caplog.text
+
+
+def test_metrics(client: TestClient) -> None:
+    client.post(URL, json={"prompt": "red", "n": 2})
+    client.get("/nothing/1")
+    client.get("/nothing/2")
+    assert counted(client, "gan_t2i_drawing_seconds_count") == 2
+    assert counted(client, f'gan_t2i_requests_total{{method="POST",path="{URL}",status="200"}}') == 1
+    assert counted(client, 'gan_t2i_requests_total{method="GET",path="other",status="404"}') == 2
