@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 from PIL import Image
 
+from gan_t2i import Text2Image
 from gan_t2i.checkpoint import load_snapshot, read_tensors
 from gan_t2i.core.config import read_yaml, with_overrides
 from gan_t2i.core.errors import GanT2IError
@@ -30,6 +32,7 @@ from gan_t2i.data.readers import read
 from gan_t2i.data.records import LazyFile
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.runs import RunFolder
+from gan_t2i.serving.app import create_app
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 from gan_t2i.training.state import load_state
@@ -264,6 +267,29 @@ def test_packed_folders(throw: Callable[..., int], pictures: Path, tmp_path: Pat
         assert all(dataset.captions[index] for ids in dataset.caption_ids for index in ids)
 
     assert throw("packed", 150, [(folder / META).read_bytes()], reader)
+
+
+def test_requests(throw: Callable[..., int], trained: RunFolder) -> None:
+    """Bodies of requests for pictures: each is answered with 200 or 4xx."""
+    with TestClient(create_app(Text2Image.load(trained.path, device="cpu"), "small")) as client:
+
+        def reader(data: bytes) -> None:
+            answer = client.post("/v1/images/generations", content=data, headers={"Content-Type": "application/json"})
+            assert answer.status_code < 500, answer.text
+            if answer.status_code >= 400:
+                raise GanT2IError(answer.json()["error"]["message"])
+
+        values = {"prompt": "a red circle", "n": 2, "size": "20x20", "output_format": "webp", "output_compression": 80, "background": "opaque"}
+        values |= {
+            "response_format": "url",
+            "quality": "high",
+            "seed": 12,
+            "truncation": 0.7,
+            "user": "me",
+            "stream": False,
+            "partial_images": 1,
+        }
+        assert throw("request", 150, [json.dumps(values).encode()], reader)
 
 
 def test_they_were_enough(counts: Counter[str], request: pytest.FixtureRequest) -> None:

@@ -39,21 +39,20 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"cannot listen at {host} port {port}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"cannot listen at {host}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def serve(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
     """Answer requests until SIGINT or SIGTERM, then those under way, and return."""
     host, port = listener.getsockname()[:2]
     log.info(f"images API at http://{f'[{host}]' if ':' in host else host}:{port}/v1; Ctrl-C stops")
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,  # the guard has one, without queries and without the names of pictures
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=limits.drain_seconds,
-    )
     with StopRequest():  # uvicorn raises the signal again once it is done
-        uvicorn.Server(config).run(sockets=[listener])
+        make_server(app, limits).run(sockets=[listener])
     log.info("stopped")
+
+
+def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """Return a server that logs warnings alone: the guard logs requests, without queries and without the names of pictures."""
+    return uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=limits.drain_seconds)
+    )
