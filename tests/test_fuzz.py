@@ -289,7 +289,7 @@ def test_requests(throw: Callable[..., int], trained: RunFolder) -> None:
             "stream": False,
             "partial_images": 1,
         }
-        assert throw("request", 150, [json.dumps(values).encode()], reader)
+        assert throw("request", 60, [json.dumps(values).encode()], reader)
 
 
 def test_they_were_enough(counts: Counter[str], request: pytest.FixtureRequest) -> None:
