@@ -20,8 +20,8 @@ from gan_t2i.serving.settings import Limits
 
 log = logging.getLogger(__name__)
 
-OPEN = ("/healthz", "/pictures/")
-"""Beginnings of paths that need no key."""
+_OPEN = {"/", "/healthz"}  # need no key: a page that asks for one, and what tells a container's keeper that all is well
+_PICTURES = "/pictures/"  # nor do these: their names are secrets
 _GONE = 499  # in the log, as nginx has it: the client has closed the connection
 
 
@@ -76,7 +76,7 @@ class Guard:
             self._note(scope, answer)
 
     def _check_key(self, scope: Scope) -> None:
-        if not self._keys or scope["path"].startswith(OPEN):
+        if not self._keys or scope["path"] in _OPEN or scope["path"].startswith(_PICTURES):
             return
         scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
         # all are compared, so that the time tells nothing

@@ -11,7 +11,7 @@ class Limits:
     """Pictures of all requests that wait, are drawn or are sent; a request for more than is left gets 429."""
     body: int = 512 * 1024
     """Bytes of a request's body: the longest prompt with every letter escaped fits."""
-    seconds: float = 60.0
+    seconds: float = 120.0
     """Time of a request, from its headers to the end of its answer."""
     drain_seconds: int = 20
     """Time that the requests under way are given at SIGTERM."""
