@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.runtime import seeded_rng, torch_defaults
@@ -23,7 +24,7 @@ def draw(
     for prompt in prompts:
         text = encode_prompt(generator, encoder, prompt)
         for seed in seeds:
-            yield draw_one(generator, text, seed, truncation_psi)
+            yield draw_one(generator, latent(generator, seed), text, truncation_psi)
 
 
 @torch_defaults()
@@ -33,9 +34,15 @@ def encode_prompt(generator: Generator, encoder: SentenceEncoder, prompt: str) -
 
 
 @torch_defaults()
+def latent(generator: Generator, seed: int) -> Tensor:
+    """Return the z [1, Z] of a seed, on the CPU."""
+    return torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z"))
+
+
+@torch_defaults()
 @torch.no_grad()
-def draw_one(generator: Generator, text: TextBatch, seed: int, truncation_psi: float = 1.0) -> Image.Image:
-    """Return the picture of one encoded prompt, from `encode_prompt`, with one seed; the generator must be in evaluation mode."""
-    z = torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z")).to(text.tokens.device)
-    [picture] = to_pictures(generator(z, text, truncation_psi))
+def draw_one(generator: Generator, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Image.Image:
+    """Return the picture of one z [1, Z] and one encoded prompt; the generator must be in evaluation mode."""
+    device = next(generator.parameters()).device
+    [picture] = to_pictures(generator(z.to(device), text.to(device), truncation_psi))
     return picture

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gan_t2i.core.arguments import as_integer, as_number, as_prompts
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.images import to_pictures
-from gan_t2i.core.runtime import seeded_rng, torch_defaults
+from gan_t2i.core.runtime import seeded_rng
+from gan_t2i.sampling.draw import draw_one
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.text.batch import TextBatch
 
@@ -32,7 +32,7 @@ def interpolate(
     z0, z1 = (latent(model, as_integer(seed, "seed")) for seed in seeds)
     for index in range(steps):
         t = index / (steps - 1)
-        yield _draw(model, slerp(z0, z1, t), blend(a, b, t), psi)
+        yield draw_one(model.generator, slerp(z0, z1, t), blend(a, b, t), psi)
 
 
 def variations(
@@ -48,7 +48,7 @@ def variations(
         raise UsageError(f"strength {way:g}: from 0, no change, to 1, another seed")
     encoded, z = model.encoder.encode([text]), latent(model, number)
     for index in range(as_integer(count, "count")):
-        yield _draw(model, slerp(z, latent(model, number, index), way), encoded, psi)
+        yield draw_one(model.generator, slerp(z, latent(model, number, index), way), encoded, psi)
 
 
 def latent(model: Text2Image, seed: int, variation: int | None = None) -> Tensor:
@@ -75,10 +75,3 @@ def blend(a: TextBatch, b: TextBatch, t: float) -> TextBatch:
     length = max(a.tokens.shape[1], b.tokens.shape[1])
     first, last = (torch.cat([x, x[:, -1:].expand(-1, length - x.shape[1], -1)], dim=1) for x in (a.tokens, b.tokens))
     return TextBatch(torch.lerp(first, last, t), torch.ones(1, length, dtype=torch.bool), torch.lerp(a.pooled, b.pooled, t))
-
-
-@torch_defaults()
-@torch.no_grad()
-def _draw(model: Text2Image, z: Tensor, text: TextBatch, truncation_psi: float) -> Image.Image:
-    [picture] = to_pictures(model.generator(z.to(model.device), text.to(model.device), truncation_psi))
-    return picture

@@ -4,7 +4,6 @@ The log has method, path and status. Prompts are in bodies, and in nothing that 
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import traceback
@@ -113,8 +112,7 @@ class Guard:
         finally:
             task.cancel()
             gone.cancel()
-            with contextlib.suppress(Exception):
-                await asyncio.gather(task, gone, return_exceptions=True)
+            await asyncio.gather(task, gone, return_exceptions=True)
 
     def _note(self, scope: Scope, answer: _Answer) -> None:
         # the template of a route, because the name of a picture is a secret

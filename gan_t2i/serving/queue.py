@@ -10,7 +10,7 @@ from functools import lru_cache
 from PIL import Image
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from gan_t2i.sampling.draw import draw_one, encode_prompt
+from gan_t2i.sampling.draw import draw_one, encode_prompt, latent
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError
 from gan_t2i.serving.settings import Limits
@@ -81,7 +81,7 @@ class DrawingQueue:
     def _draw(self, prompt: str, seed: int, truncation_psi: float) -> Drawn:
         began = time.perf_counter()
         read = self._read(prompt)
-        picture = draw_one(self.model.generator, read.text, seed, truncation_psi)
+        picture = draw_one(self.model.generator, latent(self.model.generator, seed), read.text, truncation_psi)
         self._latest = time.perf_counter() - began
         self._seconds.observe(self._latest)
         return Drawn(picture, seed, read)
