@@ -34,9 +34,10 @@ def encode_prompt(generator: Generator, encoder: SentenceEncoder, prompt: str) -
 
 
 @torch_defaults()
-def latent(generator: Generator, seed: int) -> Tensor:
-    """Return the z [1, Z] of a seed, on the CPU."""
-    return torch.randn(1, generator.z_width, generator=seeded_rng(seed, "z"))
+def latent(generator: Generator, seed: int, variation: int | None = None) -> Tensor:
+    """Return the z [1, Z] of a seed, or of one of its variations, on the CPU."""
+    key = (seed, "z") if variation is None else (seed, "variation", variation)
+    return torch.randn(1, generator.z_width, generator=seeded_rng(*key))
 
 
 @torch_defaults()

@@ -22,6 +22,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import composite_on_grey, to_uint8
 from gan_t2i.models.base import Generator
 from gan_t2i.ops.attention import MultiHeadAttention
+from gan_t2i.sampling.draw import draw
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -71,15 +72,21 @@ def explain(model: Text2Image, prompt: str, *, seed: int = 0, truncation_psi: fl
         raise UsageError(f"a prompt of 2 to {MOST_WORDS} words can be explained, and this one has {len(words)}")
     spans = token_spans(model.encoder, words)
     others = [" ".join(words[:index] + words[index + 1 :]) for index in range(len(words))]
-    with recorded_attention(model.generator) as maps:
-        [picture] = model.generate(" ".join(words), seeds=[seed], truncation_psi=psi)
+    generator, encoder = model.generator, model.encoder
+    with recorded_attention(generator) as maps:
+        [picture] = draw(generator, encoder, [" ".join(words)], [seed], psi)
     shares = attention_maps(maps, picture.width)  # [L, R, R]
     drawn = to_uint8([picture]).float()
     effects = []
-    for word, (start, stop), without in zip(words, spans, model.stream(others, seeds=[seed], truncation_psi=psi), strict=True):
+    for word, (start, stop), without in zip(words, spans, draw(generator, encoder, others, [seed], psi), strict=True):
         change = (to_uint8([without]).float() - drawn).abs().mean(dim=(0, 1)) / 255
         effects.append(WordEffect(word, without, change, shares[start:stop].sum(dim=0)))
     return Explanation(prompt, picture, tuple(effects))
+
+
+def can_explain(model: Text2Image, prompt: str) -> bool:
+    """Return True for a prompt that `explain` takes."""
+    return 2 <= len(prompt.split()) <= MOST_WORDS and model.encoder.count_tokens([" ".join(prompt.split())])[0] <= model.encoder.max_tokens
 
 
 def token_spans(encoder: SentenceEncoder, words: list[str]) -> list[tuple[int, int]]:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from gan_t2i.core.arguments import as_integer, as_number, as_prompts
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.runtime import seeded_rng
-from gan_t2i.sampling.draw import draw_one
+from gan_t2i.sampling.draw import draw_one, latent
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.text.batch import TextBatch
 
@@ -29,7 +28,7 @@ def interpolate(
     if steps < 2:
         raise UsageError(f"{steps} frames: at least 2, one for each prompt")
     a, b = (model.encoder.encode([prompt]) for prompt in ends)
-    z0, z1 = (latent(model, as_integer(seed, "seed")) for seed in seeds)
+    z0, z1 = (latent(model.generator, as_integer(seed, "seed")) for seed in seeds)
     for index in range(steps):
         t = index / (steps - 1)
         yield draw_one(model.generator, slerp(z0, z1, t), blend(a, b, t), psi)
@@ -46,15 +45,34 @@ def variations(
     way = as_number(strength, "strength")
     if not 0 <= way <= 1:
         raise UsageError(f"strength {way:g}: from 0, no change, to 1, another seed")
-    encoded, z = model.encoder.encode([text]), latent(model, number)
+    encoded, z = model.encoder.encode([text]), latent(model.generator, number)
     for index in range(as_integer(count, "count")):
-        yield draw_one(model.generator, slerp(z, latent(model, number, index), way), encoded, psi)
+        yield draw_one(model.generator, slerp(z, latent(model.generator, number, index), way), encoded, psi)
 
 
-def latent(model: Text2Image, seed: int, variation: int | None = None) -> Tensor:
-    """Return the z [1, Z] of a seed, or of one of its variations."""
-    parts = (seed, "z") if variation is None else (seed, "variation", variation)
-    return torch.randn(1, model.generator.z_width, generator=seeded_rng(*parts))
+def draw_point(
+    model: Text2Image,
+    prompt: str,
+    *,
+    to: str | None = None,
+    t: float = 0.0,
+    seed: int = 0,
+    x: float = 0.0,
+    y: float = 0.0,
+    truncation_psi: float = 1.0,
+) -> Image.Image:
+    """Draw one picture of a plane through the z of `seed`, at `x` and `y` in [-1, 1], for a prompt at `t` of the way to the prompt `to`.
+
+    At x = y = t = 0 it is the picture of `Text2Image.generate`.
+    """
+    text = model.encoder.encode([prompt])
+    if to is not None:
+        text = blend(text, model.encoder.encode([to]), t)
+    z = latent(model.generator, seed)
+    if x or y:
+        moved = z + x * latent(model.generator, seed, 0) + y * latent(model.generator, seed, 1)
+        z = F.normalize(moved) * z.norm()
+    return draw_one(model.generator, z, text, truncation_psi)
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:

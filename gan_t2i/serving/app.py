@@ -18,6 +18,7 @@ from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError, AsciiJSONResponse, from_validation, invalid
 from gan_t2i.serving.guard import Guard
 from gan_t2i.serving.images_api import Generation, answer, encode, event, sse, to_base64
+from gan_t2i.serving.page import page_routes
 from gan_t2i.serving.queue import DrawingQueue, Drawn
 from gan_t2i.serving.settings import Limits
 from gan_t2i.serving.shelf import Shelf
@@ -33,7 +34,9 @@ class Order:
     pictures: Sequence[Future[Drawn]]
 
 
-def create_app(model: Text2Image, name: str, *, created: int = 0, keys: Sequence[str] = (), limits: Limits | None = None) -> FastAPI:
+def create_app(
+    model: Text2Image, name: str, *, created: int = 0, keys: Sequence[str] = (), limits: Limits | None = None, example: str = ""
+) -> FastAPI:
     """Return the application that serves one model.
 
     Args:
@@ -42,6 +45,7 @@ def create_app(model: Text2Image, name: str, *, created: int = 0, keys: Sequence
         created: the time of its file, in seconds since 1970.
         keys: API keys, each of which opens all routes; without any, no request needs one.
         limits: bounds on time and memory.
+        example: a prompt for the page to begin with.
     """
     limits = limits or Limits()
     registry = CollectorRegistry()
@@ -122,6 +126,8 @@ def create_app(model: Text2Image, name: str, *, created: int = 0, keys: Sequence
         if file is None:
             raise ApiError(404, "there is no such picture any more", code="picture_expired")
         return Response(file, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers={"Cache-Control": "no-store"})
+
+    app.include_router(page_routes(queue, name, example))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

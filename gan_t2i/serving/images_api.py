@@ -23,7 +23,8 @@ _RETIRED_QUALITIES = {"standard": "medium", "hd": "high"}
 _PREVIEWS = ("image_generation.partial_image", "image_generation.completed")
 
 
-def _prompt(value: str) -> str:
+def checked_prompt(value: str) -> str:
+    """Return a prompt; raises `ApiError` where it is empty or is not text."""
     try:
         return as_prompts(value)[0]
     except UsageError:
@@ -45,7 +46,7 @@ class Generation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    prompt: Annotated[str, Field(max_length=32_000), AfterValidator(_prompt)]
+    prompt: Annotated[str, Field(max_length=32_000), AfterValidator(checked_prompt)]
     model: str | None = None
     n: int = Field(1, ge=1, le=10)
     size: Annotated[int | None, BeforeValidator(_side)] = None

@@ -2,10 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TypeVar
 
 from PIL import Image
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -15,6 +16,8 @@ from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError
 from gan_t2i.serving.settings import Limits
 from gan_t2i.text.batch import TextBatch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,26 @@ class DrawingQueue:
         self._latest = 0.0  # seconds
         Gauge("gan_t2i_pictures_taken", "Pictures of requests that are not answered yet.", registry=registry).set_function(lambda: self.taken)
 
+    def order(self, prompt: str, seeds: Sequence[int], truncation_psi: float) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
+        """Return `places` for a picture of each seed."""
+        return self.places([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds])
+
     @contextlib.contextmanager
-    def order(self, prompt: str, seeds: Sequence[int], truncation_psi: float) -> Iterator[list["Future[Drawn]"]]:
-        """Yield a future picture for each seed. What is not drawn when the ``with`` ends never is.
+    def places(self, works: Sequence[Callable[[], T]]) -> Iterator[list["Future[T]"]]:
+        """Yield the future result of each of `works`, functions that use the model. What has not begun when the ``with`` ends never does.
 
         Raises `ApiError` 429 where too many pictures are taken already.
         """
-        if self.taken + len(seeds) > self._limit:
+        if self.taken + len(works) > self._limit:
             seconds = max(1, round(self.taken * self._latest))
             message = f"{self.taken} pictures of at most {self._limit} are being drawn or sent: try again in {seconds} s"
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
-        self.taken += len(seeds)
-        futures = [self._thread.submit(self._draw, prompt, seed, truncation_psi) for seed in seeds]
+        self.taken += len(works)
+        futures = [self._thread.submit(work) for work in works]
         try:
             yield futures
         finally:
-            self.taken -= len(seeds)
+            self.taken -= len(works)
             for future in futures:
                 future.cancel()
 

@@ -45,7 +45,8 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
     """Answer requests until SIGINT or SIGTERM, then those under way, and return."""
     host, port = listener.getsockname()[:2]
-    log.info(f"images API at http://{f'[{host}]' if ':' in host else host}:{port}/v1; Ctrl-C stops")
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    log.info(f"page at {address}, images API at {address}/v1; Ctrl-C stops")
     with StopRequest():  # uvicorn raises the signal again once it is done
         make_server(app, limits).run(sockets=[listener])
     log.info("stopped")

@@ -9,7 +9,8 @@ from PIL import Image, ImageChops
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import to_uint8
 from gan_t2i.runs import RunFolder
-from gan_t2i.sampling.explore import blend, interpolate, latent, slerp, variations
+from gan_t2i.sampling.draw import latent
+from gan_t2i.sampling.explore import blend, interpolate, slerp, variations
 from gan_t2i.sampling.pipeline import Text2Image
 
 A, B = "a red circle", "two large blue squares"
@@ -70,7 +71,7 @@ def test_a_blend_has_the_length_of_the_longer_prompt(model: Text2Image) -> None:
 
 
 def test_a_variation_has_a_z_of_its_own(model: Text2Image) -> None:
-    found = [latent(model, 3), latent(model, 3, 0), latent(model, 3, 1), latent(model, 4, 0)]
+    found = [latent(model.generator, 3), latent(model.generator, 3, 0), latent(model.generator, 3, 1), latent(model.generator, 4, 0)]
     assert len({tuple(z.flatten().tolist()) for z in found}) == 4
 
 

@@ -1,0 +1,180 @@
+"""The page in a real browser: it draws while a prompt is typed, and can be used without a mouse."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_selenium_python import Axe
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from gan_t2i import Text2Image
+from gan_t2i.serving.app import create_app
+from gan_t2i.serving.server import make_server
+from gan_t2i.serving.settings import Limits
+
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(DRIVER is None, reason="no chromedriver is installed (Debian: chromium-driver)"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Serves the packaged model."""
+    server = make_server(create_app(Text2Image.load("pretrained"), "shapes64", example="a red heart"), Limits())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, address: str) -> Iterator["Page"]:
+    browser.get("about:blank")
+    yield Page(browser, address)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+class Page:
+    """What a user does with the page."""
+
+    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
+        self.browser, self.address = browser, address
+
+    def open(self, fragment: str = "") -> "Page":
+        self.browser.get("about:blank")
+        self.browser.get(self.address + fragment)
+        self.wait(lambda: "64 px" in self.text("model"))
+        return self
+
+    def find(self, name: str) -> Any:
+        return self.browser.find_element(By.ID, name)
+
+    def text(self, name: str) -> str:
+        return str(self.find(name).text)
+
+    def all(self, selector: str) -> list[Any]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(self, condition: Callable[[], Any]) -> None:
+        WebDriverWait(self.browser, 60).until(lambda _: condition())
+
+    def pixels(self, image: str = "#large") -> str:
+        """The decoded picture, as text."""
+        script = """const image = document.querySelector(arguments[0]), canvas = document.createElement("canvas");
+            if (!image.naturalWidth) return "";
+            canvas.width = canvas.height = image.naturalWidth;
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return canvas.toDataURL();"""
+        return str(self.browser.execute_script(script, image))
+
+    def type(self, prompt: str) -> None:
+        self.find("prompt").send_keys(prompt)
+        self.wait(lambda: self.is_done(self.find("prompt").get_property("value")))
+
+    def is_done(self, prompt: str) -> bool:
+        """True once the last picture of the grid is of the prompt."""
+        alts = [image.get_attribute("alt") for image in self.all("#grid img")]
+        return all(alt.startswith(f"{prompt}, seed ") for alt in alts)
+
+
+def test_pictures_change_while_a_prompt_is_typed(page: Page) -> None:
+    page.open().wait(lambda: "such as: a red heart" in page.text("status"))
+    page.type("a red heart")
+    first = page.pixels()
+    assert first == page.pixels("#grid img")
+    page.type(" above a blue dog")
+    assert page.pixels() not in ("", first)
+    assert "Drawn in" in page.text("status")
+    page.wait(lambda: page.all("#words .unknown"))
+    assert [word.text for word in page.all("#words .unknown")] == ["dog"]
+
+
+def test_a_word_lights_what_it_changes(page: Page) -> None:
+    page.open().type("a red heart above a blue star")
+    [word] = [button for button in page.all("#words button") if button.text == "blue"]
+    page.wait(lambda: "changes" in (word.get_attribute("aria-label") or ""))
+    webdriver.ActionChains(page.browser).move_to_element(word).perform()
+    page.wait(lambda: page.find("light").get_attribute("class") == "on")
+    assert "data:image/png" in page.find("light").value_of_css_property("mask-image")
+
+
+def test_the_pad_moves_the_chosen_picture_alone(page: Page) -> None:
+    page.open().type("two blue stars")
+    page.all("#grid button")[2].click()
+    page.wait(lambda: page.pixels() == page.pixels("#grid button:nth-child(3) img"))
+    before = page.pixels()
+    webdriver.ActionChains(page.browser).click_and_hold(page.find("pad")).move_by_offset(60, -30).release().perform()
+    page.wait(lambda: page.pixels() != before)
+    assert page.pixels("#grid button:nth-child(3) img") == before
+    across = page.find("x").get_property("value")
+    page.find("x").send_keys(Keys.ARROW_LEFT)
+    assert float(page.find("x").get_property("value")) < float(across)
+
+
+def test_a_link_restores_everything(page: Page) -> None:
+    page.open().type("a green ring")
+    page.all("#grid button")[1].click()
+    page.find("seed").clear()
+    page.find("seed").send_keys("40")
+    page.wait(lambda: "seed=40" in page.browser.current_url)
+    page.wait(lambda: page.find("large").get_attribute("alt") == "a green ring, seed 41")
+    page.wait(lambda: page.is_done("a green ring"))
+    fragment, drawn = page.browser.current_url.partition("#")[2], page.pixels()
+    page.open("#" + fragment).wait(lambda: page.find("large").get_attribute("alt") == "a green ring, seed 41")
+    page.wait(lambda: page.pixels() == drawn)
+
+
+def test_a_blend_ends_in_the_second_prompt(page: Page) -> None:
+    page.open("#p=a+red+circle&to=a+blue+star&t=1").wait(lambda: page.is_done("a red circle"))
+    blended = page.pixels()
+    page.open("#p=a+blue+star").wait(lambda: page.is_done("a blue star"))
+    assert page.pixels() == blended
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_axe_finds_nothing_serious(page: Page, width: int) -> None:
+    page.browser.set_window_size(width, 900)
+    page.open("#p=a+red+heart+above+a+blue+dog&to=a+star").wait(lambda: page.is_done("a red heart above a blue dog"))
+    axe = Axe(page.browser)
+    axe.inject()
+    found = axe.run()["violations"]
+    assert [(fault["id"], fault["nodes"]) for fault in found if fault["impact"] in ("serious", "critical")] == []
+    assert page.browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_picture_can_be_downloaded(page: Page, tmp_path: Path) -> None:
+    page.browser.set_window_size(1200, 900)
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.open("#p=a+red+heart").wait(lambda: page.is_done("a red heart"))
+    page.find("download").click()
+    path = tmp_path / "a-red-heart-seed0.png"
+    for _ in range(100):
+        if path.exists():
+            break
+        time.sleep(0.1)
+    assert b"trainedAlgorithmicMedia" in path.read_bytes()

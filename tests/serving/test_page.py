@@ -1,0 +1,95 @@
+"""The page's own routes: pictures of points, words, and what the page may load."""
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image, ImageChops
+
+from gan_t2i import Text2Image
+from gan_t2i.sampling.explain import MOST_WORDS
+from gan_t2i.serving.page import content_policy
+from gan_t2i.serving.settings import Limits
+
+PROMPT = "a red circle"
+
+
+def draw(client: TestClient, **values: Any) -> Image.Image:
+    response = client.post("/draw", json={"prompt": PROMPT, **values})
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    return Image.open(io.BytesIO(response.content))
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return ImageChops.difference(a, b).getbbox() is None
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert not re.search(r"(src|href)=\"(?!#|data:)|https?://|@import", response.text)
+    policy = response.headers["content-security-policy"]
+    assert policy == content_policy(response.text)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_a_point_in_the_middle_is_the_picture_of_the_seed(client: TestClient, model: Text2Image) -> None:
+    drawn = draw(client, seed=3, truncation=0.5)
+    assert same(drawn, model.generate(PROMPT, seeds=3, truncation_psi=0.5)[0])
+    assert drawn.info["Software"].startswith("gan_t2i")
+    other = "two blue squares"
+    assert same(draw(client, seed=3, to=other, t=1), model.generate(other, seeds=3)[0])
+    assert not same(draw(client, seed=3, x=0.5), draw(client, seed=3))
+    assert not same(draw(client, seed=3, x=0.5), draw(client, seed=3, y=0.5))
+
+
+@pytest.mark.parametrize("values", [{"prompt": " "}, {"t": 2}, {"x": -1.5}, {"seed": -1}, {"truncation": "1"}, {"size": "64x64"}])
+def test_points_outside_of_the_plane_are_refused(client: TestClient, values: dict[str, Any]) -> None:
+    response = client.post("/draw", json={"prompt": PROMPT, **values})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == next(iter(values))
+
+
+def test_words_tell_what_they_change(client: TestClient, model: Text2Image) -> None:
+    words = client.post("/words", json={"prompt": "a red circle", "seed": 1}).json()["words"]
+    assert [word["word"] for word in words] == ["a", "red", "circle"]
+    assert all(word["known"] and 0 <= word["share"] <= 1 for word in words)
+    masks = [np.asarray(Image.open(io.BytesIO(base64.b64decode(word["mask"]))).getchannel("A")) for word in words]
+    assert all(mask.shape == (model.info.resolution,) * 2 for mask in masks)
+    assert min(mask.min() for mask in masks) == 0  # the largest change of all is the clearest place
+
+
+@pytest.mark.parametrize("prompt", ["circle", "circle " * (MOST_WORDS + 1), "unfathomableness " * 20])
+def test_a_prompt_that_cannot_be_explained_has_words_alone(client: TestClient, prompt: str) -> None:
+    words = client.post("/words", json={"prompt": prompt}).json()["words"]
+    assert len(words) == len(prompt.split())
+    assert all(word["mask"] is None for word in words)
+
+
+def test_unknown_words_are_told_to_the_client_alone(connect: Callable[..., TestClient], said: list[str]) -> None:
+    client = connect(Text2Image.load("pretrained"))
+    words = client.post("/words", json={"prompt": "a red Dog, above"}).json()["words"]
+    client.post("/draw", json={"prompt": "a red Dog, above"})
+    assert said[-2:] == ["POST /words 200", "POST /draw 200"]
+    assert not any("dog" in line.lower() for line in said)
+    assert {word["word"]: word["known"] for word in words} == {"a": True, "red": True, "Dog,": False, "above": True}
+
+
+def test_the_page_itself_needs_no_key_and_its_routes_do(connect: Callable[..., TestClient]) -> None:
+    client = connect(keys=["secret"])
+    assert client.get("/").status_code == 200
+    assert client.post("/draw", json={"prompt": PROMPT}).status_code == 401
+    assert client.post("/draw", json={"prompt": PROMPT}, headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_a_full_queue_refuses_the_page_too(connect: Callable[..., TestClient]) -> None:
+    response = connect(limits=Limits(pictures=0)).post("/draw", json={"prompt": PROMPT})
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "queue_full"
