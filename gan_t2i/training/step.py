@@ -127,8 +127,7 @@ class TrainStep:
         real = self._real(micro.images)
         background = noise.background if self.networks.autoencoder.is_identity else None
         real_aug, fake_aug = (
-            discriminator_view(images, config.augment, changes, background, noise.nimg, config.kimg)
-            for images, changes in ((real, noise.real), (fake, noise.fake))
+            discriminator_view(images, config.augment, changes, background) for images, changes in ((real, noise.real), (fake, noise.fake))
         )
         conditions = D.text_head(micro.text)
         real_logits = pair_logits(D, D.trunk(real_aug), conditions, micro.caption_index)
