@@ -57,7 +57,6 @@ def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, b
 
 def augment(images: Tensor, config: AugmentConfig, changes: Tensor) -> Tensor:
     """Change images [N, 3, H, W] differentiably, each by its own row of `changes` [N, 6]."""
-    changes = changes.to(images.device)
     brightness, saturation, shift, centre = (changes[:, columns] for columns in COLUMNS)
     if config.brightness:
         images = images + brightness[:, :, None, None] * config.brightness

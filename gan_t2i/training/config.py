@@ -113,6 +113,8 @@ class TrainConfig(StrictConfig):
     device: str = "auto"
     deterministic: bool = False
     """Add in a fixed order on a GPU, so that equal runs have equal bits; slower. On a CPU they have anyway."""
+    capture: Literal["auto", "off"] = "auto"
+    """Let a GPU replay training steps as CUDA graphs, without Python; a CPU has none."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Precision of convolutions and matrix products; auto takes bfloat16 where the hardware has it."""
     data: DataConfig = DataConfig()
