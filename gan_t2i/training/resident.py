@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gan_t2i.core.phases import phase
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
@@ -33,7 +34,8 @@ class Resident:
         if isinstance(text, TextBatch):
             return text
         assert self.text is not None  # the step was given places
-        return TextBatch(self.text.tokens[text].float(), self.text.mask[text], self.text.pooled[text])
+        with phase("text"):
+            return TextBatch(self.text.tokens[text].float(), self.text.mask[text], self.text.pooled[text])
 
 
 def room(device: torch.device) -> int:

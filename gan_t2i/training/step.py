@@ -182,9 +182,8 @@ class TrainStep:
 
     def micro_batch(self, inputs: StepInputs) -> MicroBatch:
         """Gather what was given by its place."""
-        with phase("text"):
-            text = self.resident.text_at(inputs.text)
-        return MicroBatch(**{**vars(inputs), "images": self.resident.images_at(inputs.images), "text": text})
+        gathered = {"images": self.resident.images_at(inputs.images), "text": self.resident.text_at(inputs.text)}
+        return MicroBatch(**{**vars(inputs), **gathered})
 
     def _forward_backward(self, micro: MicroBatch, with_penalty: bool) -> Metrics:
         """Add the gradients of a micro-batch to those in the networks."""
