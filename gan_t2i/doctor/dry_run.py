@@ -127,7 +127,7 @@ def _estimate(session: Session) -> str:
     config, interval = session.config, session.config.penalty.interval
     counted = []
     for number in range(min(interval, 2)):  # the first has the penalty, the others of an interval are like the second
-        with FlopCounter() as counter:
+        with session.step.eager(), FlopCounter() as counter:
             session.run_step(number * config.batch)
         counted.append(counter.total)
     operations = counted[0] + (interval - 1) * counted[-1]

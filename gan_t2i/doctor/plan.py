@@ -116,7 +116,7 @@ def _recommended(request: Request) -> Plan:
         length = _measured_length(config, inspection.examples, request.minutes or MINUTES)
     advice = recommend(advice.facts, advice.machine, length)
     config, reasons = _config(request, advice), advice.reasons
-    strengths = {name: value for name, value in config.augment.model_dump().items() if value and not name.startswith("blur")}
+    strengths = {name: value for name, value in config.augment.model_dump().items() if value}
     lines: tuple[str, ...] = (
         f"recipe: {advice.recipe.name} ({advice.why})",
         f"resolution: {config.resolution} px ({'as given' if 'resolution' in values else reasons['resolution']})",

@@ -94,12 +94,12 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
     steps = interval * math.ceil(steps / interval)
     step_seconds, phases, ticks, alone = [], [], [], []
     with temporary_loop(session) as loop:
-        with FlopCounter() as counter:
+        with session.step.eager(), FlopCounter() as counter:
             loop.run(interval)
         loop.run(interval)  # by now kernels are chosen and memory is allocated
         for _ in range(repeats):
             step_seconds.append(seconds_of(lambda: loop.run(steps), device) / steps)
-            with PhaseTimer(device) as timer:
+            with session.step.eager(), PhaseTimer(device) as timer:
                 loop.run(steps)
             phases.append({name: seconds / steps for name, seconds in split_penalty(timer).items()})
             with PhaseTimer(device) as timer:

@@ -14,7 +14,6 @@ from torch import Tensor
 from gan_t2i.core.config import Count, NonNegative, Positive, Share, StrictConfig
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import autocast_off
-from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.text_head import TextCondition
 from gan_t2i.ops.checkpointing import no_checkpointing
@@ -39,10 +38,14 @@ class PenaltyConfig(StrictConfig):
         """True if the step of that number includes the penalty."""
         return self.r1_gamma + self.r2_gamma > 0 and step % self.interval == 0
 
+    def count(self, n: int) -> int:
+        """Return how many of n images are penalised."""
+        return max(1, round(n * self.fraction))
+
 
 @phase("penalty")
 def slope_penalty(
-    config: PenaltyConfig, D: Discriminator, real: Tensor, fake: Tensor, condition: TextCondition, noise: StepNoise
+    config: PenaltyConfig, D: Discriminator, real: Tensor, fake: Tensor, condition: TextCondition, offsets: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return gamma / 2 times D's mean squared slope at real plus at generated images, a scalar, and both slopes as metrics.
 
@@ -52,19 +55,18 @@ def slope_penalty(
         real: augmented real images [N, 3, R, R].
         fake: augmented generated images [N, 3, R, R].
         condition: captions of the N images, as D reads them.
-        noise: of the step, for the finite difference.
+        offsets: directions of the finite difference, normal noise [2, count, 3, R, R]; None for the gradient.
     """
-    count = max(1, round(len(real) * config.fraction))
+    count = config.count(len(real))
     images = torch.cat([real[:count], fake[:count]]).detach().float()
     twice = torch.arange(count, device=real.device).repeat(2)
     with autocast_off(real.device):
         text = condition.float()[twice]
-        if config.name == "gradient":
+        if offsets is None:
             with no_checkpointing(D):  # the graph of a gradient holds every activation anyhow
                 slopes = gradient_penalty(lambda x: D(x, text), images)
         else:
-            offsets = noise.normal(count, images.shape[1:]).flatten(0, 1).to(real.device)
-            slopes = finite_difference_penalty(lambda x: D(x, text), images, offsets, config.step)
+            slopes = finite_difference_penalty(lambda x: D(x, text), images, offsets.flatten(0, 1), config.step)
     r1, r2 = slopes[:count].mean(), slopes[count:].mean()
     return (config.r1_gamma * r1 + config.r2_gamma * r2) / 2, {"Loss/r1_penalty": r1.detach(), "Loss/r2_penalty": r2.detach()}
 

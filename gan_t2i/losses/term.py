@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from gan_t2i.core.config import NonNegative, StrictConfig
-from gan_t2i.losses.inputs import MicroBatch, Scores
+from gan_t2i.losses.inputs import Draws, MicroBatch, Scores
 from gan_t2i.models.base import Generator
 from gan_t2i.pretraining.loop import RealPairs
 
@@ -65,6 +65,13 @@ class LossTerm:
 
     def pretrain(self, run: RunParts, share: float) -> None:
         """Do that `share` of the pretraining, for measuring its speed; the result is thrown away."""
+
+    def draw(self, draws: Draws) -> Mapping[str, Tensor]:
+        """Return what changes from step to step, made on the CPU, by names of the term's own: the losses find it in `batch.drawn`.
+
+        The losses themselves run on the device without a look at a number there, so that a GPU can replay them.
+        """
+        return {}
 
     def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Return the weighted term of G's loss, a scalar, and metrics; None where there is none."""

@@ -55,8 +55,7 @@ class Discriminator(nn.Module):
     trunk: nn.Module
     head: nn.Module
     run_settings: ClassVar[Mapping[str, Any]] = {}
-    """Settings of `TrainConfig`, dotted key -> value, for runs with this class where the user names none. The user may replace a number above
-    0 by any other number above 0; any other deviation is refused."""
+    """Settings of `TrainConfig`, dotted key -> value, for runs with this class where the user names none; others are refused."""
     pretrained: Mapping[str, str] = {}
     """Frozen weights that the network builds on -> their sha256; a run resumes only with the same."""
 

@@ -1,21 +1,18 @@
-"""How images reach the discriminator: composited, blurred, and changed at random, real and generated ones alike.
+"""How images reach the discriminator: composited and changed at random, real and generated ones alike.
 
-The random changes are DiffAugment's (Zhao et al. 2020, arXiv 2006.10738); the blur that fades over the run is StyleGAN3's (Karras et al. 2021,
-arXiv 2106.12423). Everything is indexing and arithmetic, so it has the double backward that gradient penalties need (grid_sample has none),
-and every image gets its own draw. N batch, C channels, H x W pixels; images are in [-1, 1].
+The random changes are DiffAugment's (Zhao et al. 2020, arXiv 2006.10738). Everything is indexing and arithmetic, so it has the double
+backward that gradient penalties need (grid_sample has none), and every image gets its own draw. N batch, C channels, H x W pixels; images are
+in [-1, 1].
 """
 
-import math
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from gan_t2i.core.config import Share, StrictConfig
+from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.images import composite
-from gan_t2i.core.runtime import autocast_off
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,10 +31,6 @@ class AugmentConfig(StrictConfig):
     """Largest value added to all channels; the range of an image is 2."""
     saturation: Strength = 0.0
     """Colours are moved from or to grey by a factor in 1 - saturation .. 1 + saturation."""
-    blur: Strength = 0.0
-    """Standard deviation of a Gaussian blur at the start of the run, as a fraction of the side."""
-    blur_share: Share = 0.1
-    """Share of the run over which the blur falls linearly to nothing."""
 
 
 def random_changes(n: int, config: AugmentConfig, rng: torch.Generator) -> Tensor:
@@ -49,7 +42,7 @@ def random_changes(n: int, config: AugmentConfig, rng: torch.Generator) -> Tenso
     return draws
 
 
-def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, background: Tensor | None, nimg: int, kimg: float) -> Tensor:
+def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, background: Tensor | None) -> Tensor:
     """Turn images [N, C, H, W] into what D sees, [N, 3, H, W], or latents [N, K, S, S] into what it sees of those.
 
     Args:
@@ -58,17 +51,12 @@ def discriminator_view(images: Tensor, config: AugmentConfig, changes: Tensor, b
         changes: each image's draws [N, 6], from `random_changes`.
         background: a colour in [0, 1] for each image, [N, 3]. A real and a generated image share it, so that it gives neither away. None for
             latents.
-        nimg: images shown so far, which the blur depends on.
-        kimg: length of the run.
     """
-    sigma = config.blur * max(0.0, 1 - nimg / (config.blur_share * kimg * 1000))
-    opaque = images if background is None else composite(images, background)
-    return augment(blur(opaque, sigma * images.shape[3]), config, changes)
+    return augment(images if background is None else composite(images, background), config, changes)
 
 
 def augment(images: Tensor, config: AugmentConfig, changes: Tensor) -> Tensor:
     """Change images [N, 3, H, W] differentiably, each by its own row of `changes` [N, 6]."""
-    changes = changes.to(images.device)
     brightness, saturation, shift, centre = (changes[:, columns] for columns in COLUMNS)
     if config.brightness:
         images = images + brightness[:, :, None, None] * config.brightness
@@ -102,17 +90,3 @@ def cut_out(images: Tensor, centre: Tensor, size: float) -> Tensor:
     inside_x = (x - centre[:, 1:]).abs() < size / 2  # [N, W]
     inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
     return images.masked_fill(inside, 0.0)
-
-
-def blur(images: Tensor, sigma: float) -> Tensor:
-    """Blur images [N, C, H, W] with a Gaussian of `sigma` pixels; edges are repeated, and 0 returns the images themselves."""
-    if not sigma:
-        return images
-    reach = min(math.ceil(3 * sigma), *(side - 1 for side in images.shape[2:]))
-    offsets = torch.arange(-reach, reach + 1, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)  # [C, 1, 1, taps]
-    with autocast_off(images.device):  # depthwise convolutions in bfloat16 are slow on CPUs
-        padded = F.pad(images.float(), (reach, reach, reach, reach), mode="replicate")
-        rows = F.conv2d(padded, kernel, groups=len(kernel))
-        return F.conv2d(rows, kernel.transpose(2, 3), groups=len(kernel)).to(images.dtype)

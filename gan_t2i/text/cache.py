@@ -7,6 +7,7 @@ captions with T tokens in total, width E:
     tokens float16 [T, E], offsets int64 [M + 1], pooled float32 [M, E], lengths int64 [M] (uncut), captions uint8 (a JSON list)
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -87,6 +88,11 @@ class TextCache:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @functools.cached_property
+    def length(self) -> int:
+        """Largest number of token embeddings of a caption."""
+        return max((shard.offsets[row + 1] - shard.offsets[row] for shard, row in self._rows), default=0)
 
     def gather(self, ids: Tensor | Sequence[int]) -> TextBatch:
         """The captions `ids` [N] (indices into `captions`), padded to the longest of them; float32, copied."""

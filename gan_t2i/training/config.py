@@ -113,6 +113,8 @@ class TrainConfig(StrictConfig):
     device: str = "auto"
     deterministic: bool = False
     """Add in a fixed order on a GPU, so that equal runs have equal bits; slower. On a CPU they have anyway."""
+    capture: Literal["auto", "off"] = "auto"
+    """Let a GPU replay training steps as CUDA graphs, without Python; a CPU has none."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Precision of convolutions and matrix products; auto takes bfloat16 where the hardware has it."""
     data: DataConfig = DataConfig()
@@ -191,7 +193,7 @@ class TrainConfig(StrictConfig):
         if self.decoder.kimg and self.autoencoder.name != "conv":
             raise ValueError(f"decoder.kimg trains the decoder of an autoencoder conv, and this is {self.autoencoder.name}: leave it out")
         if self.autoencoder.name != "pixels":
-            for name in ("brightness", "saturation", "blur"):
+            for name in ("brightness", "saturation"):
                 if getattr(self.augment, name):
                     raise ValueError(f"augment.{name} is a change of pixels, and latents have no colours: leave it out with an autoencoder")
         return self
@@ -211,10 +213,8 @@ def _with_run_settings(values: dict[str, Any]) -> dict[str, Any]:
         if place is None:
             continue  # the checks of that group say what is wrong
         given = place.setdefault(leaf, needed)
-        positive = isinstance(needed, float) and needed > 0
-        if given != needed and not (positive and isinstance(given, int | float) and given > 0):
-            wanted = "a number above 0" if positive else needed
-            raise UsageError(f"config key {key} = {given!r}: discriminator {name} needs {wanted}; leave it out")
+        if given != needed:
+            raise UsageError(f"config key {key} = {given!r}: discriminator {name} needs {needed}; leave it out")
         if group:
             result[group] = place
     return result

@@ -115,6 +115,7 @@ def roll_back(session: Session, folder: RunFolder, report: Report, progress: Pro
         kept = f"the last good snapshot is kept: {good}; " if good.is_file() else ""  # report.keep may have removed it
         raise GanT2IError(f"{stopped}{again}{kept}{ADVICE}")
     loaded = load_state(path, session.networks, {})  # fingerprints were checked when the run began
+    session.step.moved()
     nimg, rollbacks = loaded.nimg, progress.rollbacks + 1
     back = Progress(nimg, rollbacks, {} if failure.suspected else loaded.suspect_since)  # a suspect gets its full patience again
     session.step.rate_scale = config.rate_factor**rollbacks

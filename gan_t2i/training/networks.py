@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gan_t2i import registry
 from gan_t2i.core.errors import UsageError
@@ -66,7 +66,10 @@ def build_networks(config: TrainConfig, interface: dict[str, int], autoencoder: 
     betas = (config.optimizer.beta1, config.optimizer.beta2)
 
     def adam(network: nn.Module, rate: float) -> torch.optim.Adam:
-        return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, betas=betas, fused=device.type != "mps")
+        parameters, on_gpu = [p for p in network.parameters() if p.requires_grad], device.type == "cuda"
+        # a captured step reads its rate from the GPU
+        lr = torch.tensor(rate, device=device) if on_gpu else rate
+        return torch.optim.Adam(parameters, lr=lr, betas=betas, fused=device.type != "mps", capturable=on_gpu)
 
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     if config.checkpointing:
@@ -86,9 +89,15 @@ def _build(config: TrainConfig, interface: dict[str, int]) -> tuple[Generator, D
 
 @phase("EMA")
 @torch.no_grad()
-def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the weights of `average` towards those of `network`; buffers are copied."""
-    targets = [p.detach() for p in network.parameters()]
-    torch._foreach_lerp_([p.detach() for p in average.parameters()], targets, 1 - decay)
+def update_ema(average: nn.Module, network: nn.Module, share: Tensor) -> None:
+    """Replace the `share`, a scalar on their device, of the weights of `average` by those of `network`; buffers are copied."""
+    averages, targets = [p.detach() for p in average.parameters()], [p.detach() for p in network.parameters()]
+    if share.device.type == "cpu":
+        for old, target in zip(averages, targets, strict=True):
+            old.lerp_(target, share)
+    else:  # few launches, where lerp takes one for each tensor
+        moves = torch._foreach_sub(targets, averages)
+        torch._foreach_mul_(moves, share)
+        torch._foreach_add_(averages, moves)
     for old, new in zip(average.buffers(), network.buffers(), strict=True):
         old.copy_(new)

@@ -31,6 +31,7 @@ from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, build_networks, check_networks, latent_interface
+from gan_t2i.training.resident import Resident, make_resident, room
 from gan_t2i.training.step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,10 @@ class Session:
     step: TrainStep = field(init=False)
 
     def __post_init__(self) -> None:
-        self.step = TrainStep(self.networks, list(self.terms.values()), self.config, self.device)
+        resident, length = Resident(), self.encoder.max_tokens  # of captions that come with a stream
+        if isinstance(self.sampler, Sampler):
+            resident, length = make_resident(self.sampler, self.cache, self.device, room(self.device)), self.cache.length
+        self.step = TrainStep(self.networks, list(self.terms.values()), self.config, self.device, resident, length)
 
     @property
     def parts(self) -> RunParts:

@@ -5,10 +5,12 @@ and D scores them once for both losses. Counted in forward and backward passes t
 timed against them), and it makes accumulation exact.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gan_t2i.core.distributed import own_rows
@@ -17,28 +19,78 @@ from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import autocast, product_dtype
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES
-from gan_t2i.losses.inputs import MicroBatch, Scores, StepNoise, negative_weights, pair_logits
+from gan_t2i.losses.inputs import Draws, MicroBatch, Scores, StepInputs, StepNoise, negative_weights, pair_logits
 from gan_t2i.losses.penalties import slope_penalty
 from gan_t2i.losses.term import LossTerm
 from gan_t2i.ops.augment import discriminator_view
 from gan_t2i.text.batch import TextBatch
+from gan_t2i.training.capture import Backend, CapturedStep, CaptureError, CudaGraphs, Metrics, to_device
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, update_ema
 from gan_t2i.training.orthogonal import orthogonalize_gradients
+from gan_t2i.training.resident import Resident
 from gan_t2i.training.schedule import ema_decay, learning_rate_factor
 from gan_t2i.training.sync import GradientSync
 
-Metrics = dict[str, Tensor]
+log = logging.getLogger(__name__)
+
+OFFSETS = "penalty/offsets"
+NOWHERE = Resident()
 
 
 class TrainStep:
-    """Moves both networks, as `build_networks` made them, once per call; `terms` are auxiliary losses, prepared."""
+    """Moves both networks, as `build_networks` made them, once per call; `terms` are auxiliary losses, prepared.
 
-    def __init__(self, networks: Networks, terms: list[LossTerm], config: TrainConfig, device: torch.device) -> None:
+    `inputs` makes everything that changes from step to step, on the CPU. `gradients` and `update` are tensor code alone: nothing in them looks
+    at a number on the device, copies from the CPU, or has a shape that data decide, so that a GPU can replay them (`capture.py`).
+
+    Args:
+        networks: G and D with their optimizers.
+        terms: auxiliary losses.
+        config: of the run.
+        device: where the networks are.
+        resident: training data that lie there.
+        text_length: largest number of tokens in a caption, to which captions are padded in a captured step.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        terms: list[LossTerm],
+        config: TrainConfig,
+        device: torch.device,
+        resident: Resident = NOWHERE,
+        text_length: int = 0,
+    ) -> None:
         self.networks, self.terms, self.config, self.device = networks, terms, config, device
+        self.resident, self.text_length = resident, text_length
         self.adversarial = LOSSES[config.loss]
         self.sync = GradientSync([networks.G, networks.D], device)
         self.rate_scale = 1.0  # below 1 after a rollback
+        self.ema_share = torch.zeros((), device=device)
+        self.captured: CapturedStep | None = None
+        if device.type == "cuda" and config.capture == "auto":
+            self.capture_with(CudaGraphs())
+
+    def capture_with(self, backend: Backend) -> None:
+        """Replay steps from now on; shapes and gradients keep their places."""
+        self.captured = CapturedStep(self, backend, exact=self.config.deterministic or self.device.type == "cpu")
+
+    def moved(self) -> None:
+        """Note that a state was loaded: the moments lie elsewhere now."""
+        if self.captured is not None:
+            self.captured.forget()
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """Context in which no step is replayed, so that its operations can be counted and timed."""
+        if self.captured is not None:
+            self.captured.paused = True
+        try:
+            yield
+        finally:
+            if self.captured is not None:
+                self.captured.paused = False
 
     def __call__(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> Metrics:
         """Train on a batch, of whose images only this process's share is given, after `nimg` images.
@@ -46,32 +98,92 @@ class TrainStep:
         `encode` turns ids of captions into their embeddings. Returns metrics as scalars on the device, means over this process's share except
         for the norms of gradients.
         """
-        config, parts = self.config, self.config.accumulation
-        with_penalty = config.penalty.is_due(nimg // config.batch)
+        with_penalty = self.config.penalty.is_due(nimg // self.config.batch)
+        parts = self.inputs(batch, encode, nimg)
+        self._set_rates(nimg)
+        if self.captured is not None:
+            try:
+                return self.captured(parts, with_penalty)
+            except CaptureError as error:
+                log.info(f"training steps run one operation at a time, as they cannot be captured: {error}")
+                self.captured = None
+        metrics = self.gradients(to_device(parts, self.device), with_penalty)
+        self.sync.reduce()
+        return metrics | self.update()
+
+    # on the CPU
+
+    def inputs(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> list[StepInputs]:
+        """Make the inputs of each micro-batch of this process's share, on the CPU."""
+        config = self.config
         candidates = config.terms["reconstruction"]["candidates"]
         noise = StepNoise.draw(config.seed, nimg, config.batch, self.networks.G.z_width, config.augment, candidates)
-        own = own_rows(config.batch)
-        metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        self.sync.begin()
-        for local in torch.arange(own.stop - own.start).chunk(parts):
-            micro = self._micro_batch(batch, local, local + own.start, encode, noise)
-            for name, value in self._forward_backward(micro, with_penalty).items():
-                metrics[name] = metrics[name] + value / parts
-            self.sync.end_part(parts)
-        self.sync.finish()
-        self._optimize(nimg, metrics)
-        return dict(metrics)
+        weights, own = negative_weights(batch.negative_mask), own_rows(config.batch)
+        found = []
+        for local in torch.arange(own.stop - own.start).chunk(config.accumulation):
+            rows = local + own.start
+            captions = batch.captions[rows]
+            text, index = self._captions(torch.cat([captions[:, None], batch.negatives[rows]], dim=1), encode)
+            draws = Draws(config.seed, nimg, rows, captions, static=self.captured is not None)
+            paired = (text, index, batch.negative_mask[rows], weights[rows])
+            found.append(StepInputs(batch.images[local], *paired, noise[rows], self._drawn(draws)))
+        return found
 
-    def _micro_batch(self, batch: Batch, local: Tensor, rows: Tensor, encode: Callable[[Tensor], TextBatch], noise: StepNoise) -> MicroBatch:
-        """Select the images `local` [n] of this process's share, which are the `rows` [n] of the whole batch, with their captions."""
-        weights = negative_weights(batch.negative_mask)[rows]
-        captions = batch.captions[rows]
-        # each caption once: those of the batch are random negatives too
-        ids, index = torch.cat([captions[:, None], batch.negatives[rows]], dim=1).unique(return_inverse=True)
+    def _captions(self, ids: Tensor, encode: Callable[[Tensor], TextBatch]) -> tuple[TextBatch | Tensor, Tensor]:
+        """Return each caption of `ids` [n, 1 + K] once, as the captions of a batch are its random negatives too, and their places [n, 1 + K].
+
+        In a captured step they are padded to as many as there can be: own ones, hard negatives, and the caption before the first.
+        """
+        distinct, index = ids.unique(return_inverse=True)
+        if self.captured is not None:
+            hard = sum(kind != "random" for kind in self.config.terms["mismatch"]["negatives"])
+            most = len(ids) * (1 + hard) + (len(ids) < self.config.batch)
+            distinct = F.pad(distinct, (0, max(0, most - len(distinct))))
+        if self.resident.text is not None:
+            return distinct, index
         with phase("text"):
-            text = encode(ids).to(self.device)
-        images, index, mask, weights = (x.to(self.device) for x in (batch.images[local], index, batch.negative_mask[rows], weights))
-        return MicroBatch(images, captions, text, index, mask, weights, noise[rows])
+            text = encode(distinct)
+        return (text if self.captured is None else text.padded(self.text_length)), index
+
+    def _drawn(self, draws: Draws) -> dict[str, Tensor]:
+        """Return what the terms and the penalty ask for."""
+        config, autoencoder = self.config, self.networks.autoencoder
+        drawn = {name: tensor for term in self.terms for name, tensor in term.draw(draws).items()}
+        if config.penalty.name == "finite_difference" and config.penalty.is_due(draws.nimg // config.batch):
+            side, channels = config.resolution // autoencoder.factor, 3 if autoencoder.is_identity else autoencoder.latent_channels
+            drawn[OFFSETS] = draws.normal(config.penalty.count(len(draws.rows)), (channels, side, side))
+        return drawn
+
+    def _set_rates(self, nimg: int) -> None:
+        """Set the learning rates and the share of new weights in G's average, where the device reads them."""
+        networks, config = self.networks, self.config
+        factor = learning_rate_factor(nimg, config.kimg * 1000, config.optimizer) * self.rate_scale
+        for optimizer, rate in ((networks.g_optimizer, config.optimizer.g_lr), (networks.d_optimizer, config.optimizer.d_lr)):
+            group = optimizer.param_groups[0]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * factor)
+            else:
+                group["lr"] = rate * factor
+        self.ema_share.fill_(1 - ema_decay(nimg + config.batch, config.batch, config.ema))
+
+    # on the device
+
+    def gradients(self, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics:
+        """Leave the mean gradients of the micro-batches in the networks; returns metrics, means over them."""
+        metrics: Metrics = {}
+        self.sync.begin()
+        for inputs in parts:
+            for name, value in self._forward_backward(self.micro_batch(inputs), with_penalty).items():
+                share = value / len(parts)
+                metrics[name] = metrics[name] + share if name in metrics else share
+            self.sync.end_part(len(parts))
+        self.sync.end()
+        return metrics
+
+    def micro_batch(self, inputs: StepInputs) -> MicroBatch:
+        """Gather what was given by its place."""
+        gathered = {"images": self.resident.images_at(inputs.images), "text": self.resident.text_at(inputs.text)}
+        return MicroBatch(**{**vars(inputs), **gathered})
 
     def _forward_backward(self, micro: MicroBatch, with_penalty: bool) -> Metrics:
         """Add the gradients of a micro-batch to those in the networks."""
@@ -104,7 +216,8 @@ class TrainStep:
                 d_loss, metrics = d_loss + found[0], metrics | found[1]
         if with_penalty:
             condition = scores.conditions[micro.caption_index[:, 0]]
-            penalty, slopes = slope_penalty(config.penalty, D, scores.real_aug, scores.fake_aug, condition, micro.noise)
+            offsets = micro.drawn.get(OFFSETS)
+            penalty, slopes = slope_penalty(config.penalty, D, scores.real_aug, scores.fake_aug, condition, offsets)
             d_loss, metrics = d_loss + penalty * config.penalty.interval, metrics | slopes
         with phase("D backward with penalty" if with_penalty else "D backward"):
             # only into D's parameters: the backward of a frozen trunk down to the images is not needed again
@@ -114,12 +227,12 @@ class TrainStep:
     @torch.no_grad()
     def _nearest_z(self, micro: MicroBatch) -> Tensor:
         """Return the candidate z [n, Z] whose image is nearest to the real one, for each of n images."""
-        z = micro.noise.z.to(self.device)
+        z = micro.noise.z
         if z.shape[1] == 1:
             return z[:, 0]
         real = self._real(micro.images)
         distances = [(self.networks.G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(dim=1)]
-        return z[torch.arange(len(z)), torch.stack(distances).argmin(dim=0)]
+        return z[torch.arange(len(z), device=z.device), torch.stack(distances).argmin(dim=0)]
 
     def _score(self, micro: MicroBatch, fake: Tensor) -> Scores:
         """Score real and generated images [n, C, R, R], both as D sees them."""
@@ -127,8 +240,7 @@ class TrainStep:
         real = self._real(micro.images)
         background = noise.background if self.networks.autoencoder.is_identity else None
         real_aug, fake_aug = (
-            discriminator_view(images, config.augment, changes, background, noise.nimg, config.kimg)
-            for images, changes in ((real, noise.real), (fake, noise.fake))
+            discriminator_view(images, config.augment, changes, background) for images, changes in ((real, noise.real), (fake, noise.fake))
         )
         conditions = D.text_head(micro.text)
         real_logits = pair_logits(D, D.trunk(real_aug), conditions, micro.caption_index)
@@ -147,22 +259,18 @@ class TrainStep:
         """Return latents [n, K, S, S] as they are, and uint8 images [n, C, R, R] encoded: those of a stream come unencoded."""
         return self.networks.autoencoder.encode(from_uint8(images)) if images.dtype == torch.uint8 else images.float()
 
-    def _optimize(self, nimg: int, metrics: dict[str, Tensor]) -> None:
-        """Step both optimizers at the scheduled rates, clear the gradients, and update G's moving average."""
-        networks, config = self.networks, self.config
-        factor = learning_rate_factor(nimg, config.kimg * 1000, config.optimizer)
-        for name, network, optimizer, rate in (
-            ("G", networks.G, networks.g_optimizer, config.optimizer.g_lr),
-            ("D", networks.D, networks.d_optimizer, config.optimizer.d_lr),
-        ):
+    def update(self) -> Metrics:
+        """Step both optimizers, clear the gradients, and update G's moving average; returns the norms of the gradients."""
+        networks, config, metrics = self.networks, self.config, {}
+        for name, network, optimizer in (("G", networks.G, networks.g_optimizer), ("D", networks.D, networks.d_optimizer)):
             metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-            optimizer.param_groups[0]["lr"] = rate * factor * self.rate_scale
             with phase(f"{name} optimizer"):
                 if network is networks.G and config.optimizer.g_orthogonal:
                     orthogonalize_gradients(network.parameters(), product_dtype(self.device, config.precision))
                 optimizer.step()
-                optimizer.zero_grad()
-        update_ema(networks.G_ema, networks.G, ema_decay(nimg + config.batch, config.batch, config.ema))
+                optimizer.zero_grad(set_to_none=self.captured is None)
+        update_ema(networks.G_ema, networks.G, self.ema_share)
+        return metrics
 
 
 def _score_metrics(scores: Scores) -> Metrics:

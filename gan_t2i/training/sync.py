@@ -33,13 +33,16 @@ class GradientSync:
             total += buffer / parts
             buffer.copy_(before)
 
-    def finish(self) -> None:
-        """Average gradients and buffers over all processes, in one all-reduce, after the last micro-batch.
+    def end(self) -> None:
+        """End the step's last micro-batch."""
+        for buffer, total in zip(self._buffers, self._sums, strict=True):
+            buffer.copy_(total)
+
+    def reduce(self) -> None:
+        """Average gradients and buffers over all processes, in one all-reduce.
 
         A parameter without a gradient stays so: which ones have none depends on the config and on nimg alone.
         """
-        for buffer, total in zip(self._buffers, self._sums, strict=True):
-            buffer.copy_(total)
         if world_size() == 1:
             return
         gradients = [p.grad for network in self.networks for p in network.parameters() if p.grad is not None]

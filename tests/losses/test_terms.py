@@ -73,12 +73,9 @@ def test_a_term_of_ones_own_needs_no_other_change(small_config: Values) -> None:
 
 
 def test_a_discriminator_fills_in_what_it_needs() -> None:
-    config = TrainConfig.parse({"discriminator": {"name": "projected"}, "augment": {"translation": 0.1}})
+    config = TrainConfig.parse({"discriminator": {"name": "projected"}, "penalty": {"interval": 2}})
     assert (config.loss, config.penalty.r1_gamma, config.penalty.r2_gamma) == ("hinge", 0, 0)
-    assert (config.augment.translation, config.augment.blur, config.augment.blur_share) == (0.1, 0.08, 0.9)
     assert TrainConfig.parse(config.model_dump()) == config
-    assert TrainConfig.parse({"discriminator": {"name": "projected"}, "augment": {"blur": 0.2}}).augment.blur == 0.2
-    assert TrainConfig().augment.blur == 0
 
 
 @pytest.mark.parametrize(
@@ -86,8 +83,7 @@ def test_a_discriminator_fills_in_what_it_needs() -> None:
     [
         ({"loss": "relativistic"}, "config key loss = 'relativistic': discriminator projected needs hinge; leave it out"),
         ({"penalty": {"r1_gamma": 1}}, "config key penalty.r1_gamma = 1: discriminator projected needs 0.0; leave it out"),
-        ({"augment": {"blur": 0}}, "config key augment.blur = 0: discriminator projected needs a number above 0; leave it out"),
-        ({"augment": 3}, "config key augment = 3: input should be a valid dictionary or instance of AugmentConfig"),
+        ({"penalty": 3}, "config key penalty = 3: input should be a valid dictionary or instance of PenaltyConfig"),
     ],
 )
 def test_a_discriminator_refuses_what_it_cannot_train_with(values: dict[str, Any], message: str) -> None:

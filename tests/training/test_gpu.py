@@ -37,6 +37,29 @@ def test_the_first_step_in_float32_is_the_cpus(make_session: Callable[..., Sessi
         assert on_gpu[name].item() == pytest.approx(value.item(), rel=0.01, abs=1e-4), name
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"accumulation": 2}, {"discriminator": ALIGNED, "optimizer": {"warmup_kimg": 0, "g_orthogonal": True}}, {"capture": "off"}],
+    ids=["resnet", "accumulation", "aligned", "off"],
+)
+def test_captured_steps_are_eager_ones(make_session: Callable[..., Session], said: list[str], changes: dict[str, Any]) -> None:
+    """Bit for bit where sums have an order; images and captions lie on the device."""
+    ends, seen = [], []
+    for paused in (False, True):
+        session = make_session(**changes, device="cuda", deterministic=True, penalty={"interval": 2})
+        captured = session.step.captured
+        assert (captured is None) == (changes.get("capture") == "off")
+        if captured is not None:
+            captured.paused = paused
+        seen.append([{name: value.item() for name, value in session.run_step(nimg).items()} for nimg in range(0, 24, 4)])
+        ends.append([tensor.clone() for tensor in session.networks.G_ema.state_dict().values()])
+        assert session.step.captured is captured, said
+        assert session.step.resident.images is not None
+        assert session.step.resident.text is not None
+    assert seen[0] == seen[1]
+    assert all(map(torch.equal, *ends))
+
+
 def test_it_learns_what_the_cpu_learns(start: Callable[..., tuple[RunFolder, int | None]], tmp_path: Path) -> None:
     """Ten steps in bfloat16 end near the CPU's weights, farther from those of another seed."""
     ends = []

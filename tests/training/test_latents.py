@@ -152,7 +152,7 @@ def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., S
     step, nimg = session.step, 0
     batch = session.sampler.batch(nimg, 4)
     noise = StepNoise.draw(0, nimg, 4, session.networks.G.z_width, session.config.augment, 3)
-    micro = step._micro_batch(batch, torch.arange(4), torch.arange(4), session.cache.gather, noise)
+    micro = step.micro_batch(step.inputs(batch, session.cache.gather, nimg)[0])
     z = step._nearest_z(micro)
     real = from_uint8(micro.images)
     session.networks.G.eval()  # the running mean of w does not move

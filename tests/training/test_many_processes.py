@@ -35,7 +35,7 @@ CAPTIONER = {"weight": 1, "size": {"width": 16, "layers": 1, "heads": 2, "channe
 # name -> (changes of the config for two processes, other changes for one process, parts of the networks that are frozen)
 CASES: dict[str, tuple[Values, Values, tuple[str, ...]]] = {
     "no penalty": ({"penalty": {"r1_gamma": 0, "r2_gamma": 0}}, {}, ()),
-    "lazy penalty": ({"penalty": EVERYTHING, "augment": {"blur": 0.1, "blur_share": 1}}, {}, ()),
+    "lazy penalty": ({"penalty": EVERYTHING}, {}, ()),
     "a share of each part": ({"penalty": {"fraction": 0.5, "interval": 1}}, {"accumulation": 2}, ()),
     "finite difference": ({"penalty": {"name": "finite_difference", "fraction": 1, "interval": 1, "step": 0.5}}, {}, ()),
     "accumulation": ({"penalty": EVERYTHING, "accumulation": 2}, {"accumulation": 1}, ()),

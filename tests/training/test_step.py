@@ -17,7 +17,6 @@ from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.models.features import LITE0
-from gan_t2i.ops.augment import blur
 from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
 
@@ -152,8 +151,7 @@ def test_a_step_moves_both_networks_and_the_average(make_session: MakeSession) -
 @pytest.mark.parametrize("name", sorted(registry.names("discriminator")))
 def test_every_negative_is_held_against_its_own_picture(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     loss = "hinge" if name == "projected" else "relativistic"
-    blur = {"augment": {"blur": 1e-6}} if name == "projected" else {}  # it needs one, and this is none
-    session = make_session(precision="float32", discriminator={"name": name}, loss=loss, **blur)
+    session = make_session(precision="float32", discriminator={"name": name}, loss=loss)
     shown = session.sampler.batch(0, 4)
     negatives = torch.stack([shown.captions.roll(1), shown.captions.roll(2), shown.captions], dim=1)
     mask = torch.tensor([True, True, False]).expand(4, 3)
@@ -297,23 +295,6 @@ def test_a_penalty_without_gamma_changes_no_gradient(make_session: MakeSession, 
         results.append(record_gradients(session, monkeypatch))
         assert not [name for name in session.run_step(4) if "penalty" in name], "it is not even computed"
     torch.testing.assert_close(results[0], results[1])
-
-
-def test_d_sees_blurred_pictures_at_first(make_session: MakeSession) -> None:
-    session = make_session(kimg=0.08, augment={"brightness": 1.0, "blur": 0.2, "blur_share": 0.5})
-    seen: list[Tensor] = []
-    session.networks.D.trunk.register_forward_pre_hook(lambda trunk, inputs: seen.append(inputs[0].detach()))
-    for nimg in (0, 20, 44):  # no penalty would be due at the last two
-        seen.clear()
-        batch = session.sampler.batch(nimg, 4)
-        session.step(batch, session.cache.gather, nimg)
-        real = batch.images.float() / 127.5 - 1
-        bright = StepNoise.draw(session.config.seed, nimg, 4, 8, session.config.augment).real[:, :1, None, None]
-        left = max(0.0, 1 - nimg / 40)
-        torch.testing.assert_close(seen[0], blur(real, 0.2 * left * 16) + bright, rtol=1e-4, atol=1e-5)
-        sharp = real + bright
-        assert torch.allclose(seen[0], sharp, atol=1e-5) == (nimg == 44)
-        assert len(seen[1]) == 4
 
 
 def test_a_frozen_trunk_is_passed_backward_once(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:

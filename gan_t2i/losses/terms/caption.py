@@ -12,7 +12,7 @@ from gan_t2i.core.config import NonNegative
 from gan_t2i.core.images import composite
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import autocast
-from gan_t2i.losses.inputs import MicroBatch, Scores
+from gan_t2i.losses.inputs import Draws, MicroBatch, Scores
 from gan_t2i.losses.term import KIND, LossTerm, RunParts
 from gan_t2i.models.captioner import PAD
 from gan_t2i.ops.resample import avg_pool_to
@@ -44,6 +44,7 @@ class CaptionTerm(LossTerm):
         build = pretraining.pretrained_captioner if pretrained else pretraining.build_captioner
         self.captioner = build(self.config, run)
         self._tokens = self.captioner.tokenize(run.dataset.captions)  # [captions, L]
+        self._seen = (3 if self._in_pixels else run.autoencoder.latent_channels, self.captioner.side, self.captioner.side)
         return {"captioner": self.captioner}
 
     @property
@@ -54,13 +55,16 @@ class CaptionTerm(LossTerm):
         brief = self.config.model_copy(update={"kimg": self.config.kimg * share})
         pretraining.pretrain(self.captioner, brief, run)
 
+    def draw(self, draws: Draws) -> Mapping[str, Tensor]:
+        tokens = self._tokens[draws.captions]
+        if not draws.static:
+            tokens = tokens[:, : int((tokens != PAD).sum(dim=1).max())]
+        return {"caption/tokens": tokens, "caption/noise": draws.uneven(self.config.noise, self._seen)}
+
     @phase("captioner")
     def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens = self._tokens[batch.captions]
-        tokens = tokens[:, : int((tokens != PAD).sum(dim=1).max())].to(self._device)
         images = composite(scores.fake, batch.noise.background) if self._in_pixels else scores.fake
         images = avg_pool_to(images, self.captioner.side)
-        noise = batch.noise.uneven(self.config.noise, images.shape[1:]).to(self._device)
         with autocast(self._device, self._precision):
-            loss = -self.captioner(images + noise, tokens).mean()
+            loss = -self.captioner(images + batch.drawn["caption/noise"], batch.drawn["caption/tokens"]).mean()
         return self.config.weight * loss, {"Loss/G/caption": loss.detach()}

@@ -3,10 +3,13 @@
 It suits sets with about one image a caption and too few of them for D alone to teach G from nothing. Seeds of a prompt come to look alike.
 """
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 from gan_t2i.core.config import Count, Positive
-from gan_t2i.losses.inputs import MicroBatch, Scores
+from gan_t2i.losses.inputs import Draws, MicroBatch, Scores
 from gan_t2i.losses.term import KIND, LossTerm, TermConfig
 from gan_t2i.registry import register
 
@@ -33,6 +36,8 @@ class ReconstructionTerm(LossTerm):
             return self.config.weight
         return self.config.weight * max(0.0, 1 - nimg / (self.config.kimg * 1000))
 
-    def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]] | None:
-        weight = self.weight_at(batch.noise.nimg)
-        return (weight * scores.distance, {}) if weight else None
+    def draw(self, draws: Draws) -> Mapping[str, Tensor]:
+        return {"reconstruction/weight": torch.tensor(self.weight_at(draws.nimg))}
+
+    def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
+        return batch.drawn["reconstruction/weight"] * scores.distance, {}

@@ -3,8 +3,8 @@
 Projected GAN (Sauer et al. 2021, arXiv 2111.01007), conditioned on text as in StyleGAN-T (arXiv 2301.09515): random fixed convolutions mix
 the channels and then the scales of the features, from coarse to fine, so that D cannot ignore any part of them. The head of each scale uses
 projection of the sentence and, at the two coarsest scales, word alignment.
-It needs the hinge loss, no penalty, and a blur over most of the run (`run_settings`). Without the blur G learns nothing: the gradient of
-such features with respect to a pixel is nearly noise, and only its coarse part leads to real images.
+It needs the hinge loss and no penalty (`run_settings`). The gradient of such features with respect to a pixel is nearly noise, and only its
+coarse part leads to real images: alone, G learned nothing without a blur over most of the run, which is gone (configs/studies/projected).
 n images, k captions each, H heads, C channels, D width of the text head.
 """
 
@@ -138,13 +138,7 @@ class ProjectedDiscriminator(Discriminator):
         """Channels of the heads' own maps."""
         text_head: TextHeadConfig = TextHeadConfig()
 
-    run_settings: ClassVar[Mapping[str, Any]] = {
-        "loss": "hinge",
-        "penalty.r1_gamma": 0.0,
-        "penalty.r2_gamma": 0.0,
-        "augment.blur": 0.08,
-        "augment.blur_share": 0.9,
-    }
+    run_settings: ClassVar[Mapping[str, Any]] = {"loss": "hinge", "penalty.r1_gamma": 0.0, "penalty.r2_gamma": 0.0}
 
     def __init__(self, config: Config, *, resolution: int, text_width: int, max_tokens: int, input_channels: int = 3) -> None:
         super().__init__()
