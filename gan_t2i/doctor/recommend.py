@@ -358,7 +358,7 @@ def _latents(values: Mapping[str, Any], facts: Facts, resolution: int, machine: 
         yield "autoencoder", values["autoencoder"], why
         yield "penalty", values["penalty"], "as in the recipe, for its latents"
     if "decoder" in values and facts.several_a_caption:
-        yield "decoder", {"kimg": 0.0}, "not fine-tuned: between several pictures of a caption the decoder would learn to blur"
+        yield "decoder", {"kimg": 0.0}, "not fine-tuned: not tried where a caption has several pictures"
     elif values.get("decoder", {}).get("perceptual") and not machine.has_features:
         why = (
             f"as in the recipe, but without pretrained features, which are not here; sharper: {features.EXTRA}, and leave perceptual as it was"

@@ -1,8 +1,8 @@
 """Fine-tuning of the decoder after the game, so that it cleans what G draws.
 
 G's latents are near those of real images, and not the same: edges come out ragged. Here the decoder gets the latents that G's average draws for
-the captions of real images, and learns to show those images. Encoder, latents and G stay as they are, so a run can go on afterwards. It suits
-sets in which a caption settles its image; elsewhere the decoder would learn to blur.
+the captions of real images, of several candidates the nearest, and learns to show those images. Encoder, latents and G stay as they are, and
+a run can go on afterwards. It suits sets in which a caption settles its image, or the nearest candidate does; elsewhere it would teach a blur.
 """
 
 import copy
@@ -16,6 +16,7 @@ from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.core.stopping import Interrupted, StopRequest
 from gan_t2i.data.batches.sampler import Sampler
+from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.models.autoencoders.conv import ConvAutoencoder
 from gan_t2i.pretraining.loop import AveragedAdam
 from gan_t2i.pretraining.rebuilding import RebuildingLoss
@@ -33,6 +34,7 @@ class DecoderTraining:
         network = session.networks.autoencoder
         assert isinstance(network, ConvAutoencoder)  # the config was checked
         self.session, self.network, self.batch = session, network, session.config.batch
+        self.candidates = session.config.terms["reconstruction"]["candidates"]
         self.loss = RebuildingLoss(session.config.decoder.perceptual, session.config.resolution, session.device)
         self.decoder = copy.deepcopy(network.decoder)
         self.adam = AveragedAdam(self.decoder, LEARNING_RATE, session.device)
@@ -41,15 +43,16 @@ class DecoderTraining:
 
     def step(self, nimg: int) -> Tensor:
         """Train on one batch after `nimg` images; returns the loss, detached."""
-        session, network = self.session, self.network
+        session, network, G = self.session, self.network, self.session.networks.G_ema
         batch = self.sampler.batch(nimg, self.batch)
         images = from_uint8(batch.images.to(session.device))
         rng = seeded_rng(session.config.seed, "decoder", nimg)
         with torch.no_grad(), autocast(session.device, session.config.precision):
             text = session.cache.gather(batch.captions).to(session.device)
-            z = torch.randn(self.batch, session.networks.G_ema.z_width, generator=rng)
-            latents = session.networks.G_ema(z.to(session.device), text)
-            latents[::REAL_SHARE] = network.encode(images[::REAL_SHARE])
+            z = torch.randn(self.batch, self.candidates, G.z_width, generator=rng).to(session.device)
+            real = network.encode(images)
+            latents = G(nearest_z(G, z, text, real), text)
+            latents[::REAL_SHARE] = real[::REAL_SHARE]
             latents = latents * network.std + network.mean
         with autocast(session.device, session.config.precision):
             shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))

@@ -22,6 +22,7 @@ from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.inputs import Draws, MicroBatch, Scores, StepInputs, StepNoise, negative_weights, pair_logits
 from gan_t2i.losses.penalties import slope_penalty
 from gan_t2i.losses.term import LossTerm
+from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.ops.augment import discriminator_view
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.capture import Backend, CapturedStep, CaptureError, CudaGraphs, Metrics, to_device
@@ -190,9 +191,10 @@ class TrainStep:
         D, config = self.networks.D, self.config
         # forward
         with autocast(self.device, config.precision), phase("G forward"):
-            fake = self.networks.G(self._nearest_z(micro), micro.own_text)
+            real = self._real(micro.images)
+            fake = self.networks.G(nearest_z(self.networks.G, micro.noise.z, micro.own_text, real), micro.own_text)
         with autocast(self.device, config.precision), phase("D forward"):
-            scores = self._score(micro, fake.detach().requires_grad_())
+            scores = self._score(micro, real, fake.detach().requires_grad_())
         real_logits, fake_logits = scores.real_logits[:, 0], scores.fake_logits
         # losses
         g_loss = self.adversarial.generator(real_logits.detach(), fake_logits).mean()
@@ -224,20 +226,9 @@ class TrainStep:
             (d_loss / config.accumulation).backward(inputs=[p for p in D.parameters() if p.requires_grad])
         return metrics
 
-    @torch.no_grad()
-    def _nearest_z(self, micro: MicroBatch) -> Tensor:
-        """Return the candidate z [n, Z] whose image is nearest to the real one, for each of n images."""
-        z = micro.noise.z
-        if z.shape[1] == 1:
-            return z[:, 0]
-        real = self._real(micro.images)
-        distances = [(self.networks.G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(dim=1)]
-        return z[torch.arange(len(z), device=z.device), torch.stack(distances).argmin(dim=0)]
-
-    def _score(self, micro: MicroBatch, fake: Tensor) -> Scores:
+    def _score(self, micro: MicroBatch, real: Tensor, fake: Tensor) -> Scores:
         """Score real and generated images [n, C, R, R], both as D sees them."""
         D, config, noise = self.networks.D, self.config, micro.noise
-        real = self._real(micro.images)
         background = noise.background if self.networks.autoencoder.is_identity else None
         real_aug, fake_aug = (
             discriminator_view(images, config.augment, changes, background) for images, changes in ((real, noise.real), (fake, noise.fake))

@@ -16,9 +16,11 @@ from gan_t2i.checkpoint import load_snapshot, read_info
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.losses.inputs import StepNoise
+from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.runs import RunFolder
+from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.decoder import DecoderTraining
 from gan_t2i.training.session import Session, prepare
@@ -147,15 +149,35 @@ def test_only_an_own_decoder_is_finished(small_config: Callable[..., dict[str, A
         TrainConfig.parse(small_config(autoencoder={"name": name, "params": params}, decoder={"kimg": 1}))
 
 
-def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., Session]) -> None:
+def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
     session = make_session(terms={"reconstruction": {"weight": 1, "candidates": 3}})
-    step, nimg = session.step, 0
+    step, nimg, G = session.step, 0, session.networks.G
     batch = session.sampler.batch(nimg, 4)
-    noise = StepNoise.draw(0, nimg, 4, session.networks.G.z_width, session.config.augment, 3)
+    z = StepNoise.draw(0, nimg, 4, G.z_width, session.config.augment, 3).z
     micro = step.micro_batch(step.inputs(batch, session.cache.gather, nimg)[0])
-    z = step._nearest_z(micro)
     real = from_uint8(micro.images)
-    session.networks.G.eval()  # the running mean of w does not move
     with torch.no_grad():
-        distances = torch.stack([(session.networks.G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in noise.z.unbind(1)])
-    assert torch.equal(z, noise.z[torch.arange(4), distances.argmin(dim=0)])
+        distances = torch.stack([(G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(1)])
+    nearest = z[torch.arange(4), distances.argmin(dim=0)]
+    assert torch.equal(nearest_z(G, z, micro.own_text, real), nearest)
+    assert torch.equal(nearest_z(G, z[:, :1], micro.own_text, real), z[:, 0])
+    drawn: list[torch.Tensor] = []
+    G.register_forward_pre_hook(lambda network, inputs: drawn.append(inputs[0]))
+    session.run_step(nimg)
+    assert len(drawn) == 4
+    assert torch.equal(drawn[-1], nearest)
+
+
+def test_the_decoder_learns_from_the_nearest_candidate(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Size] = []
+
+    def watch(G: torch.nn.Module, z: torch.Tensor, text: TextBatch, real: torch.Tensor) -> torch.Tensor:
+        seen.append(z.shape)
+        assert real.shape[1:] == (settings["autoencoder"]["params"]["latent_channels"], 8, 8)
+        return nearest_z(G, z, text, real)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gan_t2i.training.decoder.nearest_z", watch)
+    terms = {"reconstruction": {"weight": 1, "candidates": 3}}
+    start(**{**settings, "terms": terms}, decoder={"kimg": 0.008}, resume="never")
+    assert seen
+    assert {shape[1] for shape in seen} == {3}

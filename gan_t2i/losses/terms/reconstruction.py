@@ -11,7 +11,19 @@ from torch import Tensor
 from gan_t2i.core.config import Count, Positive
 from gan_t2i.losses.inputs import Draws, MicroBatch, Scores
 from gan_t2i.losses.term import KIND, LossTerm, TermConfig
+from gan_t2i.models.base import Generator
 from gan_t2i.registry import register
+from gan_t2i.text.batch import TextBatch
+
+
+@torch.no_grad()
+def nearest_z(G: Generator, z: Tensor, text: TextBatch, real: Tensor) -> Tensor:
+    """Return, of the candidates z [n, k, Z] of n captions, those [n, Z] whose images are nearest to the real ones: implicit maximum likelihood
+    (Li and Malik 2018, arXiv 1809.09087)."""
+    if z.shape[1] == 1:
+        return z[:, 0]
+    distances = [(G(each, text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(dim=1)]
+    return z[torch.arange(len(z), device=z.device), torch.stack(distances).argmin(dim=0)]
 
 
 @register(KIND, "reconstruction")
@@ -25,8 +37,7 @@ class ReconstructionTerm(LossTerm):
         """Time over which the weight falls linearly to nothing, so that D alone settles the details; None keeps the weight."""
 
         candidates: Count = 1
-        """Latents z drawn for each image, of which the step keeps the one whose image is nearest to the real one: implicit maximum likelihood
-        (Li and Malik 2018, arXiv 1809.09087). Then the others are free to differ."""
+        """Latents z drawn for each image, of which `nearest_z` keeps one. Then the others are free to differ."""
 
     config: Config
 
