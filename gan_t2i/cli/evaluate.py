@@ -83,19 +83,15 @@ class Subject:
         return dataset
 
     def check_features(self, names: Sequence[str]) -> None:
-        """Raises `UsageError` for a network that is unknown or that the run's discriminator uses; warns where that cannot be known, and where
-        the run was trained on features of a like network."""
+        """Raises `UsageError` for an unknown network; warns of one like that whose features the decoder was trained on."""
         from gan_t2i.core.config import read_yaml
         from gan_t2i.evaluation.features import check_names
 
         config = read_yaml(self.run.config) if self.run else {}
-        backbone = config.get("discriminator", {}).get("params", {}).get("backbone")
         rebuilding = (config.get("decoder", {}), config.get("autoencoder", {}).get("params", {}))
-        check_names(names, backbone)
-        if self.run is None:
-            log.warning("a snapshot outside of a run folder does not say which network its discriminator uses: measure with others than that")
-        elif backbone and "efficientnet-lite2" in names:
-            log.warning(f"the discriminator uses {backbone}: if that was trained on ImageNet too, efficientnet-lite2 favours this model")
+        check_names(names)
+        if self.run is None and "efficientnet-lite2" in names:
+            log.warning("a snapshot outside of a run folder does not say whether its decoder was trained on features like efficientnet-lite2's")
         elif any(part.get("perceptual") for part in rebuilding) and "efficientnet-lite2" in names:
             log.warning("the decoder was trained on features of EfficientNet-lite0, so efficientnet-lite2, its sibling, favours this model")
 
@@ -226,8 +222,8 @@ def retrieval(subject: Subject, **settings: Any) -> "Result":
 def pictures(subject: Subject, features: Sequence[str], **settings: Any) -> "Result":
     """Compare generated with real pictures, whatever the captions.
 
-    Reports KID, precision, recall, density, coverage and the diversity among seeds, in networks that the discriminator does not use, each
-    beside the score of real pictures.
+    Reports KID, precision, recall, density, coverage and the diversity among seeds, in several feature networks, each beside the score
+    of real pictures.
     """
     from gan_t2i.evaluation.pictures import FEATURES, LIMIT, check_enough, run_pictures
 

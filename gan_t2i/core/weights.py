@@ -85,8 +85,6 @@ class Repository:
     """Files to download."""
     complaint: Callable[[Path], str | None]
     """A folder with them -> the reason why it cannot be used, as half a sentence; None if it can."""
-    file: str = ""
-    """The file to load; by default the whole folder."""
 
     def find_cached(self) -> Weights | None:
         """The weights in the hub's local cache, without a request to the hub; None where they are missing or incomplete."""
@@ -128,8 +126,7 @@ class Repository:
 
     def _weights(self, folder: Path, place: str) -> Weights:
         commit = folder.name  # snapshots/<commit>
-        path = folder / self.file
-        return Weights(path, hash_weights(path), f"{self.name} at revision {commit} from {place}", self.name, commit)
+        return Weights(folder, hash_weights(folder), f"{self.name} at revision {commit} from {place}", self.name, commit)
 
 
 def local_weights(path: Path, title: str) -> Weights:

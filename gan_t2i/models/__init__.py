@@ -4,7 +4,6 @@ from gan_t2i.models.autoencoders import conv as conv
 from gan_t2i.models.autoencoders import hub as hub
 from gan_t2i.models.autoencoders import pixels as pixels
 from gan_t2i.models.discriminators import plain as plain
-from gan_t2i.models.discriminators import projected as projected
 from gan_t2i.models.discriminators import residual as residual
 from gan_t2i.models.discriminators import transformer as transformer
 from gan_t2i.models.generators import residual as residual_generator  # noqa: F401

@@ -1,11 +1,7 @@
 """Base classes of registered networks: what training and sampling rely on. N batch, C image channels, R resolution, Z latent width."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from torch import Tensor, nn
 
-from gan_t2i.core.config import StrictConfig
 from gan_t2i.models.text_head import TextCondition, TextHead
 from gan_t2i.text.batch import TextBatch
 
@@ -46,24 +42,16 @@ class Discriminator(nn.Module):
 
     The constructor takes the arguments of a `Generator`, with input_channels=3 in place of `channels`: those of latents, or 3. `trunk` runs
     once per image, `text_head` once per caption. `head` takes the features of n images and k captions for each, grouped by image, and returns
-    n * k logits, or [n * k, H] from a discriminator with H heads: each head then has its own loss, and their mean is the score. The format of
-    the features is up to the class. Logits of different pairs are independent.
+    n * k logits. The format of the features is up to the class. Logits of different pairs are independent.
     """
 
     resolution: int
     text_head: TextHead
     trunk: nn.Module
     head: nn.Module
-    run_settings: ClassVar[Mapping[str, Any]] = {}
-    """Settings of `TrainConfig`, dotted key -> value, for runs with this class where the user names none; others are refused."""
-    pretrained: Mapping[str, str] = {}
-    """Frozen weights that the network builds on -> their sha256; a run resumes only with the same."""
-
-    @classmethod
-    def find_weights(cls, config: StrictConfig) -> None:
-        """Find the pretrained weights that `config` asks for and log their source; raises `GanT2IError` if they are unavailable."""
 
     def forward(self, images: Tensor, text: TextCondition) -> Tensor:
         """Map images [N, 3, R, R] in [-1, 1] and the `text_head`'s output for N captions to logits [N] float32, positive for real and
         matching pairs."""
-        return self.head(self.trunk(images), text).reshape(len(images), -1).mean(dim=1)
+        logits: Tensor = self.head(self.trunk(images), text)
+        return logits

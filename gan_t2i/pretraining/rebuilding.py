@@ -14,14 +14,13 @@ from gan_t2i.core.images import composite
 from gan_t2i.models import features
 
 EDGES = 0.5  # weight of the differences between neighbours
-MAPS = 2  # feature maps that are compared, the finest: coarser ones are blind to edges
 CROP = 64  # side in pixels of the square that features are compared in; of larger images it is a random one
 
 
 def find_features() -> str:
     """Return the source of the pretrained features; raises `GanT2IError` where they cannot be had."""
     try:
-        return features.resolve(features.DEFAULT_BACKBONE, None).source
+        return features.find_weights().source
     except GanT2IError as error:
         raise GanT2IError(f"{error}; or set decoder.perceptual and autoencoder.params.perceptual to 0") from error
 
@@ -39,10 +38,7 @@ class RebuildingLoss:
 
     def __init__(self, perceptual: float, resolution: int, device: torch.device) -> None:
         self.perceptual, self.side = perceptual, min(CROP, resolution)
-        self.features: features.Frozen | None = None
-        if perceptual:
-            weights = features.resolve(features.DEFAULT_BACKBONE, None)
-            self.features = features.build_features(features.DEFAULT_BACKBONE, weights, self.side).to(device)
+        self.features = features.Features().to(device) if perceptual else None
 
     def __call__(self, rebuilt: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
         """Return the loss, a scalar, of `rebuilt` [N, C, R, R] against `images` in [-1, 1]; `rng` chooses the square."""
@@ -56,8 +52,8 @@ class RebuildingLoss:
             down, right = torch.randint(images.shape[-1], (2,), generator=rng).tolist()
             ours, theirs = (x.roll((down, right), (2, 3))[:, :, : self.side, : self.side] for x in (ours, theirs))
         with torch.no_grad():
-            wanted = self.features(theirs)[:MAPS]
-        distances = [_distance(a, b) for a, b in zip(self.features(ours)[:MAPS], wanted, strict=True)]
+            wanted = self.features(theirs)
+        distances = [_distance(a, b) for a, b in zip(self.features(ours), wanted, strict=True)]
         return loss + self.perceptual * torch.stack(distances).sum()
 
 

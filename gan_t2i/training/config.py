@@ -1,6 +1,5 @@
 """All settings of a training run. Durations are in kimg, thousands of training images shown."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,7 +9,6 @@ import gan_t2i.models
 import gan_t2i.text  # noqa: F401 (all three register the classes that a config names)
 from gan_t2i import registry
 from gan_t2i.core.config import Count, NonNegative, Positive, StrictConfig, nearest
-from gan_t2i.core.errors import UsageError
 from gan_t2i.data.settings import DataConfig
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.penalties import PenaltyConfig
@@ -140,12 +138,6 @@ class TrainConfig(StrictConfig):
         """Build every registered auxiliary loss, by name."""
         return {name: registry.build(KIND, name, params) for name, params in self.terms.items()}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _needs_of_discriminator(cls, values: Any) -> Any:
-        """Fill in the settings that the discriminator needs, where the user gives none; refuse those that it cannot train with."""
-        return _with_run_settings(values) if isinstance(values, dict) else values
-
     @field_validator("text_encoder", "autoencoder", "generator", "discriminator", mode="before")
     @classmethod
     def _default_name(cls, value: Any, info: Any) -> Any:
@@ -197,31 +189,3 @@ class TrainConfig(StrictConfig):
                 if getattr(self.augment, name):
                     raise ValueError(f"augment.{name} is a change of pixels, and latents have no colours: leave it out with an autoencoder")
         return self
-
-
-def _with_run_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Merge the `run_settings` of the configured discriminator's class into raw config values."""
-    spec = values.get("discriminator", {})
-    name = spec.name if isinstance(spec, Spec) else spec.get("name") if isinstance(spec, dict) else None
-    name = name or TrainConfig.model_fields["discriminator"].default.name
-    if name not in registry.names("discriminator"):
-        return values  # the check of the spec names the nearest one
-    result = dict(values)
-    for key, needed in registry.lookup("discriminator", name).run_settings.items():
-        group, _, leaf = key.rpartition(".")
-        place = _as_dict(result.get(group, {})) if group else result
-        if place is None:
-            continue  # the checks of that group say what is wrong
-        given = place.setdefault(leaf, needed)
-        if given != needed:
-            raise UsageError(f"config key {key} = {given!r}: discriminator {name} needs {needed}; leave it out")
-        if group:
-            result[group] = place
-    return result
-
-
-def _as_dict(group: Any) -> dict[str, Any] | None:
-    """Return a copy of a group of raw settings, given as a mapping or as a config; None where it is neither."""
-    if isinstance(group, StrictConfig):
-        return group.model_dump(exclude_unset=True)
-    return dict(group) if isinstance(group, Mapping) else None

@@ -114,7 +114,7 @@ class Session:
         """Fingerprints of everything that must be unchanged when a run resumes."""
         encoder = self.encoder
         text = f"{encoder.weights_hash[:32]}{encoder.pipeline_hash[:32]}"
-        return {"data set": self.dataset.fingerprint, "text encoder": text, **self.networks.D.pretrained}
+        return {"data set": self.dataset.fingerprint, "text encoder": text}
 
     def snapshot_info(self, nimg: int) -> SnapshotInfo:
         """Return the description that goes into a snapshot after `nimg` images."""
@@ -187,9 +187,7 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
     device = pick_device(config.device)
     if device.type == "cuda":
         set_gpu_arithmetic(fixed_order=config.deterministic, exact_convolutions=config.penalty.name == "finite_difference")
-    # what cannot be had is missed before the data are touched: weights of D, and of an encoder that needs no captions, and the networks
-    spec = config.discriminator
-    registry.lookup("discriminator", spec.name).find_weights(registry.config_for("discriminator", spec.name, spec.params))
+    # what cannot be had is missed before the data are touched: features, the networks, and an encoder that needs no captions
     if config.decoder.perceptual or config.autoencoder.params.get("perceptual"):
         log.info(f"features of the rebuilding loss: {find_features()}")
     check_networks(config)

@@ -222,7 +222,7 @@ class TrainStep:
             penalty, slopes = slope_penalty(config.penalty, D, scores.real_aug, scores.fake_aug, condition, offsets)
             d_loss, metrics = d_loss + penalty * config.penalty.interval, metrics | slopes
         with phase("D backward with penalty" if with_penalty else "D backward"):
-            # only into D's parameters: the backward of a frozen trunk down to the images is not needed again
+            # only into D's parameters: the gradient of the images is not needed again
             (d_loss / config.accumulation).backward(inputs=[p for p in D.parameters() if p.requires_grad])
         return metrics
 

@@ -70,23 +70,3 @@ def test_a_term_of_ones_own_needs_no_other_change(small_config: Values) -> None:
     torch.testing.assert_close(metrics[1]["Loss/G/loss"], expected)
     assert any(not torch.equal(a, b) for a, b in zip(plain.networks.G.parameters(), other.networks.G.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(plain.networks.D.parameters(), other.networks.D.parameters(), strict=True))
-
-
-def test_a_discriminator_fills_in_what_it_needs() -> None:
-    config = TrainConfig.parse({"discriminator": {"name": "projected"}, "penalty": {"interval": 2}})
-    assert (config.loss, config.penalty.r1_gamma, config.penalty.r2_gamma) == ("hinge", 0, 0)
-    assert TrainConfig.parse(config.model_dump()) == config
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"loss": "relativistic"}, "config key loss = 'relativistic': discriminator projected needs hinge; leave it out"),
-        ({"penalty": {"r1_gamma": 1}}, "config key penalty.r1_gamma = 1: discriminator projected needs 0.0; leave it out"),
-        ({"penalty": 3}, "config key penalty = 3: input should be a valid dictionary or instance of PenaltyConfig"),
-    ],
-)
-def test_a_discriminator_refuses_what_it_cannot_train_with(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as error:
-        TrainConfig.parse({"discriminator": {"name": "projected"}, **values})
-    assert str(error.value) == message

@@ -77,10 +77,10 @@ def test_transparent_images_are_compared_over_grey() -> None:
 def test_missing_features_are_missed_before_the_data(
     small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    def missing(backbone: str, file: str | None) -> None:
+    def missing() -> None:
         raise GanT2IError("no features: pip install them")
 
-    monkeypatch.setattr(rebuilding.features, "resolve", missing)
+    monkeypatch.setattr(rebuilding.features, "find_weights", missing)
     config = TrainConfig.parse(
         {"autoencoder": {"name": "conv", "params": {"factor": 2}}, **small_config(), **changes, "data": {"source": "nowhere"}}
     )

@@ -51,7 +51,5 @@ class MismatchTerm(LossTerm):
 
     def discriminator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
         logits = scores.real_logits
-        heads = len(logits) // len(batch.images)
-        mask, weights = (x.repeat_interleave(heads, dim=0) for x in (batch.negative_mask, batch.negative_weights))
-        loss = (self._mismatch(logits[:, 0], logits[:, 1:], mask) * weights).mean()
+        loss = (self._mismatch(logits[:, 0], logits[:, 1:], batch.negative_mask) * batch.negative_weights).mean()
         return self.config.weight * loss, {"Loss/D/mismatch": loss.detach()}
