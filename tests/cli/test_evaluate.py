@@ -178,3 +178,10 @@ def test_a_network_that_is_like_one_of_the_training_is_warned_of(run: RunFolder,
     stderr = CliRunner().invoke(command, arguments).stderr
     assert ("favours" in stderr) == (said is not None)
     assert (said or "") in stderr
+
+
+@pytest.mark.parametrize(("features", "warned"), [("efficientnet-lite2", True), ("random", False)])
+def test_a_snapshot_alone_does_not_say_what_its_decoder_was_trained_on(trained: RunFolder, tmp_path: Path, features: str, warned: bool) -> None:
+    snapshot = shutil.copy(trained.snapshot(40), tmp_path / "model.safetensors")
+    stderr = CliRunner().invoke(command, ["evaluate", "pictures", str(snapshot), "--data", "nowhere", "--features", features]).stderr
+    assert ("does not say whether its decoder was trained on features like efficientnet-lite2's" in stderr) == warned
