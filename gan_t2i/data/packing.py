@@ -86,8 +86,12 @@ class PackedDataset:
     @cached_property
     def train_caption_ids(self) -> list[int]:
         """Ids of the captions of the training pictures and of their copies, each once, sorted."""
-        shown = itertools.chain(self.train.tolist(), *self.recoloured.values())
-        return sorted({caption for item in shown for caption in self.caption_ids[item]})
+        return sorted({caption for item in self.shown.tolist() for caption in self.caption_ids[item]})
+
+    @cached_property
+    def shown(self) -> Indices:
+        """The training pictures, then all their copies."""
+        return np.asarray([*self.train.tolist(), *itertools.chain(*self.recoloured.values())], dtype=np.int64)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

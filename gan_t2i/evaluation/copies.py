@@ -173,15 +173,16 @@ def run_copies(
 
 
 def _measure(space: FeatureSpace, dataset: PackedDataset, generated: Mapping[str, Sequence[Image.Image]]) -> dict[str, Neighbours]:
-    """Kind of pictures -> their nearest training pictures, for real and for `generated` ones."""
-    bank = embed_real(space, dataset, dataset.train)
-    centre = bank.mean(dim=0)
+    """Kind of pictures -> their nearest training pictures, for real and for `generated` ones; for these, recoloured copies count too."""
+    shown = embed_real(space, dataset, dataset.shown)
+    centre = shown[: len(dataset.train)].mean(dim=0)
 
     def normalized(features: Tensor) -> Tensor:
         # Directions from the mean: small feature vectors lie near everything, whatever the picture shows.
         return features if space.standard else F.normalize(features - centre, dim=1)
 
-    bank = normalized(bank)
+    shown = normalized(shown)
+    bank = shown[: len(dataset.train)]
     found: dict[str, Neighbours] = {}
     if len(dataset.heldout):
         found["real held out"] = nearest(normalized(embed_real(space, dataset, dataset.heldout)), bank, _NEIGHBOURS)
@@ -190,9 +191,9 @@ def _measure(space: FeatureSpace, dataset: PackedDataset, generated: Mapping[str
     # A picture is its own nearest; among equal pictures any may come first, at the same distance.
     found["real training"] = distances[:, 1:], index[:, 1:]
     for kind, pictures in generated.items():  # "drawn" is their name in JSON files and TensorBoard tags
-        found[f"drawn {kind}"] = nearest(normalized(space.embed(to_uint8(pictures))), bank, _NEIGHBOURS)
-    train = torch.from_numpy(dataset.train)
-    return {kind: (distances, train[index]) for kind, (distances, index) in found.items()}
+        found[f"drawn {kind}"] = nearest(normalized(space.embed(to_uint8(pictures))), shown, _NEIGHBOURS)
+    items = torch.from_numpy(dataset.shown)
+    return {kind: (distances, items[index]) for kind, (distances, index) in found.items()}
 
 
 def choose_prompts(dataset: PackedDataset, limit: int) -> dict[str, list[str]]:

@@ -119,6 +119,7 @@ def test_a_pack_has_copies_of_training_pictures_after_the_others(packed: Callabl
         names = [f"{colour} apple", f"{colour} ripe fruit"]
         assert [dataset.captions[caption] for caption in dataset.caption_ids[copy]] == [*names, *(f"my {name}" for name in names)]
         assert set(dataset.caption_ids[copy]) <= set(dataset.train_caption_ids)
+    assert dataset.shown.tolist() == [0, 1, 4, 5, 6, 7]
     assert dataset.report.pairs == 4
     assert "4 copies of 1 training pictures in other colours" in dataset.report.notes
     assert [record.where for record in dataset.records()] == [f"images.u8:{index}" for index in range(4)]

@@ -1,5 +1,6 @@
 """Detection of copies, with generators that copy and generators that do not."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,10 +46,10 @@ def new_picture(prompt: str, seed: int) -> Image.Image:
 def test_copies_of_training_pictures_are_called_so(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> None:
     copies = [int(item) for item in many.train]
 
-    def copy(prompt: str, seed: int) -> Image.Image:
+    def draw(prompt: str, seed: int) -> Image.Image:
         return Image.fromarray(many.gather([copies[seed % len(copies)]])[0].permute(1, 2, 0).numpy())
 
-    result = run(many, space, copy)
+    result = run(many, space, draw)
     assert result.verdict.startswith("verdict: copying: 100% of the pictures (drawn recombined)")
     for row in result.rows:
         if row.kind.startswith("drawn"):
@@ -68,6 +69,20 @@ def test_new_pictures_of_the_same_kind_are_not(many: PackedDataset, space: Featu
     assert own["drawn recombined"].median > 0.7 * own["real held out"].median
     assert result.baseline == "5% of training pictures lie nearer to another one; of the held-out ones 42 could be used, and 100 are needed"
     assert {row.space for row in result.rows} == {"random", "pixels"}
+
+
+def test_recoloured_copies_of_training_pictures_count_too(many: PackedDataset, space: FeatureSpace) -> None:
+    shown = many.train.tolist()
+    dataset = copy.copy(many)
+    # as if the last hundred pictures were copies of the first
+    dataset.train, dataset.recoloured = many.train[:-100], dict(zip(shown[:100], ([item] for item in shown[-100:]), strict=True))
+    dataset.__dict__.pop("shown", None)
+
+    def draw(prompt: str, seed: int) -> Image.Image:
+        return Image.fromarray(many.gather([shown[-1 - seed % 100]])[0].permute(1, 2, 0).numpy())
+
+    result = run(dataset, space, draw)
+    assert result.verdict.startswith("verdict: copying: 100% of the pictures (drawn recombined)")
 
 
 def test_some_copies_among_new_pictures_are_suspicious(many: PackedDataset, space: FeatureSpace, real_of: RealOf) -> None:
