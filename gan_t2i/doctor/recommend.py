@@ -237,9 +237,11 @@ def choose_resolution(facts: Facts, machine: Machine) -> tuple[int, str]:
     fitting = max(16, min(512, 1 << int(math.log2(max(facts.smallest_side, 16)))))
     reason = f"95% of the pictures have at least {facts.smallest_side} px on their shorter side"
     if machine.kind == "cpu":
-        ladder = FEW_ON_CPU if _suits_latents(facts, machine) else ON_CPU
-        largest = ladder[-1].values["resolution"]
+        in_latents = _suits_latents(facts, machine)
+        largest = (FEW_ON_CPU if in_latents else ON_CPU)[-1].values["resolution"]
         limit = f"more than {largest} px was not tried on a CPU"
+        if in_latents:
+            limit = f"at more than {largest} px the autoencoder loses small forms (recipe emoji256)"
     else:
         largest, limit = (256, f"{machine.memory_gib:.0f} GiB hold 256 px") if machine.memory_gib < 40 else (512, "512 px is the most")
     if fitting > largest:
