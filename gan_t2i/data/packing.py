@@ -283,6 +283,8 @@ def _open_packed(source: Path, resolution: int, settings: DataSettings) -> Packe
     if dataset.channels != settings.channels:
         with_alpha = dataset.channels == 4
         raise UsageError(f"data.alpha must be {str(with_alpha).lower()}: {source} is packed {'with' if with_alpha else 'without'} transparency")
+    if settings.recolour and not dataset.recoloured:
+        log.warning(f"data.recolour is not used: {source} was packed without copies (data pack --recolour {settings.recolour} makes them)")
     log.info(f"data: {source}, packed at {resolution} px\n{dataset.report}")
     return dataset
 

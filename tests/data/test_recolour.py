@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.batches.sampler import Sampler
-from gan_t2i.data.packing import META, PackedDataset, pack
+from gan_t2i.data.packing import META, PackedDataset, load_dataset, pack
 from gan_t2i.data.recolour import HUES, is_colourless_name, recolour, with_colour
 from gan_t2i.data.settings import DataConfig, DataSettings
 
@@ -134,6 +134,14 @@ def test_a_pass_shows_each_picture_once_and_one_copy_of_it(packed: Callable[...,
     assert all(shown[:2] == [0, 1] for shown in passes)
     assert {shown[2] for shown in passes} == set(dataset.recoloured[0])
     assert [sampler.item(position) for position in (40, 7)] == [Sampler(dataset, 0).item(position) for position in (40, 7)]
+
+
+def test_a_pack_without_copies_says_so_where_they_are_asked_for(packed: Callable[..., PackedDataset], said: list[str]) -> None:
+    load_dataset(packed(recolour=2).folder, SIDE, DataSettings(recolour=2))
+    assert not any("data.recolour" in line for line in said)
+    folder = packed().folder
+    load_dataset(folder, SIDE, DataSettings(recolour=2))
+    assert f"data.recolour is not used: {folder} was packed without copies (data pack --recolour 2 makes them)" in said
 
 
 def test_a_damaged_list_of_originals_is_refused(packed: Callable[..., PackedDataset]) -> None:
