@@ -31,7 +31,7 @@ MOST_WORDS = 24
 
 @dataclass(frozen=True)
 class WordEffect:
-    """What one word does to a picture."""
+    """The effect of one word on a picture."""
 
     word: str
     without: Image.Image

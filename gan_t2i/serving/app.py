@@ -82,26 +82,12 @@ def create_app(
     )
     app.add_middleware(Guard, keys=keys, limits=limits, registry=registry)
 
-    @app.exception_handler(ApiError)
-    async def refuse(request: Request, error: ApiError) -> Response:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_values(request: Request, error: RequestValidationError) -> Response:
-        return from_validation(error).response()
-
-    @app.exception_handler(HTTPException)
-    async def refuse_path(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 400:  # JSON that no parser takes, such as numbers of thousands of digits
-            return ApiError(400, "the body cannot be read as JSON", code="invalid_json").response()
-        code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "error")
-        message = f"{error.detail}: {request.method} {request.url.path}"
-        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+    _answer_errors(app)
 
     @app.post("/v1/images/generations")
     async def generations(order: Annotated[Order, Depends(place)], http: Request) -> Response:
         if order.request.stream:
-            return StreamingResponse(events(order), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+            return StreamingResponse(_events(order), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         drawn = await asyncio.gather(*map(asyncio.wrap_future, order.pictures))
         files = [await asyncio.to_thread(encode, each.picture, order.request) for each in drawn]
         if order.request.response_format == "b64_json":
@@ -109,16 +95,6 @@ def create_app(
         else:
             data = [{"url": str(http.url_for("picture", name=shelf.put(file, order.request.output_format)))} for file in files]
         return AsciiJSONResponse(answer(order.request, drawn, data))
-
-    async def events(order: Order) -> AsyncIterator[bytes]:
-        try:
-            for picture in order.pictures:
-                drawn = await asyncio.wrap_future(picture)
-                for preview in (*range(order.request.partial_images), None):
-                    yield await asyncio.to_thread(event, order.request, drawn, preview)
-        except Exception:
-            yield sse("error", ApiError(500, "the server failed", code="internal_error").envelope)
-            raise
 
     @app.get("/pictures/{name}")
     async def picture(name: str) -> Response:
@@ -138,6 +114,33 @@ def create_app(
         check_model(wanted)
         return described
 
+    _add_health(app, registry)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Give every error OpenAI's envelope."""
+
+    @app.exception_handler(ApiError)
+    async def refuse(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_values(request: Request, error: RequestValidationError) -> Response:
+        return from_validation(error).response()
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # JSON that no parser takes, such as numbers of thousands of digits
+            return ApiError(400, "the body cannot be read as JSON", code="invalid_json").response()
+        code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "error")
+        message = f"{error.detail}: {request.method} {request.url.path}"
+        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+
+
+def _add_health(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Add the routes for whoever runs the server."""
+
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -146,4 +149,14 @@ def create_app(
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return app
+
+async def _events(order: Order) -> AsyncIterator[bytes]:
+    """Yield the server-sent events of an order, each picture as soon as it is drawn."""
+    try:
+        for picture in order.pictures:
+            drawn = await asyncio.wrap_future(picture)
+            for preview in (*range(order.request.partial_images), None):
+                yield await asyncio.to_thread(event, order.request, drawn, preview)
+    except Exception:
+        yield sse("error", ApiError(500, "the server failed", code="internal_error").envelope)
+        raise

@@ -1,4 +1,4 @@
-"""What every request passes: its id, the API key, limits of size and time, the end of requests whose client has gone, and the log.
+"""The guard that every request passes: its id, the API key, limits of size and time, the end of requests whose client has gone, and the log.
 
 The log has method, path and status. Prompts are in bodies, and in nothing that is logged.
 """

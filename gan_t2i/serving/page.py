@@ -30,7 +30,7 @@ Offset = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Point(BaseModel):
-    """What one picture of the page is made of; see `sampling.explore.draw_point`."""
+    """The choices that make one picture of the page; see `sampling.explore.draw_point`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

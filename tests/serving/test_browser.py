@@ -146,7 +146,12 @@ def test_a_link_restores_everything(page: Page) -> None:
     page.wait(lambda: page.is_done("a green ring"))
     fragment, drawn = page.browser.current_url.partition("#")[2], page.pixels()
     page.open("#" + fragment).wait(lambda: page.find("large").get_attribute("alt") == "a green ring, seed 41")
+    page.wait(lambda: page.is_done("a green ring"))
     page.wait(lambda: page.pixels() == drawn)
+    assert page.find("seed").get_property("value") == "40"
+    assert page.all("#grid button")[1].get_attribute("aria-pressed") == "true"
+    page.wait(lambda: page.pixels("#grid button:nth-child(2) img") == drawn)
+    assert page.pixels("#grid button:nth-child(1) img") != drawn
 
 
 def test_a_blend_ends_in_the_second_prompt(page: Page) -> None:
