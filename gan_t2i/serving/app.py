@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.types import Lifespan
 
 from gan_t2i import __version__
 from gan_t2i.sampling.pipeline import Text2Image
@@ -71,15 +72,7 @@ def create_app(
         if wanted != name:
             raise ApiError(404, f"there is no model {wanted!r} here; the model is {name!r}", code="model_not_found", param="model")
 
-    app = FastAPI(
-        title="gan_t2i",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,  # its pages load scripts from elsewhere
-        redoc_url=None,
-        # it would report exceptions, which may hold prompts, to whatever collects traces here
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-    )
+    app = _new_app(lifespan)
     app.add_middleware(Guard, keys=keys, limits=limits, registry=registry)
 
     _answer_errors(app)
@@ -116,6 +109,19 @@ def create_app(
 
     _add_health(app, registry)
     return app
+
+
+def _new_app(lifespan: Lifespan[FastAPI]) -> FastAPI:
+    """Return an application without routes, which tells nobody anything."""
+    return FastAPI(
+        title="gan_t2i",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        # it would report exceptions, which may hold prompts, to whatever collects traces here
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
 
 
 def _answer_errors(app: FastAPI) -> None:
