@@ -21,12 +21,14 @@ from gan_t2i import __version__
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_file
 from gan_t2i.core.runtime import seeded_weights
+from gan_t2i.core.words import split_words
 from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.registry import build
 
 FORMAT_VERSION = 3
 _METADATA_KEY = "gan_t2i"
+ARTICLES = ("a", "an", "the")
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, for each parameter
 
 
@@ -55,6 +57,24 @@ class EncoderRecord:
 
 
 @dataclass(frozen=True)
+class ModelCard:
+    """What a published snapshot says of itself. Snapshots of a run have none, since its words come from the captions."""
+
+    text: str
+    """Data, licences, figures and limits, in Markdown."""
+    words: tuple[str, ...] = ()
+    """Words of the training captions, in lower case."""
+    styles: tuple[str, ...] = ()
+    """Words for styles, as in "a red apple, noto style"."""
+    example: str = ""
+    """A prompt to begin with."""
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Return the words of a prompt that occur in no training caption, in lower case."""
+        return [word for word in dict.fromkeys(split_words(prompt)) if word not in {*ARTICLES, *self.words}]
+
+
+@dataclass(frozen=True)
 class SnapshotInfo:
     """Everything in a snapshot but the weights."""
 
@@ -65,6 +85,7 @@ class SnapshotInfo:
     data_name: str
     autoencoder: BuildSpec | None = None
     """The autoencoder whose latents the generator draws; None for pixels."""
+    card: ModelCard | None = None
     format_version: int = FORMAT_VERSION
     versions: dict[str, str] = field(default_factory=lambda: {"gan_t2i": __version__, "torch": torch.__version__})
 

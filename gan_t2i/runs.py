@@ -16,8 +16,9 @@ from gan_t2i.core.files import slug
 RUNS = Path("runs")
 """Default folder of runs, for training and for `resolve_snapshot`."""
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "shapes64.safetensors"
-"""The model that comes with the package: configs/shapes64.yaml on the built-in shapes."""
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Folder of the models that come with the package, each a snapshot with the name of its recipe."""
+DEFAULT_MODEL = "shapes64"
 
 
 @dataclass(frozen=True)
@@ -116,20 +117,29 @@ def run_of(snapshot: Path) -> RunFolder | None:
     return run if run.config.is_file() and snapshot.absolute().parent.name == "snapshots" else None
 
 
+def pretrained_model(name: str) -> Path:
+    """Return the snapshot of a model that comes with the package, or raise `UsageError`."""
+    models = {path.stem: path for path in sorted(PRETRAINED.glob("*.safetensors"))}
+    if name not in models:
+        raise UsageError(f"no model {name!r} comes with gan_t2i: there are {' and '.join(models)}")
+    return models[name]
+
+
 def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
     """Return the snapshot file that `name` means, or raise `UsageError`.
 
-    `name` is a snapshot, a run folder (its newest snapshot), ``latest`` (that of the newest run in `outdir` that has one), ``pretrained`` (the
-    package's own), or ``auto`` (latest, or pretrained if there is none).
+    `name` is a snapshot, a run folder (its newest snapshot), ``latest`` (that of the newest run in `outdir` that has one),
+    ``pretrained:NAME`` (a model of the package; ``pretrained`` is its default), or ``auto`` (latest, or pretrained if there is none).
     """
-    if name == "pretrained":
-        return PRETRAINED
+    kind, _, model = name.partition(":")
+    if kind == "pretrained":
+        return pretrained_model(model or DEFAULT_MODEL)
     if name in ("auto", "latest"):
         for run in reversed(list_runs(outdir)):
             if snapshots := run.snapshots():
                 return snapshots[-1]
         if name == "auto":
-            return PRETRAINED
+            return pretrained_model(DEFAULT_MODEL)
         raise UsageError(f"there is no run with a snapshot in {outdir}/: train one first, e.g. gan-t2i train --preset quickstart")
     path = Path(name)
     if path.is_file():

@@ -21,7 +21,7 @@ from processes import same_threads
 from gan_t2i.core.log import PACKAGE
 from gan_t2i.doctor import recommend
 from gan_t2i.doctor.recommend import Recipe
-from gan_t2i.runs import PRETRAINED, RunFolder
+from gan_t2i.runs import RunFolder, pretrained_model
 from gan_t2i.text import tiny
 from gan_t2i.training import session
 from gan_t2i.training.config import TrainConfig
@@ -131,7 +131,7 @@ def _made_once() -> Iterator[None]:
 def modules_of_a_drawing(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The modules that a process has imported once it has drawn a picture with the packaged model, as with a user's own."""
     place = tmp_path_factory.mktemp("empty")
-    shutil.copy(PRETRAINED, place / "own.safetensors")
+    shutil.copy(pretrained_model("shapes64"), place / "own.safetensors")
     code = (
         "import sys, gan_t2i; assert 'torch' not in sys.modules\n"
         "assert gan_t2i.generate_image('a red circle', model='own.safetensors').size == (64, 64)\n"

@@ -333,9 +333,10 @@ def test_damaged_metadata_are_refused_whatever_the_damage(snapshot, bad):
             inner[key_path[-1]] = bad
         rewrite(snapshot, values)
         if refusal_if_any(snapshot) is None:
-            # Settings may be left out; the encoder's own, and which versions wrote it, are for others to check.
+            # Settings and the card may be left out; the encoder's own, and which versions wrote it, are for others to check.
             free = (
                 "params" in key_path[:-1]
+                or key_path == ("card",)
                 or (key_path[0] == "versions" and len(key_path) > 1)
                 or key_path[:3] == ("encoder", "built", "interface")
             )

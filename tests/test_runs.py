@@ -1,7 +1,7 @@
 import pytest
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.runs import PRETRAINED, RunFolder, list_runs, new_run, resolve_snapshot, run_of
+from gan_t2i.runs import DEFAULT_MODEL, RunFolder, list_runs, new_run, pretrained_model, resolve_snapshot, run_of
 
 
 def add_snapshot(run, nimg):
@@ -68,10 +68,11 @@ def test_latest_is_the_newest_snapshot_of_the_newest_run_that_has_one(tmp_path):
 
 def test_without_a_run_the_pretrained_model_stands_in(tmp_path):
     run = new_run(tmp_path, "empty")
-    assert resolve_snapshot("auto", tmp_path) == resolve_snapshot("pretrained", tmp_path) == PRETRAINED
+    assert resolve_snapshot("auto", tmp_path) == resolve_snapshot("pretrained", tmp_path) == pretrained_model(DEFAULT_MODEL)
     snapshot = add_snapshot(run, 1000)
     assert resolve_snapshot("auto", tmp_path) == snapshot
-    assert resolve_snapshot("pretrained", tmp_path) == PRETRAINED
+    assert resolve_snapshot("pretrained", tmp_path) == pretrained_model(DEFAULT_MODEL)
+    assert resolve_snapshot("pretrained:shapes64", tmp_path) == pretrained_model("shapes64")
 
 
 def test_an_unresolvable_name_is_refused_in_one_sentence(tmp_path):

@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": "Generate pictures from prompts.",
     "explain": "Show which word of a prompt moves which part of its picture.",
     "serve": "Serve a model over HTTP, with the images API of OpenAI.",
+    "export": "Write a snapshot with its model card, for other people.",
     "evaluate": "Measure a trained model: shapes, retrieval, pictures, cells or copies.",
     "audit": "The same as evaluate copies.",
     "data": "Make, check and pack data sets of captioned pictures.",

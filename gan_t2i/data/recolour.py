@@ -7,7 +7,6 @@ captions with a colour in them, get no copies. Copies are trained on, and never 
 
 import hashlib
 import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gan_t2i.core.words import split_words
 from gan_t2i.data.decode import Pixels, to_image
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.data.splits import Split
@@ -63,7 +63,7 @@ def append_copies(path: Path, split: Split, resolution: int, settings: DataSetti
 
 def is_colourless_name(caption: str) -> bool:
     """Return True for a caption that is short enough for a name, and has no colour in it."""
-    words = re.findall(r"\w+", caption.lower())
+    words = split_words(caption)
     return len(words) <= MOST_WORDS and COLOUR_WORDS.isdisjoint(words)
 
 

@@ -58,8 +58,13 @@ class RebuildingLoss:
 
 
 def pixel_loss(rebuilt: Tensor, images: Tensor) -> Tensor:
-    """Return the mean L1 between images [N, C, R, R] and rebuilt ones, plus that of the differences between neighbouring pixels."""
+    """Return the mean L1 between images [N, C, R, R] and rebuilt ones, plus that of the differences between neighbouring pixels.
+
+    Images with alpha are compared as they are seen, over black and over white: there faults of colour and of alpha may add up.
+    """
     error = rebuilt - images
+    if error.shape[1] == 4:
+        error = torch.cat([error[:, :3], error[:, :3] - error[:, 3:]], dim=1)
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return error.abs().mean() + EDGES * edges
 

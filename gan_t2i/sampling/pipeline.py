@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8, to_pictures, to_uint8
 from gan_t2i.core.runtime import pick_device, torch_defaults
 from gan_t2i.core.weights import hash_state
+from gan_t2i.core.words import split_words
 from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
@@ -26,9 +27,6 @@ from gan_t2i.sampling.draw import draw
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
 log = logging.getLogger(__name__)
-
-UnknownWords = Callable[[str], Sequence[str]]
-"""A prompt -> its words that the model was never trained with."""
 
 
 class Text2Image:
@@ -43,14 +41,12 @@ class Text2Image:
         generator: in evaluation mode, on the device to run on.
         encoder: the frozen text encoder that the generator was trained with.
         info: the metadata of the snapshot.
-        unknown_words: finds the words of a prompt that the model was never trained with; `generate` warns of them.
     """
 
-    def __init__(self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo, unknown_words: UnknownWords | None = None) -> None:
+    def __init__(self, generator: Generator, encoder: SentenceEncoder, info: SnapshotInfo) -> None:
         self.generator = generator
         self.encoder = encoder
         self.info = info
-        self.unknown_words = unknown_words
 
     @property
     def device(self) -> torch.device:
@@ -69,8 +65,8 @@ class Text2Image:
         """Load a trained model.
 
         Args:
-            path: a snapshot file; a run folder, whose newest snapshot is loaded; ``latest``, the newest run in ./runs; or ``pretrained``, the
-                small model of simple shapes that comes with gan_t2i.
+            path: a snapshot file; a run folder, whose newest snapshot is loaded; ``latest``, the newest run in ./runs; or ``pretrained`` or
+                ``pretrained:NAME``, a small model that comes with gan_t2i.
             text_encoder: a local folder or a name on the Hugging Face hub with the text encoder's weights; by default they are looked for
                 where training found them.
             device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` takes the first of CUDA, MPS and the CPU that works here.
@@ -80,20 +76,14 @@ class Text2Image:
         """
         snapshot = resolve_snapshot(str(path))
         generator, info = load_snapshot(snapshot)
-        pretrained = snapshot == PRETRAINED
-        name = f"the pretrained {snapshot.stem}" if pretrained else snapshot
+        name = f"the pretrained {snapshot.stem}" if snapshot.parent == PRETRAINED else snapshot
         size = f"{info.resolution} px{' with alpha' * info.has_alpha}"
         log.info(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
         model = text_encoder or _encoder_folder(snapshot)
         params = {**built.params, "model": model} if model else built.params
         encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash)
-        unknown_words: UnknownWords | None = None
-        if pretrained:  # imported here, because no other model needs anything of the data
-            from gan_t2i.data.builtin import shapes_grammar
-
-            unknown_words = shapes_grammar.unknown_words
-        return cls(generator.to(memory_format=torch.channels_last), encoder, info, unknown_words).to(device)
+        return cls(generator.to(memory_format=torch.channels_last), encoder, info).to(device)
 
     @torch_defaults()
     def to(self, device: str | torch.device) -> Self:
@@ -148,12 +138,17 @@ class Text2Image:
                 log.warning(f"prompt {prompt[:40]!r}: {warning}")
             yield from draw(self.generator, self.encoder, [prompt], seeds, truncation_psi)
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Return the words of a prompt, in lower case, that the model was never trained with, where its model card lists the others."""
+        return self.info.card.unknown_words(prompt) if self.info.card is not None else []
+
     def warnings(self, prompt: str) -> list[str]:
         """Return a sentence on the words in `prompt` that the model does not know, and one on those that it does not read."""
         sentences = []
-        if self.unknown_words is not None and (unknown := self.unknown_words(prompt)):
-            words = ", ".join(map(repr, unknown))
-            sentences.append(f"never seen in training: {words}; this model knows only simple shapes")
+        if unknown := self.unknown_words(prompt):
+            styles = self.info.card.styles if self.info.card is not None and "style" in split_words(prompt) else ()
+            known = f"; its styles are {', '.join(styles)}" * bool(styles)
+            sentences.append(f"never seen in training: {', '.join(map(repr, unknown))}{known}")
         [length] = self.encoder.count_tokens([prompt])
         if length > self.encoder.max_tokens:
             sentences.append(f"it has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")

@@ -68,7 +68,7 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     @router.post("/words")
     async def words(point: Point) -> dict[str, Any]:
         found = point.prompt.split()
-        unknown = {word.lower() for word in model.unknown_words(point.prompt)} if model.unknown_words else set()
+        unknown = set(model.unknown_words(point.prompt))
         entries: list[dict[str, Any]] = [
             {"word": word, "known": word.lower().strip(".,;:!?") not in unknown, "share": None, "mask": None} for word in found
         ]

@@ -25,6 +25,6 @@ def test_explain_writes_a_sheet_and_prints_each_word(trained: RunFolder, tmp_pat
 
 @pytest.mark.parametrize(("prompt", "message"), [("star", "2 to 24 words can be explained"), ("", "prompt 1 is empty")])
 def test_what_cannot_be_explained_is_one_sentence(prompt: str, message: str) -> None:
-    result = CliRunner().invoke(command, ["explain", "pretrained", "-p", prompt])
+    result = CliRunner().invoke(command, ["explain", "pretrained:shapes64", "-p", prompt])
     assert result.exit_code == 2
     assert message in result.output.splitlines()[-1]

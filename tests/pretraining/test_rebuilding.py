@@ -34,6 +34,16 @@ def test_the_pixel_loss_by_hand() -> None:
     assert pixel_loss(rebuilt, images) == pytest.approx(0.25 + 0.5 * (0.5 + 0.5))
 
 
+def test_transparent_pixels_are_compared_over_black_and_over_white() -> None:
+    def loss(light: float, alpha: float) -> Tensor:
+        error = torch.tensor([light, light, light, alpha]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+        return pixel_loss(error, torch.zeros(1, 4, 2, 2))
+
+    assert loss(0.5, 0.0) == pytest.approx((0.5 + 0.5) / 2)
+    assert loss(0.5, 0.5) == pytest.approx((0.5 + 0.0) / 2)
+    assert loss(0.5, -0.5) == pytest.approx((0.5 + 1.0) / 2)
+
+
 def test_features_prefer_a_sharp_edge_that_is_off_to_a_blurred_one() -> None:
     image, shifted = disk(32), disk(33.5)
     blurred = F.avg_pool2d(F.pad(image, (3, 3, 3, 3), mode="replicate"), 7, stride=1)

@@ -16,7 +16,7 @@ PROMPT = "a red heart above a blue star"
 
 @pytest.fixture(scope="module")
 def pretrained() -> Text2Image:
-    return Text2Image.load("pretrained")
+    return Text2Image.load("pretrained:shapes64")
 
 
 @pytest.fixture(scope="module")

@@ -6,26 +6,47 @@ import numpy as np
 import pytest
 
 from gan_t2i.checkpoint import read_info
-from gan_t2i.runs import PRETRAINED, RunFolder
+from gan_t2i.core.errors import UsageError
+from gan_t2i.data.builtin.shapes_grammar import known_words
+from gan_t2i.runs import DEFAULT_MODEL, PRETRAINED, RunFolder, pretrained_model
 from gan_t2i.sampling.pipeline import Text2Image, generate_image
 
-
-@pytest.fixture(scope="module")
-def model() -> Text2Image:
-    return Text2Image.load("pretrained")
+MODELS = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 
 
-def test_it_is_small_and_says_what_it_is(said: list[str]) -> None:
-    Text2Image.load("pretrained")
-    assert PRETRAINED.stat().st_size < 12e6
-    assert said[0].startswith("model: the pretrained shapes64 (style, 64 px, ")
-    assert read_info(PRETRAINED).data_name == "shapes"
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Text2Image:
+    return Text2Image.load(f"pretrained:{request.param}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_small_and_says_what_it_is(name: str, said: list[str]) -> None:
+    Text2Image.load(f"pretrained:{name}")
+    path = pretrained_model(name)
+    assert path.stat().st_size < 14e6
+    assert said[0].startswith(f"model: the pretrained {name} (")
+    card = read_info(path).card
+    assert card is not None
+    assert card.text == path.with_suffix(".md").read_text(encoding="utf-8")
+    assert not card.unknown_words(card.example)
+
+
+def test_the_shapes_model_knows_the_words_of_the_shapes() -> None:
+    card = read_info(pretrained_model("shapes64")).card
+    assert card is not None
+    assert set(card.words) == known_words()
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"no model 'cats' comes with gan_t2i: there are .*shapes64"):
+        Text2Image.load("pretrained:cats")
 
 
 @pytest.mark.parametrize("with_runs", [False, True])
 def test_it_is_the_default_whatever_lies_in_the_working_folder(
-    model: Text2Image, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_runs: bool
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_runs: bool
 ) -> None:
+    model = Text2Image.load(f"pretrained:{DEFAULT_MODEL}")
     monkeypatch.chdir(trained.path.parent.parent if with_runs else tmp_path)
     prompt = "a large red circle on a white background"
     expected = np.asarray(model.generate(prompt, seeds=3)[0])
@@ -34,6 +55,6 @@ def test_it_is_the_default_whatever_lies_in_the_working_folder(
 
 
 def test_words_that_it_was_never_trained_with_get_a_warning(model: Text2Image, said: list[str]) -> None:
-    pictures = model.generate(["a red circle on white", "A Dragon, in a castle"])
+    pictures = model.generate(["a red circle on white", "A Xylem, in a qrypt"])
     assert len(pictures) == 2
-    assert said == ["prompt 'A Dragon, in a castle': never seen in training: 'dragon', 'castle'; this model knows only simple shapes"]
+    assert "prompt 'A Xylem, in a qrypt': never seen in training: 'xylem'" in said[-1]

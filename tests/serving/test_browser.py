@@ -32,7 +32,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Serves the packaged model."""
-    server = make_server(create_app(Text2Image.load("pretrained"), "shapes64", example="a red heart"), Limits())
+    server = make_server(create_app(Text2Image.load("pretrained:shapes64"), "shapes64", example="a red heart"), Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -74,7 +74,7 @@ def test_a_prompt_that_cannot_be_explained_has_words_alone(client: TestClient, p
 
 
 def test_unknown_words_are_told_to_the_client_alone(connect: Callable[..., TestClient], said: list[str]) -> None:
-    client = connect(Text2Image.load("pretrained"))
+    client = connect(Text2Image.load("pretrained:shapes64"))
     words = client.post("/words", json={"prompt": "a red Dog, above"}).json()["words"]
     client.post("/draw", json={"prompt": "a red Dog, above"})
     assert said[-2:] == ["POST /words 200", "POST /draw 200"]

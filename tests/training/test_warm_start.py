@@ -11,7 +11,7 @@ from gan_t2i import registry
 from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo, save_snapshot
 from gan_t2i.core.errors import UsageError
 from gan_t2i.ops.resample import downsample
-from gan_t2i.runs import PRETRAINED, RunFolder
+from gan_t2i.runs import RunFolder, pretrained_model
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, build_networks
 from gan_t2i.training.session import prepare
@@ -114,6 +114,6 @@ def test_what_to_begin_with_is_found(tmp_path: Path) -> None:
     assert init_source(str(run.path)) == run.snapshot(16)
     run.state.touch()
     assert init_source(str(run.path)) == run.state
-    assert init_source("pretrained") == PRETRAINED
+    assert init_source("pretrained:shapes64") == pretrained_model("shapes64")
     with pytest.raises(UsageError, match="no such run or snapshot"):
         init_source(str(tmp_path / "missing"))

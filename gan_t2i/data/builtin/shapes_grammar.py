@@ -9,11 +9,12 @@ import functools
 import hashlib
 import importlib.resources
 import itertools
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
+
+from gan_t2i.core.words import split_words
 
 Task = Literal["single", "position", "two", "relation", "count"]
 Split = Literal["train", "heldout"]
@@ -163,16 +164,6 @@ def known_words() -> frozenset[str]:
     meanings = [*words.shapes, *plurals, *words.colours, *words.backgrounds, *words.positions, *words.counts, *map(str, words.counts.values())]
     wordings = itertools.chain(*_SIZE_WORDS.values(), *_RELATION_WORDS.values(), *_POSITION_WORDS.values())
     return frozenset(split_words(" ".join(["a an single and on of background", *meanings, *wordings])))
-
-
-def unknown_words(prompt: str) -> list[str]:
-    """Return the words of a prompt that occur in no caption, in lower case."""
-    return [word for word in split_words(prompt) if word not in known_words()]
-
-
-def split_words(caption: str) -> list[str]:
-    """Return the words of a caption in lower case, without punctuation."""
-    return re.findall(r"\w+", caption.lower())
 
 
 def _subjects(scene: Scene) -> list[str]:

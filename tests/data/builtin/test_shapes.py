@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from gan_t2i.core.errors import UsageError
+from gan_t2i.core.words import split_words
 from gan_t2i.data.builtin.shapes import TASKS, Scene, Thing, captions, composition, draw_scene, make_shapes, sample_scene, split_of, vocabulary
-from gan_t2i.data.builtin.shapes_grammar import known_words, split_words
+from gan_t2i.data.builtin.shapes_grammar import known_words
 
 SCENES = [sample_scene(random.Random(f"test {index}")) for index in range(3000)]
 
