@@ -27,7 +27,7 @@ from gan_t2i.core import threads
     metavar="auto|never|latest|RUN",
     help="auto: go on with the newest unfinished run of the same command.",
 )
-@click.option("--init", metavar="RUN", help="Begin with the weights of that run or snapshot where they fit.")
+@click.option("--init", metavar="RUN", help="Begin with the weights of that run or snapshot, or pretrained.")
 @click.option("--changed-data", is_flag=True, help="Go on even where the data set is not the one that the run began with.")
 @click.option("--keep", type=int, help="Keep that many snapshots, the best and the newest.  [default: all]")
 @click.option("--desc", help="Name for the run folder.  [default: the config's name, or the data's]")

@@ -167,7 +167,7 @@ def _autoencoder_minutes(session: Session) -> dict[str, float]:
     """Return the minutes that the run's autoencoder is trained for, by its name; nothing where it is not trained."""
     config, network = session.config, copy.deepcopy(session.networks.autoencoder)
     settings = registry.config_for("autoencoder", config.autoencoder.name, config.autoencoder.params)
-    if not isinstance(network, LatentAutoencoder) or not isinstance(settings, TrainingSettings):
+    if session.autoencoder.taken_over or not isinstance(network, LatentAutoencoder) or not isinstance(settings, TrainingSettings):
         return {}
     training = AutoencoderTraining(
         network, settings, session.dataset, None, device=session.device, seed=config.seed, precision=config.precision

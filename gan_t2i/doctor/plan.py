@@ -14,6 +14,7 @@ from gan_t2i.data.records import Record
 from gan_t2i.doctor.dry_run import examples_of, pace_on
 from gan_t2i.doctor.recommend import MINUTES, Length, Recommendation, inspect_and_recommend, recommend, with_length
 from gan_t2i.training.config import TrainConfig
+from gan_t2i.training.warm_start import settings_of
 
 log = logging.getLogger(__name__)
 
@@ -87,25 +88,37 @@ def make_plan(request: Request) -> Plan:
     Several processes do so together, and take the first one's result. Raises `UsageError` for what is wrong in the request, and `GanT2IError`
     for what is wrong with the data, or where the config does not fit into memory.
     """
-    if request.base is None:
-        return _recommended(request)
-    config = TrainConfig.parse(request.apply(request.base))
-    if request.minutes is None:
-        return Plan(config)
+    base, minutes = request.base, request.minutes
+    lines: list[str] = []
+    if base is None:
+        given = request.apply({})
+        _require_data(given)
+        if not given.get("init"):
+            return _recommended(request)
+        base = settings_of(str(given["init"]))
+        lines.append(f"config: that of {given['init']}")
+        minutes = minutes or (None if "kimg" in given else MINUTES)
+    config = TrainConfig.parse(request.apply(base))
+    if minutes is None:
+        return Plan(config, tuple(lines))
     with first_of_node_first():
         examples = examples_of(config)
-    length = _measured_length(config, examples, request.minutes)
+    length = _measured_length(config, examples, minutes)
     config = TrainConfig.parse(request.apply(with_length(config.model_dump(mode="json"), length)))
-    return Plan(config, (f"length: {config.kimg:g} kimg ({length.why})",))
+    return Plan(config, (*lines, f"length: {config.kimg:g} kimg ({length.why})"))
 
 
-def _recommended(request: Request) -> Plan:
-    values = request.apply({})
+def _require_data(values: Mapping[str, Any]) -> None:
     data = values.get("data", {})
     if not isinstance(data, dict):
         TrainConfig.parse(values)  # says what is wrong
     if "source" not in data:
         raise UsageError("nothing to train on: name pictures with --data FOLDER, a recipe with --preset NAME, or a config with --config FILE")
+
+
+def _recommended(request: Request) -> Plan:
+    values = request.apply({})
+    data = values["data"]
     settings = {key: value for key, value in data.items() if key != "source"}
     with first_of_node_first():
         inspection, advice = inspect_and_recommend(str(data["source"]), settings, request.device, limit=PICTURES, progress=is_first())

@@ -41,6 +41,8 @@ class ReadyAutoencoder:
     """Mean peak signal-to-noise ratio of rebuilt held-out pictures, in dB; None for pixels, and where it was not measured."""
     losses: Sequence[tuple[int, float]] = ()
     """Images shown in its training and the loss there; empty where it was not trained on these pictures."""
+    taken_over: bool = False
+    """True for that of a training state or snapshot, which is not trained."""
 
 
 def ready_autoencoder(
@@ -62,8 +64,9 @@ def ready_autoencoder(
     network = build_autoencoder(spec, dataset, seed).to(device).to(memory_format=torch.channels_last).requires_grad_(False).eval()
     if not isinstance(network, LatentAutoencoder):
         return ReadyAutoencoder(network)
-    if load_from(network, source) or not trained:
-        return ReadyAutoencoder(network)
+    taken_over = load_from(network, source)
+    if taken_over or not trained:
+        return ReadyAutoencoder(network, taken_over=taken_over)
     if len(dataset.train) < LEAST_PICTURES:
         raise GanT2IError(
             f"autoencoder {spec.name} needs at least {LEAST_PICTURES} training pictures, and there are {len(dataset.train)}: "
@@ -98,11 +101,14 @@ def build_autoencoder(spec: Spec, dataset: PackedDataset, seed: int) -> Autoenco
 
 
 def load_from(network: Autoencoder, source: Path | None) -> bool:
-    """Load the autoencoder of a training state or snapshot; returns False where there is none."""
+    """Load the autoencoder of a training state or snapshot; returns False where there is none, or one of other sizes."""
     if source is None:
         return False
     tensors = read_tensors(source)[0]
     own = below(tensors, "autoencoder") or below({name.replace(".", "/", 1): tensor for name, tensor in tensors.items()}, "autoencoder")
+    if own and {name: x.shape for name, x in own.items()} != {name: x.shape for name, x in network.state_dict().items()}:
+        log.info(f"autoencoder: that of {source} has other sizes, so this run has its own")
+        return False
     if own:
         load_weights(network, {name: tensor.float() for name, tensor in own.items()}, f"{source} (autoencoder)")
     return bool(own)

@@ -165,7 +165,8 @@ def run_training(
     found = None
     if is_first():
         found = resume if isinstance(resume, RunFolder) else find_run(config, outdir, resume)
-    session = prepare(config, source=from_first(_source(config, found)))
+    state = found.state if found is not None and found.state.is_file() else None
+    session = prepare(config, source=from_first(state))
     with _claimed(found, outdir, description) as folder:
         progress = _continue(session, folder, changed_data)
         if found is not None:
@@ -182,13 +183,6 @@ def run_training(
                 log.info(f"written, with the reasons: {folder.path / RECOMMENDED}")
         log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {shlex.quote(str(outdir))})")
         return folder, train(session, folder, progress)
-
-
-def _source(config: TrainConfig, found: RunFolder | None) -> Path | None:
-    """Return the state or snapshot that the first step's weights come from; None for a run from nothing."""
-    if found is not None and found.state.is_file():
-        return found.state
-    return init_source(config.init) if config.init is not None else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,18 +5,22 @@ Larger images are progressive growing (Karras et al. 2018, arXiv 1710.10196) wit
 
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from gan_t2i.checkpoint import below, load_snapshot, read_tensors
+from gan_t2i.core import recipes
+from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import UsageError
 from gan_t2i.models.base import Discriminator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.models.residual_trunk import ResidualTrunk
-from gan_t2i.runs import RunFolder, resolve_snapshot
+from gan_t2i.runs import PRETRAINED, RunFolder, resolve_snapshot, run_of
 from gan_t2i.training.networks import Networks
 from gan_t2i.training.state import read_progress
 
+KEPT = ("alpha", "recolour")  # of the settings of the data
 MIN_SHARE = 0.5  # of a network's weights; with fewer in common the two runs have little to do with each other
 
 
@@ -24,6 +28,20 @@ def init_source(name: str) -> Path:
     """Return the file that `name` stands for: a run folder's training state, or a snapshot; raises `UsageError` where there is neither."""
     state = RunFolder(Path(name)).state
     return state if state.is_file() else resolve_snapshot(name)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the config values of what a run is to start from, for other data: those of its run, or of the recipe of a packaged model.
+
+    Raises `UsageError` for a snapshot whose config is not there.
+    """
+    source = init_source(name)
+    run = RunFolder(source.parent) if source.name == RunFolder(source.parent).state.name else run_of(source)
+    if run is None and source.parent != PRETRAINED:
+        raise UsageError(f"init {name}: a snapshot outside of a run folder does not say how it was trained; give --preset or --config")
+    values = read_yaml(run.config if run is not None else recipes.find(source.stem))
+    data = {key: value for key, value in values.get("data", {}).items() if key in KEPT}
+    return {**{key: value for key, value in values.items() if key not in ("init", "seed", "device")}, "data": data}
 
 
 def warm_start(networks: Networks, source: Path) -> str:

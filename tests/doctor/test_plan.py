@@ -1,6 +1,7 @@
 """From a request to a config: what counts for its identity, and several processes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from processes import together
 
+from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import UsageError
 from gan_t2i.doctor.plan import Request, make_plan
+from gan_t2i.runs import RunFolder
 from gan_t2i.training.config import TrainConfig
 
 
@@ -43,6 +46,26 @@ def test_a_request_is_shown_as_the_command_that_repeats_it() -> None:
     assert request.command() == f"gan-t2i train --data 'my pictures' --minutes 5 {settings}"
     assert Request(None, (), {"data": {"source": "x"}}).command() == "gan-t2i train --data x --minutes 60"
     assert Request(None, ("data.source=x",), {"kimg": 2.0}).command() == "gan-t2i train --set data.source=x --set kimg=2.0"
+
+
+def test_a_run_that_begins_with_another_has_its_config_and_own_data(
+    trained: RunFolder, pictures: Path, small_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    options = {"data": {"source": str(pictures)}, "init": str(trained.path), "kimg": 0.1, "seed": 7}
+    theirs, ours = TrainConfig.parse(read_yaml(trained.config)), make_plan(Request(None, (), options)).config
+    assert ours.generator == theirs.generator
+    assert (ours.kimg, ours.seed, ours.init, ours.data.source) == (0.1, 7, str(trained.path), str(pictures))
+    packaged = make_plan(Request(None, (), {**options, "init": "pretrained:shapes64"})).config
+    assert (packaged.resolution, packaged.generator.name, packaged.data.source) == (64, "style", str(pictures))
+    assert make_plan(Request(None, (), {key: options[key] for key in ("data", "init")}, 0.01)).config.kimg < 1
+
+
+def test_a_run_that_begins_with_another_needs_its_config_and_data(trained: RunFolder, pictures: Path, tmp_path: Path) -> None:
+    copied = shutil.copy(trained.snapshots()[-1], tmp_path / "own.safetensors")
+    with pytest.raises(UsageError, match=r"init .*own.safetensors: a snapshot outside of a run folder does not say how it was trained"):
+        make_plan(Request(None, (), {"data": {"source": str(pictures)}, "init": str(copied)}))
+    with pytest.raises(UsageError, match="nothing to train on"):
+        make_plan(Request(None, (), {"init": str(trained.path)}))
 
 
 def plan_of(values: dict[str, Any]) -> TrainConfig:

@@ -74,6 +74,21 @@ def test_a_second_run_loads_it_and_another_seed_trains_its_own(
         ready_autoencoder(SPEC, dataset, **{**CPU, "seed": 1})
 
 
+def test_a_run_takes_over_that_of_its_source_where_the_sizes_are_its_own(
+    ready: ReadyAutoencoder, dataset: PackedDataset, tmp_path: Path, said: list[str]
+) -> None:
+    source = tmp_path / "state.safetensors"
+    write_tensors(source, {f"autoencoder/{name}": x + 1 for name, x in ready.network.state_dict().items()}, {})
+    taken = ready_autoencoder(SPEC, dataset, **CPU, source=source)
+    assert taken.taken_over
+    assert all(torch.equal(a, b + 1) for a, b in zip(taken.network.state_dict().values(), ready.network.state_dict().values(), strict=True))
+    write_tensors(source, {f"autoencoder/{name}": x[..., :1] for name, x in ready.network.state_dict().items()}, {})
+    own = ready_autoencoder(SPEC, dataset, **CPU, source=source)
+    assert not own.taken_over
+    assert own.psnr == ready.psnr
+    assert f"autoencoder: that of {source} has other sizes, so this run has its own" in said
+
+
 @pytest.mark.parametrize("stopped_after", [8, 6])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(
     dataset: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
