@@ -27,6 +27,8 @@ COMMANDS = {
     "data": "Make, check and pack data sets of captioned pictures.",
     "bench": "Measure how fast configs train and sample on this machine.",
     "doctor": "Check this machine, and recommend a config for a data set.",
+    "sign": "Sign pictures as made by a model (C2PA).",
+    "verify": "Show the marks that say that a model made a picture.",
     "info": "Describe a run or a snapshot, or list the registered models.",
 }
 

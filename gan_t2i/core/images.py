@@ -16,11 +16,11 @@ from torch import Tensor
 from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import output_file
+from gan_t2i.core.marks import ORIGIN, XMP
 
 QUALITY = 95
 """Quality of JPEG and WebP files, of 100."""
 ANIMATED = (".gif", ".webp")
-_ORIGIN = "gan_t2i"  # key in a PNG
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
 _LINE = 17
@@ -29,12 +29,6 @@ _SQUARE = 8  # pixels of the checkerboard below transparent pictures
 GREY = 128  # of 255, below transparent pictures where a plain background is needed: black and white can both be seen on it
 # Fonts with Chinese, Japanese, Korean and more, as Linux, macOS and Windows name their files.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "PingFang.ttc", "Arial Unicode.ttf", "msyh.ttc")
-# IPTC's term for pictures made by a trained model, in the XMP field that picture tools read.
-_XMP = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
-)
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -167,7 +161,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 2
             duration=round(1000 * seconds / len(frames)),  # milliseconds of each
             loop=0,
             quality=QUALITY,
-            xmp=_XMP.encode(),
+            xmp=XMP.encode(),
         )
 
 
@@ -182,7 +176,7 @@ def read_origin(path: Path) -> str | None:
     """Return the identifier that a PNG was saved with; None for any other file."""
     try:
         with Image.open(path) as picture:
-            return picture.info.get(_ORIGIN)
+            return picture.info.get(ORIGIN)
     except Exception:  # not a picture, or a damaged one
         return None
 
@@ -198,11 +192,11 @@ def _encode(picture: Image.Image, file: Path | io.BytesIO, path: Path, origin: s
 
 def _write(picture: Image.Image, file: Path | io.BytesIO, form: str, origin: str = "", quality: int = QUALITY) -> None:
     if form != "PNG":
-        picture.save(file, format=form, quality=quality, xmp=_XMP.encode())
+        picture.save(file, format=form, quality=quality, xmp=XMP.encode())
         return
     info = PngInfo()
     info.add_text("Software", f"gan_t2i {__version__}")
-    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    info.add_itxt("XML:com.adobe.xmp", XMP)
     if origin:
-        info.add_text(_ORIGIN, origin)
+        info.add_text(ORIGIN, origin)
     picture.save(file, format=form, pnginfo=info)

@@ -1,0 +1,37 @@
+"""``gan-t2i verify``: the marks in picture files."""
+
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+
+@click.command("verify")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--trust", type=click.File("r"), help="Certificates (PEM) to trust as the roots of signatures.")
+@click.pass_context
+def command(ctx: click.Context, files: tuple[Path, ...], trust: TextIO | None) -> None:
+    """Show the marks that say that a model made a picture.
+
+    Exits with 1 where a file has none, or where its signature is broken.
+    """
+    from gan_t2i.core.marks import find_marks, has_c2pa
+
+    anchors = trust.read() if trust is not None else ""
+    is_good = True
+    for path in files:
+        marks = find_marks(path, anchors)
+        for name, value in (("IPTC source type", marks.source_type), ("software", marks.software), ("origin", marks.origin)):
+            if value:
+                click.echo(f"{path}: {name}: {value}")
+        if (found := marks.credentials) is not None:
+            state = found.fault or f"unchanged since, {'trusted' if found.is_trusted else 'by a certificate that nobody vouches for here'}"
+            click.echo(f"{path}: C2PA: signed by {found.signer}: {state}")
+            for source_type in found.source_types:
+                click.echo(f"{path}: C2PA: source type: {source_type}")
+        if not marks:
+            unread = "" if has_c2pa() else '; C2PA was not looked for: pip install "gan-t2i[c2pa]"'
+            click.echo(f"{path}: no marks{unread}")
+        is_good &= bool(marks) and (found is None or found.fault is None)
+    if not is_good:
+        ctx.exit(1)
