@@ -4,19 +4,20 @@
     python tests/benchmarks/gpu_quarter.py run IN OUT --minutes 13                                   # there, in a checkout
     python tests/benchmarks/gpu_quarter.py adopt OUT/*/snapshots/*                                   # at home again
 
-The machine there has torch, sentence-transformers, timm and pytest, and no network. WHEELS holds the rest, such as pydantic with what it needs:
+The machine there has torch, sentence-transformers, timm and pytest, and no network. WHEELS holds the rest, pydantic with what it needs:
 
     pip download --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d WHEELS pydantic
 
-Embeddings of 50,000 captions take 500 MB, the encoder's weights 90. So `pack` takes a copy of the encoder along, in float16 and without the words
-that no caption has: 23 MB, and vectors that differ by 0.1%. Prompts in other words mean nothing to it. `adopt` lets a snapshot that was trained
-with the copy ask for the encoder itself.
+Embeddings of 50,000 captions take 500 MB, the encoder's weights 90. So `pack` takes a copy of the encoder along, in float16 and without the
+words that no caption has: 23 MB, and vectors that differ by 0.1%. Prompts in other words mean nothing to it. `adopt` lets a snapshot that was
+trained with the copy ask for the encoder itself.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ RECIPES = ("emoji64", "base64", "shapes64", "base256")  # the largest last, as t
 BENCH = ("--steps", "16", "--repeats", "3")
 END = {"wheels": 0.1, "tests": 0.25, "prepare": 0.3, "bench": 0.5, "train": 0.92, "evaluate": 1.0}  # latest, as a share of the minutes
 FILLED = 0.8  # of the time to train; the start, and the error of the measured pace, take the rest
-GRACE = 15.0  # seconds to save in after SIGTERM
+GRACE = 15.0  # seconds to save in, when asked to stop
 
 
 def pack(target: Path, data: str | None, recipe: str, changes: Sequence[str], wheels: Path | None) -> None:
@@ -124,7 +125,7 @@ class Stages:
         try:
             process.wait(self.left(name))
         except subprocess.TimeoutExpired:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # a run saves, and pytest tells what failed
             try:
                 process.wait(GRACE)
             except subprocess.TimeoutExpired:
@@ -138,7 +139,7 @@ class Stages:
 
 
 def run(packed: Path, out: Path, minutes: float) -> None:
-    """Use `minutes` of this machine with what `pack` wrote; everything is in `out` as soon as it is known, and what fails stops nothing else."""
+    """Use `minutes` of this machine with what `pack` wrote; all is in `out` as soon as it is known, and what fails stops nothing else."""
     packed, out = packed.resolve(), out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     python, command = (sys.executable, "-m"), (sys.executable, "-m", "gan_t2i")
@@ -155,7 +156,7 @@ def run(packed: Path, out: Path, minutes: float) -> None:
         train = (*command, "train", "--config", packed / "recipe.json", "--data", inputs / "data", *encoder)
         # packs and encodes the data in processors that the tests leave idle
         ready = stages.start("prepare", *train, "--dry-run")
-        stages.run("tests", *python, "pytest", "-v", "-m", "gpu", *gpu_tests())
+        stages.run("tests", *python, "pytest", "-vv", "-m", "gpu", *gpu_tests())
         stages.finish("prepare", ready)
         settings = ("--data", packed / "few", *encoder, "--set", "decoder.perceptual=0")
         stages.run("bench", *command, "bench", *RECIPES, *settings, *BENCH, "--json", out / "bench.json")
