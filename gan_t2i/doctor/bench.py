@@ -46,9 +46,11 @@ class Measured:
     def table(self) -> str:
         """Return a few lines for the screen."""
         config, training, sampling = self.config, self.training, self.sampling
+        eager = training.eager_images_per_second
+        captured = f", captured; {eager:.4g} img/s one operation at a time" if eager else ""
         rows = {
             "networks": ", ".join(f"{name} {count:,} parameters" for name, count in self.parameters.items()),
-            "training": f"{training.images_per_second:.4g} img/s ({training.slowest:.4g} to {training.fastest:.4g})",
+            "training": f"{training.images_per_second:.4g} img/s ({training.slowest:.4g} to {training.fastest:.4g}){captured}",
             "phases": ", ".join(f"{name} {share:.1%}" for name, share in training.shares.items()),
             "arithmetic": f"{training.gflop_per_image:.3g} GFLOP per picture, {training.gflop_per_second:.4g} GFLOP/s",
             "machine": ", ".join(f"{name} {rate:.4g} GFLOP/s" for name, rate in self.machine_gflop_per_second.items()),

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from gan_t2i.training.session import Session, prepare
 
 # Timed steps, roughly; as many come before them, in which kernels are chosen and memory is allocated.
 TIMED_STEPS = 8
+LEAST_SECONDS = 0.25  # of timed steps: a GPU takes few of them in less time than it varies by
 DECODER = "decoder"  # among the names of pretraining, though it comes after the game
 EXAMPLES = 12  # pictures that a pace is measured with
 
@@ -141,11 +143,21 @@ def _estimate(session: Session) -> str:
 
 
 def measure_pace(session: Session, intervals: int = 1) -> Pace:
-    """Return speed and memory of a run, with its pretraining, from the few steps of that many intervals of the penalty."""
+    """Return speed and memory of a run, with its pretraining, from the steps of that many intervals of the penalty, or of more where those take
+    less than `LEAST_SECONDS`."""
     config, device = session.config, session.device
-    session.run_step(0)  # kernels are chosen and memory is allocated
+
+    def run(steps: int) -> None:
+        for number in range(steps):
+            session.run_step(number * config.batch)
+
+    # a step with the penalty and one without: kernels are chosen, memory is allocated, and a GPU captures both
+    run(min(2, config.penalty.interval))
     steps = intervals * config.penalty.interval
-    seconds = seconds_of(lambda: [session.run_step(number * config.batch) for number in range(steps)], device)
+    seconds = seconds_of(partial(run, steps), device)
+    if seconds < LEAST_SECONDS:
+        steps *= math.ceil(LEAST_SECONDS / seconds)
+        seconds = seconds_of(partial(run, steps), device)
     where = f"{world_size()} processes, each {device}" if world_size() > 1 else str(device)
     rate, pretraining = steps * config.batch / seconds, _pretraining_minutes(session)
     return Pace(where, steps, config.batch, config.kimg, rate, peak_memory_gib(device), pretraining)

@@ -45,6 +45,8 @@ class TrainSpeed:
     images_per_second: float
     slowest: float
     fastest: float
+    eager_images_per_second: float | None
+    """Speed of the same steps one operation at a time, in turns with captured ones; None where none are captured."""
     shares: dict[str, float]
     """Shares of a step's time, as in `SHARES`."""
     gflop_per_image: float
@@ -92,26 +94,31 @@ def measure_training(session: Session, steps: int, repeats: int) -> TrainSpeed:
     config, device = session.config, session.device
     interval = config.penalty.interval
     steps = interval * math.ceil(steps / interval)
-    step_seconds, phases, ticks, alone = [], [], [], []
+    step_seconds, eager_seconds, phases, ticks, alone = [], [], [], [], []
     with temporary_loop(session) as loop:
         with session.step.eager(), FlopCounter() as counter:
             loop.run(interval)
         loop.run(interval)  # by now kernels are chosen and memory is allocated
         for _ in range(repeats):
             step_seconds.append(seconds_of(lambda: loop.run(steps), device) / steps)
-            with session.step.eager(), PhaseTimer(device) as timer:
-                loop.run(steps)
+            with session.step.eager():
+                if session.step.captured is not None:
+                    eager_seconds.append(seconds_of(lambda: loop.run(steps), device) / steps)
+                with PhaseTimer(device) as timer:
+                    loop.run(steps)
             phases.append({name: seconds / steps for name, seconds in split_penalty(timer).items()})
             with PhaseTimer(device) as timer:
                 loop.tick()
             ticks.append(timer.seconds["logging"])
             alone.append({call: seconds_alone(call) for call in counter.calls})
     tick = statistics.median(ticks) * config.batch / (config.report.stats_kimg * 1000)  # a step's share of it
-    rates = [config.batch / (seconds + tick) for seconds in step_seconds]
+    rates, eager_rates = ([config.batch / (seconds + tick) for seconds in each] for each in (step_seconds, eager_seconds))
+    eager = statistics.median(eager_rates) if eager_rates else None
     rate, gflop = statistics.median(rates), counter.total / (interval * config.batch) / 1e9
     ceilings, whole = ceilings_of(counter.calls, alone, interval)
     speed, spread, peak = rate * gflop, (min(rates), max(rates)), peak_memory_gib(device)
-    return TrainSpeed(steps, rate, *spread, shares(phases, tick), gflop, speed, ceilings, whole, peak, share_of_limit=speed / whole.rate)
+    share = speed / whole.rate
+    return TrainSpeed(steps, rate, *spread, eager, shares(phases, tick), gflop, speed, ceilings, whole, peak, share_of_limit=share)
 
 
 def split_penalty(timer: PhaseTimer) -> dict[str, float]:

@@ -28,7 +28,7 @@ def test_pictures_with_one_caption_can_be_measured(
     found = pace_on(TrainConfig.parse(small_config(kimg=6)), records)
     assert sorted(cache_dir().rglob("*")) == before
     assert found.batch == 4
-    assert found.steps == 4  # one interval of the penalty
+    assert found.steps % 4 == 0  # whole intervals of the penalty
     assert f"{found.rate:.0f} img/s, {100 / found.rate:.0f} minutes for 6 kimg" in str(found)
 
 

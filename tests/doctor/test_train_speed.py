@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from gan_t2i.core.phases import REST, PhaseTimer
+from gan_t2i.doctor import train_speed
 from gan_t2i.doctor.flops import Call, FlopCounter, Layout
 from gan_t2i.doctor.train_speed import SHARES, ceilings_of, measure_training, shares, split_penalty, temporary_loop
+from gan_t2i.training.capture import Replay
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 
@@ -28,6 +30,7 @@ def test_a_training_is_measured(session: Session, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     speed = measure_training(session, steps=3, repeats=2)
     assert speed.steps == 4  # whole intervals
+    assert speed.eager_images_per_second is None  # none are captured
     assert 0 < speed.slowest <= speed.images_per_second <= speed.fastest
     assert list(speed.shares) == list(SHARES)
     assert sum(speed.shares.values()) == pytest.approx(1)
@@ -48,6 +51,32 @@ def test_a_training_is_measured(session: Session, tmp_path: Path, monkeypatch: p
     # nothing is left behind, and no progress bar was drawn
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+class Repeated:
+    """A backend that calls the captured functions again."""
+
+    def warm_up(self, function: Callable[[], object]) -> None:
+        function()
+
+    def capture(self, function: Replay) -> Replay:
+        return function
+
+
+def test_eager_steps_are_timed_beside_captured_ones(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_t2i.doctor.flops.TIMED_SECONDS", 1e-4)
+    session.step.capture_with(Repeated())
+
+    def seconds(work: Callable[[], object], device: torch.device) -> float:
+        work()
+        assert session.step.captured is not None
+        return 8.0 if session.step.captured.paused else 2.0  # for two steps of four images
+
+    monkeypatch.setattr(train_speed, "seconds_of", seconds)
+    speed = measure_training(session, steps=2, repeats=1)
+    assert speed.eager_images_per_second is not None
+    # beside the steps there is a share of a tick
+    assert 4 / speed.eager_images_per_second - 4 / speed.images_per_second == pytest.approx(3)
 
 
 def test_every_phase_of_a_step_is_counted(session: Session) -> None:

@@ -90,3 +90,4 @@ def test_bench_says_which(small_config: Callable[..., dict[str, Any]], tmp_path:
     result = CliRunner().invoke(command, ["bench", str(config), "--steps", "2", "--repeats", "1"])
     assert result.exit_code == 0, result.output
     assert "on cuda (NVIDIA" in result.output
+    assert "img/s one operation at a time" in result.output
