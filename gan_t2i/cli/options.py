@@ -40,6 +40,20 @@ class PictureFile(click.Path):
         return path
 
 
+class SheetFile(PictureFile):
+    """A picture file, or an HTML page."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raise `UsageError` for a file that cannot be written."""
+        if not str(value).lower().endswith(".html"):
+            return super().convert(value, param, ctx)
+        from gan_t2i.core.files import check_folder
+
+        path: Path = click.Path.convert(self, value, param, ctx)  # type: ignore[assignment]
+        check_folder(path)
+        return path
+
+
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that decide how pictures and captions are read, the fields of `DataSettings`."""
     for option in reversed(_PICTURE_OPTIONS):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
-from gan_t2i.cli.options import PROMPT_FILE, PictureFile, model_options
+from gan_t2i.cli.options import PROMPT_FILE, SheetFile, model_options
 from gan_t2i.core.log import PACKAGE
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from gan_t2i.core.stopping import StopRequest
+    from gan_t2i.sampling.pipeline import Text2Image
+    from gan_t2i.sampling.sheets import Row
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 )
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
 @click.option("--overwrite", is_flag=True, help="Draw every picture again, and replace the files that have their names.")
-@click.option("--grid", type=PictureFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another format.")
+@click.option("--grid", type=SheetFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another, or an .html page.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
 @click.option("--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B.")
 @click.option("--variations", type=click.IntRange(1, 256), metavar="N", help="Draw N variations of the first seed, in a strip.")
@@ -89,26 +89,25 @@ def command(
     Each picture is written as it is drawn. Ctrl-C stops; the same command goes on with what is missing. A file that holds anything else is
     not replaced without --overwrite: the new one gets a number.
     """
-    if interpolate or variations:
-        given = [*prompts, *read_prompts(prompt_file)]
-        draw = _drawing(given, seeds, trunc, (*interpolate, frames) if interpolate else None, (variations, strength) if variations else None)
+    texts = [*prompts, *read_prompts(prompt_file)]
+    exploration = _exploration(texts, interpolate, frames, variations, strength)
+    if exploration is not None:
         if grid is None:
             raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
-        _write_strip(*draw(model, text_encoder, device), grid)
+        from gan_t2i.sampling.pipeline import Text2Image
+
+        _write_rows(exploration(Text2Image.load(model, text_encoder=text_encoder, device=device), seeds, trunc), grid)
         return
-    texts = [*prompts, *read_prompts(prompt_file)]
     if not texts:
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
     total = len(texts) * len(seeds)
     if total > MOST:
         raise click.UsageError(f"{total:,} pictures are more than {MOST:,}: ask for fewer at a time")
-    from PIL import Image
-
     from gan_t2i.core.arguments import as_number, as_prompts
-    from gan_t2i.core.images import check_writable, save_picture
     from gan_t2i.core.stopping import StopRequest
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.sampling.save import save_all
+    from gan_t2i.sampling.sheets import Row, check_sheet, save_sheet
 
     as_prompts(texts)  # before the model is loaded
     as_number(trunc, "--trunc")
@@ -120,14 +119,14 @@ def command(
                 show(saved.prompt, saved.seed, saved.path)
                 done, drawn = done + 1, drawn + saved.drawn
         else:
-            blank = Image.new("RGB", (pipeline.info.resolution, pipeline.info.resolution))
-            check_writable(grid, _sheet(texts, [blank] * total))  # before the drawing, which takes longer
+            check_sheet(texts, len(seeds), pipeline.info.resolution, grid)  # before the drawing, which takes longer
             if grid.exists():
                 log.info(f"{grid} exists and is replaced")
             pictures = list(_watched(pipeline.stream(texts, seeds=seeds, truncation_psi=trunc), total, stop))
             done = drawn = len(pictures)
             if done == total:
-                save_picture(_sheet(texts, pictures), grid)
+                each, labels = len(seeds), [f"seed {seed}" for seed in seeds]
+                save_sheet([Row(text, pictures[at * each : (at + 1) * each], labels) for at, text in enumerate(texts)], grid)
                 for prompt, seed in product(texts, seeds) if as_json else [("", 0)]:
                     show(prompt, seed, grid)
     if done < total:
@@ -137,51 +136,46 @@ def command(
         log.info(f"{done - drawn:,} of {done:,} pictures were there already (--overwrite draws them again)")
 
 
-def _drawing(
-    texts: Sequence[str], seeds: Sequence[int], trunc: float, way: tuple[str, str, int] | None, around: tuple[int, float] | None
-) -> Callable[[str, str | None, str], tuple[str, list["Image.Image"]]]:
-    """Return a function that draws with the model that it is given: the `way` from a prompt to another in so many frames, or so many variations
-    `around` the single prompt, of a strength. It returns a caption and the pictures."""
-    if way and around:
-        raise click.UsageError("--interpolate and --variations: give one of them")
-    if len(texts) != (0 if way else 1):
-        raise click.UsageError("--interpolate takes its two prompts itself, without -p" if way else "--variations needs a single prompt")
+def _exploration(
+    texts: Sequence[str], interpolate: tuple[str, str] | None, frames: int, variations: int | None, strength: float
+) -> Callable[["Text2Image", Sequence[int], float], list["Row"]] | None:
+    """Return a function that draws what --interpolate or --variations asks for, with a model, seeds and a truncation; None without them."""
+    given = [name for name, value in (("--interpolate", interpolate), ("--variations", variations)) if value]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)}: give one of them")
+    if interpolate and texts:
+        raise click.UsageError(f"{given[0]} takes its two prompts itself, without -p")
+    if not interpolate and len(texts) != 1:
+        raise click.UsageError(f"{given[0]} needs a single prompt")
     from gan_t2i.core.arguments import as_prompts
     from gan_t2i.sampling import explore
-    from gan_t2i.sampling.pipeline import Text2Image
+    from gan_t2i.sampling.sheets import Row
 
-    as_prompts(way[:2] if way else texts)  # before the model is loaded
+    as_prompts(interpolate or texts)  # before the model is loaded
 
-    def draw(model: str, text_encoder: str | None, device: str) -> tuple[str, list["Image.Image"]]:
-        pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
-        if way:
-            first, second, frames = way
-            ends = (seeds[0], seeds[-1])
-            return f"{first} -> {second}", list(explore.interpolate(pipeline, first, second, seeds=ends, frames=frames, truncation_psi=trunc))
-        assert around is not None
-        count, strength = around
-        return texts[0], list(explore.variations(pipeline, texts[0], seed=seeds[0], count=count, strength=strength, truncation_psi=trunc))
+    def draw(model: "Text2Image", seeds: Sequence[int], trunc: float) -> list[Row]:
+        if interpolate:
+            pictures = list(explore.interpolate(model, *interpolate, seeds=(seeds[0], seeds[-1]), frames=frames, truncation_psi=trunc))
+            return [Row(" -> ".join(interpolate), pictures, [f"{number} of {frames}" for number in range(1, frames + 1)])]
+        count = variations or 0
+        pictures = list(explore.variations(model, texts[0], seed=seeds[0], count=count, strength=strength, truncation_psi=trunc))
+        return [Row(texts[0], pictures, [f"variation {number}" for number in range(count)])]
 
     return draw
 
 
-def _write_strip(caption: str, pictures: Sequence["Image.Image"], file: Path) -> None:
-    """Write the pictures side by side, or one after the other to a format that moves, and print the path."""
-    from gan_t2i.core.images import ANIMATED, save_animation, save_picture, sheet
+def _write_rows(rows: Sequence["Row"], file: Path) -> None:
+    """Write the rows, a single one as an animation where the format moves, and print the path."""
+    from gan_t2i.core.images import ANIMATED, save_animation
+    from gan_t2i.sampling.sheets import save_sheet
 
-    if file.suffix.lower() in ANIMATED:
-        save_animation(pictures, file)
+    if len(rows) == 1 and file.suffix.lower() in ANIMATED:
+        save_animation(rows[0].pictures, file)
     else:
-        save_picture(sheet([pictures], [caption]), file)
+        save_sheet(rows, file)
     click.echo(file)
-
-
-def _sheet(texts: Sequence[str], pictures: Sequence["Image.Image"]) -> "Image.Image":
-    """Lay out the pictures, equally many of each text."""
-    from gan_t2i.core.images import sheet
-
-    each = len(pictures) // len(texts)
-    return sheet([pictures[start : start + each] for start in range(0, len(pictures), each)], texts)
 
 
 def _watched(items: Iterable[T], total: int, stop: "StopRequest") -> Iterator[T]:

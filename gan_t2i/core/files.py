@@ -85,6 +85,13 @@ def check_new(folder: Path) -> None:
         raise UsageError(f"{folder} exists and is not empty; name a new folder, or remove it first")
 
 
+def check_folder(path: Path) -> None:
+    """Raise `UsageError` where no file `path` can be made, since its folder cannot be written."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"cannot write {path}: {folder} is not a folder that you may write in")
+
+
 def _is_taken(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 

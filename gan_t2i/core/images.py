@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.files import output_file
+from gan_t2i.core.files import check_folder, output_file
 from gan_t2i.core.marks import ORIGIN, XMP
 
 QUALITY = 95
@@ -130,9 +129,7 @@ def _checkerboard(side: int) -> Image.Image:
 
 def check_writable(path: Path, picture: Image.Image | None = None) -> None:
     """Raise `UsageError` where `path` cannot be written, or not in the format that it ends in; `picture` is as large as the one to come."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"cannot write {path}: {folder} is not a folder that you may write in")
+    check_folder(path)
     try:
         _encode(picture or Image.new("RGB", (16, 16)), io.BytesIO(), path)
     except Exception as error:  # Pillow has many writers, and each raises what it likes

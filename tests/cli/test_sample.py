@@ -1,6 +1,9 @@
 """``gan-t2i sample``: prompts in, picture files out."""
 
+import base64
+import io
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +190,24 @@ def test_a_sheet_has_the_format_of_its_name(sample: Sample, name: str, form: str
     assert (b"trainedAlgorithmicMedia" in Path(name).read_bytes()) is (form != "TIFF")
 
 
-@pytest.mark.parametrize("name", ["sheet", "sheet.txt", "sheet.mp4", "sheet.msp", "sheet.wmf", "file/sheet.png"])
+def test_a_page_of_pictures_stands_alone(sample: Sample, trained: RunFolder) -> None:
+    hostile = '<script src="https://example.org/x.js"></script>'
+    result = sample("-p", hostile, "-p", "ein rotes Öl", "--seeds", "3,5", "--grid", "sheet.html")
+    assert (result.exit_code, result.stdout) == (0, "sheet.html\n"), result.output
+    text = Path("sheet.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "default-src 'none'; img-src data:" in text
+    assert set(re.findall(r'(?:src|href)="([^,"]*)', text)) == {"data:image/png;base64"}
+    assert re.findall(r'alt="(ein [^"]*)"', text) == ["ein rotes Öl, seed 3", "ein rotes Öl, seed 5"]
+    assert text.count("<figcaption>seed 5</figcaption>") == 2
+    files = [base64.b64decode(found) for found in re.findall(r"base64,([^\"]*)", text)]
+    assert all(b"trainedAlgorithmicMedia" in file for file in files)
+    expected = Text2Image.load(trained.path).generate([hostile, "ein rotes Öl"], seeds=[3, 5])
+    for file, picture in zip(files, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), np.asarray(picture))
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.txt", "sheet.mp4", "sheet.msp", "sheet.wmf", "file/sheet.png", "file/sheet.html"])
 def test_a_sheet_that_cannot_be_written_is_a_sentence(sample: Sample, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("in the way")
     result = sample("-p", "red", "--grid", name)
@@ -202,6 +222,7 @@ def test_a_sheet_that_cannot_be_written_is_a_sentence(sample: Sample, tmp_path: 
     [
         ("sheet.jpg", "0-999", "cannot write sheet.jpg at 96,016 x "),
         ("sheet.png", "0-99999", "a sheet of 1 x 100,000 pictures would have 9,600,016 x "),
+        ("sheet.html", "0-10000", "a page of 10,001 pictures: at most 10,000"),
     ],
 )
 def test_a_sheet_that_would_be_too_large_is_a_sentence(sample: Sample, tmp_path: Path, name: str, seeds: str, sentence: str) -> None:
@@ -226,6 +247,13 @@ def test_a_way_between_two_prompts(sample: Sample, name: str, frames: int) -> No
     with Image.open(name) as found:
         assert getattr(found, "n_frames", 1) == frames  # five there, and three back
         assert (found.width > 5 * 32) == (frames == 1)
+
+
+def test_a_way_on_a_page(sample: Sample) -> None:
+    assert sample("--interpolate", "a red circle", "blue square", "--frames", 3, "--grid", "way.HTML").exit_code == 0
+    assert re.findall(r'alt="([^"]*)"', Path("way.HTML").read_text(encoding="utf-8")) == [
+        f"a red circle -&gt; blue square, {number} of 3" for number in (1, 2, 3)
+    ]
 
 
 def test_variations_of_a_seed(sample: Sample) -> None:
