@@ -57,6 +57,7 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 @click.option("--grid", type=SheetFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another, or an .html page.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
 @click.option("--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B.")
+@click.option("--mix", nargs=2, metavar="A B", help="Draw the shapes of prompt A in the colours of prompt B, and the reverse.")
 @click.option("--variations", type=click.IntRange(1, 256), metavar="N", help="Draw N variations of the first seed, in a strip.")
 @click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Way from the seed to another, for variations.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
@@ -75,6 +76,7 @@ def command(
     grid: Path | None,
     interpolate: tuple[str, str] | None,
     frames: int,
+    mix: tuple[str, str] | None,
     variations: int | None,
     strength: float,
     as_json: bool,
@@ -90,7 +92,7 @@ def command(
     not replaced without --overwrite: the new one gets a number.
     """
     texts = [*prompts, *read_prompts(prompt_file)]
-    exploration = _exploration(texts, interpolate, frames, variations, strength)
+    exploration = _exploration(texts, interpolate, frames, mix, variations, strength)
     if exploration is not None:
         if grid is None:
             raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
@@ -137,28 +139,41 @@ def command(
 
 
 def _exploration(
-    texts: Sequence[str], interpolate: tuple[str, str] | None, frames: int, variations: int | None, strength: float
+    texts: Sequence[str],
+    interpolate: tuple[str, str] | None,
+    frames: int,
+    mix: tuple[str, str] | None,
+    variations: int | None,
+    strength: float,
 ) -> Callable[["Text2Image", Sequence[int], float], list["Row"]] | None:
-    """Return a function that draws what --interpolate or --variations asks for, with a model, seeds and a truncation; None without them."""
-    given = [name for name, value in (("--interpolate", interpolate), ("--variations", variations)) if value]
+    """Return a function that draws what --interpolate, --mix or --variations asks for, with a model, seeds and a truncation; None without
+    them."""
+    given = [name for name, value in (("--interpolate", interpolate), ("--mix", mix), ("--variations", variations)) if value]
+    pair = interpolate or mix
     if not given:
         return None
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)}: give one of them")
-    if interpolate and texts:
+    if pair and texts:
         raise click.UsageError(f"{given[0]} takes its two prompts itself, without -p")
-    if not interpolate and len(texts) != 1:
+    if not pair and len(texts) != 1:
         raise click.UsageError(f"{given[0]} needs a single prompt")
     from gan_t2i.core.arguments import as_prompts
     from gan_t2i.sampling import explore
     from gan_t2i.sampling.sheets import Row
 
-    as_prompts(interpolate or texts)  # before the model is loaded
+    as_prompts(pair or texts)  # before the model is loaded
 
     def draw(model: "Text2Image", seeds: Sequence[int], trunc: float) -> list[Row]:
+        ends = seeds[0], seeds[-1]
         if interpolate:
-            pictures = list(explore.interpolate(model, *interpolate, seeds=(seeds[0], seeds[-1]), frames=frames, truncation_psi=trunc))
+            pictures = list(explore.interpolate(model, *interpolate, seeds=ends, frames=frames, truncation_psi=trunc))
             return [Row(" -> ".join(interpolate), pictures, [f"{number} of {frames}" for number in range(1, frames + 1)])]
+        if mix:
+            ways = [(mix, ends), (mix[::-1], ends[::-1])]
+            rows = [list(explore.mix(model, *pair, seeds=ends, truncation_psi=trunc)) for pair, ends in ways]
+            labels = [f"from block {kept}" for kept in range(len(rows[0]) - 1, -1, -1)]
+            return [Row(f"shapes: {a}, colours: {b}", row, labels) for row, ((a, b), _) in zip(rows, ways, strict=True)]
         count = variations or 0
         pictures = list(explore.variations(model, texts[0], seed=seeds[0], count=count, strength=strength, truncation_psi=trunc))
         return [Row(texts[0], pictures, [f"variation {number}" for number in range(count)])]

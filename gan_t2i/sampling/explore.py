@@ -1,7 +1,10 @@
-"""Pictures between and around others: from one prompt to another, and variations of a seed. N pictures, L tokens, Z latent width."""
+"""Pictures between and around others: from one prompt to another, mixes of two, and variations of a seed. N pictures, L tokens, Z latent
+width."""
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,10 @@ from torch import Tensor
 
 from gan_t2i.core.arguments import as_integer, as_number, as_prompts
 from gan_t2i.core.errors import UsageError
+from gan_t2i.core.images import to_pictures
+from gan_t2i.core.runtime import torch_defaults
+from gan_t2i.models.base import Generator
+from gan_t2i.ops.checkpointing import Block
 from gan_t2i.sampling.draw import draw_one, latent
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.text.batch import TextBatch
@@ -50,12 +57,68 @@ def variations(
         yield draw_one(model.generator, slerp(z, latent(model.generator, number, index), way), encoded, psi)
 
 
+def mix(model: Text2Image, shapes: str, colours: str, *, seeds: tuple[int, int] = (0, 0), truncation_psi: float = 1.0) -> Iterator[Image.Image]:
+    """Yield pictures with the shapes of one prompt in the colours of another, the first with most of the shapes, the last the second prompt.
+
+    There are as many pictures as the generator has blocks. Raises `UsageError` for a generator without at least two.
+    """
+    prompts, psi = as_prompts([shapes, colours]), as_number(truncation_psi, "truncation_psi")
+    z = torch.cat([latent(model.generator, as_integer(seed, "seed")) for seed in seeds])
+    for kept in range(most_kept(model), 0, -1):
+        yield _draw_mixed(model, prompts, z, kept, psi)
+    yield draw_one(model.generator, z[1:], model.encoder.encode(prompts[1:]), psi)
+
+
+def most_kept(model: Text2Image) -> int:
+    """Return the number of blocks before the last, those whose features `mix` can keep; raises `UsageError` where there is none."""
+    count = sum(isinstance(module, Block) for module in model.generator.modules()) - 1
+    if count < 1:
+        raise UsageError(f"the generator {model.info.generator.name!r} does not draw in blocks: its pictures cannot be mixed")
+    return count
+
+
+@torch_defaults()
+@torch.no_grad()
+def _draw_mixed(model: Text2Image, prompts: list[str], z: Tensor, kept: int, truncation_psi: float) -> Image.Image:
+    """Draw a mix of two prompts with z [2, Z]: the first `kept` blocks give the features of the first prompt.
+
+    StyleGAN mixes the styles of two latents (arXiv 1812.04948, section 3.1). Here the words decide on colours, and a seed rarely does, so
+    that prompts are mixed. Styles at a place stay those of the second prompt, as does its share of the picture where blocks add up to one.
+    """
+    with _features_of_first(model.generator, kept):
+        images = model.generator(z.to(model.device), model.encoder.encode(prompts).to(model.device), truncation_psi)
+    return to_pictures(images)[1]
+
+
+@contextmanager
+def _features_of_first(generator: Generator, kept: int) -> Iterator[None]:
+    """Context in which both rows of a batch have the features of the first row after each of the first `kept` blocks."""
+    ran = 0
+
+    def keep(block: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        nonlocal ran
+        ran += 1
+        if ran > kept:
+            return output
+        if isinstance(output, tuple):
+            return output[0][[0, 0]], *output[1:]
+        return output[[0, 0]]
+
+    handles = [module.register_forward_hook(keep) for module in generator.modules() if isinstance(module, Block)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def draw_point(
     model: Text2Image,
     prompt: str,
     *,
     to: str | None = None,
     t: float = 0.0,
+    mixed: bool = False,
     seed: int = 0,
     x: float = 0.0,
     y: float = 0.0,
@@ -63,15 +126,17 @@ def draw_point(
 ) -> Image.Image:
     """Draw one picture of a plane through the z of `seed`, at `x` and `y` in [-1, 1], for a prompt at `t` of the way to the prompt `to`.
 
-    At x = y = t = 0 it is the picture of `Text2Image.generate`.
+    At x = y = t = 0 it is the picture of `Text2Image.generate`. A `mixed` way is that of `mix`, with the shapes of `prompt`.
     """
-    text = model.encoder.encode([prompt])
-    if to is not None:
-        text = blend(text, model.encoder.encode([to]), t)
     z = latent(model.generator, seed)
     if x or y:
         moved = z + x * latent(model.generator, seed, 0) + y * latent(model.generator, seed, 1)
         z = F.normalize(moved) * z.norm()
+    if mixed and to is not None and 0 < t < 1:
+        return _draw_mixed(model, [prompt, to], z.expand(2, -1), math.ceil((1 - t) * most_kept(model)), truncation_psi)
+    text = model.encoder.encode([prompt])
+    if to is not None:
+        text = blend(text, model.encoder.encode([to]), t)
     return draw_one(model.generator, z, text, truncation_psi)
 
 

@@ -256,6 +256,13 @@ def test_a_way_on_a_page(sample: Sample) -> None:
     ]
 
 
+def test_mixes_of_two_prompts(sample: Sample) -> None:
+    result = sample("--mix", "a red circle", "blue square", "--seeds", "1,4", "--grid", "mix.html")
+    assert (result.exit_code, result.stdout) == (0, "mix.html\n"), result.output
+    rows = re.findall(r"<h2>(.*)</h2>", Path("mix.html").read_text(encoding="utf-8"))
+    assert rows == ["shapes: a red circle, colours: blue square", "shapes: blue square, colours: a red circle"]
+
+
 def test_variations_of_a_seed(sample: Sample) -> None:
     result = sample("--variations", 3, "--strength", 0.2, "-p", "a red circle", "--grid", "strip.png")
     assert result.exit_code == 0, result.output
@@ -271,6 +278,8 @@ def test_variations_of_a_seed(sample: Sample) -> None:
         (["--interpolate", "red", "", "--grid", "a.png"], "prompt 2 is empty"),
         (["--variations", "3", "--grid", "a.png"], "--variations needs a single prompt"),
         (["--variations", "3", "--interpolate", "red", "blue", "--grid", "a.png"], "give one of them"),
+        (["--mix", "red", "blue", "--interpolate", "red", "blue", "--grid", "a.png"], "give one of them"),
+        (["--mix", "red", "blue", "--grid", "a.png", "-p", "green"], "--mix takes its two prompts itself"),
     ],
 )
 def test_ways_that_are_not_complete_are_refused(sample: Sample, arguments: list[str], message: str) -> None:
