@@ -66,22 +66,29 @@ def explain(model: Text2Image, prompt: str, *, seed: int = 0, truncation_psi: fl
 
     Raises `UsageError` for a prompt of a single word, of more than `MOST_WORDS`, or longer than the text encoder reads.
     """
+    picture, effects = word_effects(model, prompt, seed=seed, truncation_psi=truncation_psi)
+    return Explanation(prompt, picture, tuple(effects))
+
+
+def word_effects(model: Text2Image, prompt: str, *, seed: int = 0, truncation_psi: float = 1.0) -> tuple[Image.Image, Iterator[WordEffect]]:
+    """Draw `prompt` as for `explain`, and return an iterator of the effects, which draws without a word when it is asked for that word."""
     [prompt], seed, psi = as_prompts(prompt), as_integer(seed, "seed"), as_number(truncation_psi, "truncation_psi")
     words = prompt.split()
     if not 2 <= len(words) <= MOST_WORDS:
         raise UsageError(f"a prompt of 2 to {MOST_WORDS} words can be explained, and this one has {len(words)}")
     spans = token_spans(model.encoder, words)
-    others = [" ".join(words[:index] + words[index + 1 :]) for index in range(len(words))]
-    generator, encoder = model.generator, model.encoder
-    with recorded_attention(generator) as maps:
-        [picture] = draw(generator, encoder, [" ".join(words)], [seed], psi)
+    with recorded_attention(model.generator) as maps:
+        [picture] = draw(model.generator, model.encoder, [" ".join(words)], [seed], psi)
     shares = attention_maps(maps, picture.width)  # [L, R, R]
     drawn = to_uint8([picture]).float()
-    effects = []
-    for word, (start, stop), without in zip(words, spans, draw(generator, encoder, others, [seed], psi), strict=True):
-        change = (to_uint8([without]).float() - drawn).abs().mean(dim=(0, 1)) / 255
-        effects.append(WordEffect(word, without, change, shares[start:stop].sum(dim=0)))
-    return Explanation(prompt, picture, tuple(effects))
+
+    def effects() -> Iterator[WordEffect]:
+        others = [" ".join(words[:index] + words[index + 1 :]) for index in range(len(words))]
+        for word, (start, stop), without in zip(words, spans, draw(model.generator, model.encoder, others, [seed], psi), strict=True):
+            change = (to_uint8([without]).float() - drawn).abs().mean(dim=(0, 1)) / 255
+            yield WordEffect(word, without, change, shares[start:stop].sum(dim=0))
+
+    return picture, effects()
 
 
 def can_explain(model: Text2Image, prompt: str) -> bool:

@@ -1,4 +1,4 @@
-"""The page at /: one file that draws while a prompt is typed, and the three routes that it asks.
+"""The page at /: one file that draws while a prompt is typed, and the four routes that it asks.
 
 Everything that makes a picture stands in the page's fragment and in the bodies of its requests, so no prompt reaches a log.
 """
@@ -8,9 +8,10 @@ import base64
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from functools import partial
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Response
@@ -18,12 +19,15 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import encode_picture
-from gan_t2i.sampling.explain import can_explain, explain
+from gan_t2i.sampling.explain import WordEffect, can_explain, word_effects
 from gan_t2i.sampling.explore import draw_point
+from gan_t2i.serving.errors import invalid
 from gan_t2i.serving.images_api import checked_prompt
 from gan_t2i.serving.queue import DrawingQueue
 
+T = TypeVar("T")
 Prompt = Annotated[str, Field(max_length=1000), AfterValidator(checked_prompt)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Offset = Annotated[float, Field(ge=-1, le=1)]
@@ -37,6 +41,7 @@ class Point(BaseModel):
     prompt: Prompt
     to: Prompt | None = None
     t: Share = 0.0
+    mixed: bool = False
     seed: int = Field(0, ge=0, lt=10**18)
     x: Offset = 0.0
     y: Offset = 0.0
@@ -61,25 +66,32 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     @router.post("/draw")
     async def draw(point: Point) -> Response:
         values = point.model_dump()
-        with queue.places([partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values)]) as [drawn]:
-            file = encode_picture(await asyncio.wrap_future(drawn), "PNG")
-        return Response(file, media_type="image/png", headers={"Cache-Control": "no-store"})
+        try:
+            picture = await turn(partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values))
+        except UsageError as error:
+            raise invalid("mixed", str(error)) from None
+        return Response(encode_picture(picture, "PNG"), media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @router.post("/words")
     async def words(point: Point) -> dict[str, Any]:
-        found = point.prompt.split()
         unknown = set(model.unknown_words(point.prompt))
-        entries: list[dict[str, Any]] = [
-            {"word": word, "known": word.lower().strip(".,;:!?") not in unknown, "share": None, "mask": None} for word in found
-        ]
-        if can_explain(model, point.prompt):
-            work = partial(explain, model, point.prompt, seed=point.seed, truncation_psi=point.truncation)
-            with queue.places([work]) as [explained]:
-                effects = (await asyncio.wrap_future(explained)).words
-            largest = max(effect.change.max().item() for effect in effects) or 1.0
-            for entry, effect in zip(entries, effects, strict=True):
-                entry |= {"share": effect.change.mean().item(), "mask": mask(effect.change / largest)}
-        return {"words": entries}
+        return {"words": [{"word": word, "known": word.lower().strip(".,;:!?") not in unknown} for word in point.prompt.split()]}
+
+    @router.post("/effects")
+    async def effects(point: Point) -> dict[str, Any]:
+        if not can_explain(model, point.prompt):
+            return {"effects": []}
+        _, rest = await turn(partial(word_effects, model, point.prompt, seed=point.seed, truncation_psi=point.truncation))
+        found: list[WordEffect] = []
+        while (effect := await turn(partial(next, rest, None))) is not None:
+            found.append(effect)
+        largest = max(effect.change.max().item() for effect in found) or 1.0
+        return {"effects": [{"share": effect.change.mean().item(), "mask": mask(effect.change / largest)} for effect in found]}
+
+    async def turn(work: Callable[[], T]) -> T:
+        """Do one piece of work in the drawing thread, so that others have their turns between it and the next."""
+        with queue.places([work]) as [done]:
+            return await asyncio.wrap_future(done)
 
     return router
 

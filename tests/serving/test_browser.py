@@ -92,6 +92,11 @@ class Page:
             return canvas.toDataURL();"""
         return str(self.browser.execute_script(script, image))
 
+    def asked(self, path: str) -> bool:
+        """True once the page has had an answer from that path."""
+        script = "return performance.getEntriesByType('resource').some(entry => entry.name.endsWith('/' + arguments[0]))"
+        return bool(self.browser.execute_script(script, path))
+
     def type(self, prompt: str) -> None:
         self.find("prompt").send_keys(prompt)
         self.wait(lambda: self.is_done(self.find("prompt").get_property("value")))
@@ -117,10 +122,55 @@ def test_pictures_change_while_a_prompt_is_typed(page: Page) -> None:
 def test_a_word_lights_what_it_changes(page: Page) -> None:
     page.open().type("a red heart above a blue star")
     [word] = [button for button in page.all("#words button") if button.text == "blue"]
-    page.wait(lambda: "changes" in (word.get_attribute("aria-label") or ""))
+    page.wait(lambda: page.asked("words"))
+    assert not page.asked("effects")  # of seven more pictures
     webdriver.ActionChains(page.browser).move_to_element(word).perform()
     page.wait(lambda: page.find("light").get_attribute("class") == "on")
     assert "data:image/png" in page.find("light").value_of_css_property("mask-image")
+    assert "changes" in (word.get_attribute("aria-label") or "")
+
+
+def test_the_words_can_be_reached_by_keys(page: Page) -> None:
+    page.open().type("red star")
+    page.find("prompt").send_keys(Keys.TAB)
+    page.wait(lambda: page.find("light").get_attribute("class") == "on")
+    assert page.browser.switch_to.active_element.text == "red"
+
+
+def test_an_explanation_that_is_not_wanted_any_more_is_given_up(page: Page) -> None:
+    page.open().type("red star")
+    page.browser.execute_script("""window.given = [];
+        window.fetch = (path, options) => new Promise((resolve, reject) => options.signal.addEventListener("abort", () => {
+            given.push(path);
+            reject(options.signal.reason);
+        }));""")
+    word = page.all("#words button")[0]
+    webdriver.ActionChains(page.browser).move_to_element(word).move_to_element(page.find("model")).perform()
+    page.wait(lambda: page.browser.execute_script("return given.join()") == "effects")
+
+
+def test_a_mix_has_the_shapes_of_one_prompt_and_the_colours_of_another(page: Page) -> None:
+    page.open("#p=a+red+heart&to=a+blue+star&t=0.5").wait(lambda: page.is_done("a red heart"))
+    blended = page.pixels()
+    page.find("way").send_keys("S")
+    page.wait(lambda: "way=mix" in page.browser.current_url)
+    page.wait(lambda: page.pixels() not in ("", blended))
+    fragment = page.browser.current_url.partition("#")[2]
+    page.wait(lambda: page.is_done("a red heart"))
+    mixed = page.pixels()
+    page.open("#" + fragment).wait(lambda: page.pixels() == mixed)
+
+
+def test_nothing_moves_where_that_is_not_wanted(page: Page) -> None:
+    script = """return [...document.querySelectorAll("*")].map(element => getComputedStyle(element))
+        .filter(style => style.transitionDuration !== "0s" || style.animationName !== "none").length"""
+    moving = []
+    for value in ("no-preference", "reduce"):
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": value}]})
+        page.open()
+        moving.append(page.browser.execute_script(script))
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert moving == [1, 0]  # the light
 
 
 def test_the_pad_moves_the_chosen_picture_alone(page: Page) -> None:

@@ -107,7 +107,7 @@ def test_a_full_queue(connect: Callable[..., TestClient], brush: Brush, model: T
     assert counted(client, "gan_t2i_pictures_taken") == 0
 
 
-async def post(app: Any, values: dict[str, Any], leave: asyncio.Event) -> list[Any]:
+async def post(app: Any, values: dict[str, Any], leave: asyncio.Event, path: str = URL) -> list[Any]:
     """Send a request to the application, and end the connection when `leave` is set; returns what was sent back."""
     sent: list[Any] = []
 
@@ -121,18 +121,22 @@ async def post(app: Any, values: dict[str, Any], leave: asyncio.Event) -> list[A
         sent.append(message)
 
     headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": URL, "query_string": b"", "headers": headers, "asgi": {"spec_version": "2.3"}}
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers, "asgi": {"spec_version": "2.3"}}
     await app(scope, messages().__anext__, send)
     return sent
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_what_a_client_that_left_asked_for_is_not_drawn(model: Text2Image, brush: Brush, said: list[str], stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "values"), [(URL, {"n": 5}), (URL, {"n": 5, "stream": True}), ("/effects", {})], ids=["pictures", "stream", "effects"]
+)
+def test_what_a_client_that_left_asked_for_is_not_drawn(
+    model: Text2Image, brush: Brush, said: list[str], path: str, values: dict[str, Any]
+) -> None:
     app = create_app(model, "small")
 
     async def leave_at_the_first_picture() -> list[Any]:
         leave = asyncio.Event()
-        request = asyncio.create_task(post(app, {"prompt": SECRET, "n": 5, "stream": stream}, leave))
+        request = asyncio.create_task(post(app, {"prompt": SECRET, **values}, leave, path))
         await asyncio.to_thread(brush.drawing.acquire)
         leave.set()
         sent = await request
@@ -142,9 +146,22 @@ def test_what_a_client_that_left_asked_for_is_not_drawn(model: Text2Image, brush
         return sent
 
     sent = asyncio.run(leave_at_the_first_picture())
-    assert [message["type"] for message in sent] == ["http.response.start"] * stream
-    assert brush.count == 2  # the first of five, and that of the other request
-    assert said == [f"POST {URL} 499", f"POST {URL} 200"]
+    assert [message["type"] for message in sent] == ["http.response.start"] * ("stream" in values)
+    assert brush.count == 2  # the first of several, and that of the other request
+    assert said == [f"POST {path} 499", f"POST {URL} 200"]
+
+
+def test_others_have_their_turns_between_the_words_of_an_explanation(connect: Callable[..., TestClient], brush: Brush, said: list[str]) -> None:
+    client = connect()
+    with ThreadPoolExecutor(2) as others:
+        others.submit(client.post, "/effects", json={"prompt": "a red circle"})
+        assert brush.drawing.acquire(timeout=30)
+        others.submit(client.post, URL, json={"prompt": "red"})
+        while counted(client, "gan_t2i_pictures_taken") < 2:
+            pass
+        brush.released.set()
+    assert brush.count == 5
+    assert [line for line in said if "POST" in line] == [f"POST {URL} 200", "POST /effects 200"]
 
 
 def test_a_request_has_its_time(connect: Callable[..., TestClient], brush: Brush) -> None:

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from PIL import Image, ImageChops
 
 from gan_t2i import Text2Image
-from gan_t2i.sampling.explain import MOST_WORDS
+from gan_t2i.sampling.explain import MOST_WORDS, explain
+from gan_t2i.sampling.explore import mix
 from gan_t2i.serving.page import content_policy
 from gan_t2i.serving.settings import Limits
 
@@ -57,20 +58,34 @@ def test_points_outside_of_the_plane_are_refused(client: TestClient, values: dic
     assert response.json()["error"]["param"] == next(iter(values))
 
 
-def test_words_tell_what_they_change(client: TestClient, model: Text2Image) -> None:
-    words = client.post("/words", json={"prompt": "a red circle", "seed": 1}).json()["words"]
-    assert [word["word"] for word in words] == ["a", "red", "circle"]
-    assert all(word["known"] and 0 <= word["share"] <= 1 for word in words)
-    masks = [np.asarray(Image.open(io.BytesIO(base64.b64decode(word["mask"]))).getchannel("A")) for word in words]
+def test_a_mixed_point_is_a_mix(client: TestClient, model: Text2Image) -> None:
+    other = "two blue squares"
+    mixes = list(mix(model, PROMPT, other, seeds=(3, 3)))
+    assert same(draw(client, seed=3, to=other, t=0.05, mixed=True), mixes[0])
+    assert same(draw(client, seed=3, to=other, t=1, mixed=True), mixes[-1])
+
+
+def test_a_model_that_cannot_mix_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_t2i.sampling.explore.Block", Text2Image)  # so that no module is one
+    response = client.post("/draw", json={"prompt": PROMPT, "to": "two blue squares", "t": 0.5, "mixed": True})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "mixed: the generator 'style' does not draw in blocks: its pictures cannot be mixed"
+
+
+def test_effects_tell_what_the_words_change(client: TestClient, model: Text2Image) -> None:
+    words = client.post("/words", json={"prompt": PROMPT}).json()["words"]
+    assert words == [{"word": word, "known": True} for word in ("a", "red", "circle")]
+    effects = client.post("/effects", json={"prompt": PROMPT, "seed": 1}).json()["effects"]
+    assert [effect["share"] for effect in effects] == [word.change.mean().item() for word in explain(model, PROMPT, seed=1).words]
+    masks = [np.asarray(Image.open(io.BytesIO(base64.b64decode(effect["mask"]))).getchannel("A")) for effect in effects]
     assert all(mask.shape == (model.info.resolution,) * 2 for mask in masks)
     assert min(mask.min() for mask in masks) == 0  # the largest change of all is the clearest place
 
 
 @pytest.mark.parametrize("prompt", ["circle", "circle " * (MOST_WORDS + 1), "unfathomableness " * 20])
 def test_a_prompt_that_cannot_be_explained_has_words_alone(client: TestClient, prompt: str) -> None:
-    words = client.post("/words", json={"prompt": prompt}).json()["words"]
-    assert len(words) == len(prompt.split())
-    assert all(word["mask"] is None for word in words)
+    assert len(client.post("/words", json={"prompt": prompt}).json()["words"]) == len(prompt.split())
+    assert client.post("/effects", json={"prompt": prompt}).json() == {"effects": []}
 
 
 def test_unknown_words_are_told_to_the_client_alone(connect: Callable[..., TestClient], said: list[str]) -> None:
