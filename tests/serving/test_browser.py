@@ -152,7 +152,7 @@ def test_an_explanation_that_is_not_wanted_any_more_is_given_up(page: Page) -> N
 def test_a_mix_has_the_shapes_of_one_prompt_and_the_colours_of_another(page: Page) -> None:
     page.open("#p=a+red+heart&to=a+blue+star&t=0.5").wait(lambda: page.is_done("a red heart"))
     blended = page.pixels()
-    page.find("way").send_keys("S")
+    page.find("way").send_keys("its")
     page.wait(lambda: "way=mix" in page.browser.current_url)
     page.wait(lambda: page.pixels() not in ("", blended))
     fragment = page.browser.current_url.partition("#")[2]
