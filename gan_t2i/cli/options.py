@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,29 @@ _PICTURE_OPTIONS = (
 
 
 PROMPT_FILE = click.File("r", encoding="utf-8-sig")  # Windows editors begin a file with a mark, which is no part of a prompt
+
+
+class InSections(click.Command):
+    """A command whose help lists its options under headings.
+
+    Args:
+        sections: the name of an option -> the heading that begins with it.
+    """
+
+    def __init__(self, *arguments: Any, sections: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, in their order."""
+        heading, rows = "Options", dict[str, list[tuple[str, str]]]()
+        for param in self.get_params(ctx):
+            heading = self.sections.get(param.name or "", heading)
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
+                rows.setdefault(heading, []).append(record)
+        for heading, records in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 class PictureFile(click.Path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
-from gan_t2i.cli.options import PROMPT_FILE, SheetFile, model_options
+from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, model_options
 from gan_t2i.core.log import PACKAGE
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
     return list(dict.fromkeys(chain(*ranges)))
 
 
-@click.command("sample")
+@click.command(
+    "sample",
+    cls=InSections,
+    sections={"prompts": "What to draw", "interpolate": "Between and around (to --grid)", "outdir": "Files", "text_encoder": "Model"},
+)
 @click.argument("model", metavar="[RUN_OR_SNAPSHOT]", default="auto")
 @click.option("-p", "--prompt", "prompts", multiple=True, help="Prompt; repeatable.")
 @click.option("--prompts", "prompt_file", type=PROMPT_FILE, help="File with one prompt per line; - for standard input.")
@@ -52,14 +56,14 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 @click.option(
     "--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation psi; below 1: less variety, more typical pictures."
 )
-@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
-@click.option("--overwrite", is_flag=True, help="Draw every picture again, and replace the files that have their names.")
-@click.option("--grid", type=SheetFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another, or an .html page.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
 @click.option("--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B.")
 @click.option("--mix", nargs=2, metavar="A B", help="Draw the shapes of prompt A in the colours of prompt B, and the reverse.")
 @click.option("--variations", type=click.IntRange(1, 256), metavar="N", help="Draw N variations of the first seed, in a strip.")
 @click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Way from the seed to another, for variations.")
+@click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
+@click.option("--overwrite", is_flag=True, help="Draw every picture again, and replace the files that have their names.")
+@click.option("--grid", type=SheetFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another, or an .html page.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of prompt, seed and path.")
 @model_options
 @click.pass_context

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from gan_t2i import __version__
 from gan_t2i.cli import main as main_module
+from gan_t2i.cli import sample
 from gan_t2i.cli.main import COMMANDS, command
 
 
@@ -21,6 +22,13 @@ def test_help(arguments: list[str]) -> None:
     # every option says what it is for
     for line in re.findall(r"^  -.*$", result.output, re.MULTILINE):
         assert len(line.split()) > 2, line
+
+
+def test_the_help_of_sample_has_headings() -> None:
+    output = CliRunner().invoke(command, ["sample", "--help"]).output
+    headings = re.findall(r"^(\w.*):$", output, re.MULTILINE)
+    assert headings == ["What to draw", "Between and around (to --grid)", "Files", "Model"]
+    assert all(f"{option} " in output for param in sample.command.params for option in param.opts if option.startswith("--"))
 
 
 def test_the_module_runs_and_its_help_is_instant() -> None:
