@@ -34,7 +34,7 @@ class Text2Image:
 
     >>> from gan_t2i import Text2Image
     >>> model = Text2Image.load()  # or a run folder, a snapshot file, or "latest"
-    >>> red, blue = model.generate(["a red circle", "a blue circle"])
+    >>> red, blue = model.generate(["a red heart", "a blue heart"])
     >>> red.save("red.png")
 
     Args:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -17,7 +18,7 @@ from gan_t2i.core.images import QUALITY, encode_picture
 from gan_t2i.serving.errors import invalid
 from gan_t2i.serving.queue import Drawn, ReadPrompt
 
-MOST_PIXELS = 1024
+MOST_PIXELS = 1536
 """Largest side of a picture."""
 _RETIRED_QUALITIES = {"standard": "medium", "hd": "high"}
 _PREVIEWS = ("image_generation.partial_image", "image_generation.completed")
@@ -31,14 +32,15 @@ def checked_prompt(value: str) -> str:
         raise invalid("prompt", "it is empty, or is not UTF-8 text: say what to draw") from None
 
 
-def _side(value: Any) -> int | None:
-    """Return the side of a square in pixels, None for the model's own."""
+def _size(value: Any) -> tuple[int, int] | None:
+    """Return width and height in pixels, None for the model's own."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", value) if isinstance(value, str) else None
     if value != "auto" and not match:
         raise invalid("size", "it is auto, or pixels such as 256x256")
-    if match and (match[1] != match[2] or int(match[1]) > MOST_PIXELS):
-        raise invalid("size", f"this model draws squares, of at most {MOST_PIXELS}x{MOST_PIXELS} pixels")
-    return int(match[1]) if match else None
+    size = (int(match[1]), int(match[2])) if match else None
+    if size and max(size) > MOST_PIXELS:
+        raise invalid("size", f"at most {MOST_PIXELS}x{MOST_PIXELS} pixels")
+    return size
 
 
 class Generation(BaseModel):
@@ -49,7 +51,7 @@ class Generation(BaseModel):
     prompt: Annotated[str, Field(max_length=32_000), AfterValidator(checked_prompt)]
     model: str | None = None
     n: int = Field(1, ge=1, le=10)
-    size: Annotated[int | None, BeforeValidator(_side)] = None
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: int | None = Field(None, ge=0, le=100)
     background: Literal["auto", "transparent", "opaque"] = "auto"
@@ -94,21 +96,35 @@ class Generation(BaseModel):
 
 def encode(picture: Image.Image, request: Generation, shrink: int = 1) -> bytes:
     """Return the picture as a file of the size and format that the request asks for, each side divided by `shrink`."""
-    side = max(1, (request.size or picture.width) // shrink)
+    width, height = (max(1, side // shrink) for side in request.size or picture.size)
     if picture.mode == "RGBA" and (request.background == "opaque" or request.output_format == "jpeg"):
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if side != picture.width:  # Pillow multiplies colours by alpha before it filters them
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    picture = on_canvas(picture, width, height)
     quality = QUALITY if request.output_compression is None else request.output_compression
     return encode_picture(picture, request.output_format.upper(), quality)
 
 
+def on_canvas(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Return the square picture filtered to fit, in the middle of a canvas that is transparent, or has the median colour of its edge."""
+    side = min(width, height)
+    if side != picture.width:  # Pillow multiplies colours by alpha before it filters them
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    if width == height:
+        return picture
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    ground = (0, 0, 0, 0) if picture.mode == "RGBA" else tuple(np.median(edge, axis=0).astype(int).tolist())
+    canvas = Image.new(picture.mode, (width, height), ground)
+    canvas.paste(picture, ((width - side) // 2, (height - side) // 2))
+    return canvas
+
+
 def described(request: Generation, drawn: Drawn) -> dict[str, Any]:
     """Return what an answer and an event both say about a picture."""
-    side = request.size or drawn.picture.width
+    width, height = request.size or drawn.picture.size
     opaque = drawn.picture.mode == "RGB" or request.background == "opaque" or request.output_format == "jpeg"
     return {
-        "size": f"{side}x{side}",
+        "size": f"{width}x{height}",
         "quality": _RETIRED_QUALITIES.get(request.quality, request.quality),
         "output_format": request.output_format,
         "background": "opaque" if opaque else "transparent",
