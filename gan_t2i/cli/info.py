@@ -1,11 +1,14 @@
 """``gan-t2i info``: describes a run or a snapshot, or lists the registered models."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gan_t2i.core.log import visible
+
+if TYPE_CHECKING:
+    from gan_t2i.checkpoint import ModelCard
 
 
 @click.command("info")
@@ -17,9 +20,12 @@ def command(model: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(values, ensure_ascii=False, indent=2))
     else:
+        card = values.pop("card", None)
         width = max(map(len, values))
         for key, value in values.items():
             click.echo(f"{key:{width}}  {visible(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+        if card:
+            click.echo("\n" + "\n".join(map(visible, card.splitlines())))
 
 
 def describe_registry() -> dict[str, Any]:
@@ -52,4 +58,10 @@ def describe_snapshot(model: str) -> dict[str, Any]:
         "text encoder": f"{encoder.id}, revision {encoder.revision or 'none'}, weights sha256 {encoder.weights_hash[:12]}",
         "written by": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "settings": info.generator.params,
+        **({"knows": knows(info.card), "card": info.card.text} if info.card is not None else {}),
     }
+
+
+def knows(card: "ModelCard") -> str:
+    """Return how many words a published model knows, and its styles."""
+    return f"{len(card.words):,} words" + f"; styles {', '.join(card.styles)}" * bool(card.styles)

@@ -43,3 +43,10 @@ def test_without_an_argument_the_registered_models() -> None:
     assert "resnet" in values["discriminator"]
     assert "sentence-transformer" in values["text_encoder"]
     assert all(kind in shown.output and names in shown.output for kind, names in values.items())
+
+
+def test_a_packaged_model_shows_its_card() -> None:
+    shown, as_json = (CliRunner().invoke(command, ["info", "pretrained:shapes64", *options]) for options in ([], ["--json"]))
+    card = json.loads(as_json.output)["card"]
+    assert shown.output.endswith("\n\n" + card)
+    assert "67 words" in shown.output
