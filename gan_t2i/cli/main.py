@@ -19,6 +19,7 @@ from gan_t2i.core.log import PACKAGE, VisibleFormatter, VisibleStream, visible
 COMMANDS = {
     "train": "Train a model on captioned pictures.",
     "sample": "Generate pictures from prompts.",
+    "edit": "Change a picture by words.",
     "explain": "Show which word of a prompt moves which part of its picture.",
     "serve": "Serve a model over HTTP, with the images API of OpenAI.",
     "export": "Write a snapshot with its model card, for other people.",

@@ -22,6 +22,8 @@ class Generator(nn.Module):
     resolution: int
     z_width: int
     text_head: TextHead
+    mapping: nn.Module
+    """Maps z and the sentence vector to the style w."""
     layout: nn.Module | None
     """Layout predictor, pretrained on real pairs before the run and frozen in it: maps a `TextBatch` to log-probabilities [N, L, S * S]."""
 
