@@ -15,6 +15,7 @@ from gan_t2i.core.images import check_writable, encode_picture, save_picture, sh
 PAGE = ".html"
 _MOST = 10_000  # pictures of a page; a browser is slow with more
 _SIDE = 128  # pixels of a picture on the page; small ones are enlarged by a whole factor
+_ACROSS = 8  # pictures side by side where each has its own caption
 _STYLE = "img{display:block;image-rendering:pixelated;background:repeating-conic-gradient(#ccc 0 25%,#fff 0 50%) 0 0/16px 16px}"
 
 
@@ -60,7 +61,8 @@ def _check_page(rows: Sequence[Sequence[Image.Image]]) -> None:
 
 
 def _picture(rows: Sequence[Row]) -> Image.Image:
-    return sheet([row.pictures for row in rows], [row.caption for row in rows])
+    alone = {"cell": _SIDE, "blocks": _ACROSS} if len(rows[0].pictures) == 1 else {}  # larger, so that its caption has room
+    return sheet([row.pictures for row in rows], [row.caption for row in rows], **alone)
 
 
 def _section(row: Row) -> str:
