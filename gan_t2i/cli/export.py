@@ -1,21 +1,28 @@
-"""``gan-t2i export``: a model for other people, as a snapshot with its model card, or as a repository folder."""
+"""``gan-t2i export``: a model for other people, as a snapshot with its model card, as ONNX, or as a repository folder."""
 
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from gan_t2i.cli.evaluate import Subject
+from gan_t2i.cli.options import text_encoder_option
+
+if TYPE_CHECKING:
+    from gan_t2i.checkpoint import ModelCard
 
 
 @click.command("export")
 @click.argument("model", metavar="RUN_OR_SNAPSHOT")
 @click.argument("destination", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
-@click.option("--to", "form", type=click.Choice(["snapshot", "hub"]), default="snapshot", show_default=True, help="What to write; see above.")
+@click.option(
+    "--to", "form", type=click.Choice(["snapshot", "onnx", "hub"]), default="snapshot", show_default=True, help="What to write; see above."
+)
 @click.option("--card", type=click.File(encoding="utf-8"), help="Markdown: data, licences, figures and limits.  [default: the snapshot's own]")
 @click.option("--example", default="", help="A prompt to begin with, which `gan-t2i serve` shows.")
 @click.option("--data", metavar="SOURCE", help="Pictures that a snapshot outside of a run folder was trained on.")
 @click.option("--licence", metavar="ID", help="Licence of the model as the hub calls it, such as mit or cc-by-4.0; for --to hub.")
+@text_encoder_option
 def command(
     model: str,
     destination: Path,
@@ -24,11 +31,13 @@ def command(
     example: str,
     data: str | None,
     licence: str | None,
+    text_encoder: str | None,
 ) -> None:
     """Write a model for other people.
 
     \b
     snapshot  a file with a model card, in bfloat16, which halves it
+    onnx      a folder that draws without torch: text encoder, generator and tokenizer as files, a program and a README
     hub       a folder for the Hugging Face hub, which Text2Image.load takes too: README.md, config.json, model.safetensors
 
     The card holds the words of the training captions too, so that the model can say which words of a prompt are new to it. Mind that before
@@ -40,9 +49,11 @@ def command(
     from gan_t2i.sampling import publish
 
     snapshot = resolve_snapshot(model)
-    subject = Subject(snapshot, run_of(snapshot), data, None, "cpu")
+    subject = Subject(snapshot, run_of(snapshot), data, text_encoder, "cpu")
     chosen = publish.card_of(subject.dataset, card.read(), example) if card else read_info(snapshot).card
-    if chosen is None:
+    if form == "onnx":
+        _export_onnx(subject, chosen, destination)
+    elif chosen is None:
         raise click.MissingParameter(param_hint="'--card'", param_type="option")
     elif form == "snapshot":
         if destination.is_dir():
@@ -54,3 +65,12 @@ def command(
         publish.publish_repository(snapshot, chosen, licence, destination)
     files = [path for path in (destination, *destination.rglob("*")) if path.is_file()]
     click.echo(f"written: {destination} ({sum(path.stat().st_size for path in files) / 1e6:.1f} MB)")
+
+
+def _export_onnx(subject: Subject, card: "ModelCard | None", folder: Path) -> None:
+    from dataclasses import replace
+
+    from gan_t2i.sampling.onnx_export import export_onnx
+
+    subject.pipeline.info = replace(subject.pipeline.info, card=card)
+    export_onnx(subject.pipeline, folder)

@@ -1,4 +1,4 @@
-"""`gan-t2i export`: a snapshot with its model card, and a repository folder."""
+"""`gan-t2i export`: a snapshot with its model card, ONNX files, and a repository folder."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from gan_t2i import GanT2IError
 from gan_t2i.checkpoint import ModelCard, read_info, read_tensors
 from gan_t2i.cli.main import command
 from gan_t2i.runs import RunFolder
+from gan_t2i.sampling import onnx_export
 from gan_t2i.sampling.pipeline import Text2Image
 
 
@@ -83,6 +84,17 @@ def test_a_repository_needs_a_licence_and_a_new_folder(trained: RunFolder, repos
     result = export(trained.path, tmp_path, "--card", card)
     assert result.exit_code == 2
     assert result.output.splitlines()[-1] == f"Error: {tmp_path} is a folder; name a file"
+
+
+def test_onnx_takes_the_card(trained: RunFolder, card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_card(model: Text2Image, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "card").write_text(model.info.card.text if model.info.card else "none")
+
+    monkeypatch.setattr(onnx_export, "export_onnx", write_card)
+    assert export(trained.path, "--to", "onnx", tmp_path / "without").exit_code == 0
+    assert export(trained.path, "--to", "onnx", tmp_path / "with", "--card", card).exit_code == 0
+    assert [(tmp_path / name / "card").read_text() for name in ("without", "with")] == ["none", card.read_text()]
 
 
 def test_a_repository_is_loaded_like_the_snapshot(trained: RunFolder, repository: Path, card: Path, tmp_path: Path) -> None:
