@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="RUN_OR_SNAPSHOT")
 @click.argument("destination", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
 @click.option(
-    "--to", "form", type=click.Choice(["snapshot", "onnx", "hub"]), default="snapshot", show_default=True, help="What to write; see above."
+    "--to",
+    "form",
+    type=click.Choice(["snapshot", "onnx", "web", "hub"]),
+    default="snapshot",
+    show_default=True,
+    help="What to write; see above.",
 )
 @click.option("--card", type=click.File(encoding="utf-8"), help="Markdown: data, licences, figures and limits.  [default: the snapshot's own]")
 @click.option("--example", default="", help="A prompt to begin with, which `gan-t2i serve` shows.")
@@ -38,6 +43,7 @@ def command(
     \b
     snapshot  a file with a model card, in bfloat16, which halves it
     onnx      a folder that draws without torch: text encoder, generator and tokenizer as files, a program and a README
+    web       a folder for a static host: the page of `gan-t2i serve`, which draws in the browser; needs the command npm
     hub       a folder for the Hugging Face hub, which Text2Image.load takes too: README.md, config.json, model.safetensors
 
     The card holds the words of the training captions too, so that the model can say which words of a prompt are new to it. Mind that before
@@ -51,8 +57,8 @@ def command(
     snapshot = resolve_snapshot(model)
     subject = Subject(snapshot, run_of(snapshot), data, text_encoder, "cpu")
     chosen = publish.card_of(subject.dataset, card.read(), example) if card else read_info(snapshot).card
-    if form == "onnx":
-        _export_onnx(subject, chosen, destination)
+    if form in ("onnx", "web"):
+        _export_onnx(subject, chosen, destination, with_page=form == "web")
     elif chosen is None:
         raise click.MissingParameter(param_hint="'--card'", param_type="option")
     elif form == "snapshot":
@@ -67,10 +73,11 @@ def command(
     click.echo(f"written: {destination} ({sum(path.stat().st_size for path in files) / 1e6:.1f} MB)")
 
 
-def _export_onnx(subject: Subject, card: "ModelCard | None", folder: Path) -> None:
+def _export_onnx(subject: Subject, card: "ModelCard | None", folder: Path, *, with_page: bool) -> None:
     from dataclasses import replace
 
     from gan_t2i.sampling.onnx_export import export_onnx
+    from gan_t2i.serving.web import export_web
 
     subject.pipeline.info = replace(subject.pipeline.info, card=card)
-    export_onnx(subject.pipeline, folder)
+    (export_web if with_page else export_onnx)(subject.pipeline, folder)

@@ -132,6 +132,7 @@ def _description(model: Text2Image) -> dict[str, Any]:
     card = model.info.card
     return {
         "format": FORMAT,
+        "name": model.info.data_name,
         "files": {"encoder": "encoder.onnx", "generator": "generator.onnx", "tokenizer": "tokenizer.json"},
         "z_width": model.generator.z_width,
         "max_tokens": model.encoder.max_tokens,
