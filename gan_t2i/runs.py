@@ -20,6 +20,9 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """Folder of the models that come with the package, each a snapshot with the name of its recipe."""
 DEFAULT_MODEL = "shapes64"
 
+REPOSITORY = ("README.md", "config.json", "model.safetensors")
+"""Files of a repository folder, which `gan-t2i export --to hub` writes: model card, metadata and snapshot."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -128,8 +131,8 @@ def pretrained_model(name: str) -> Path:
 def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
     """Return the snapshot file that `name` means, or raise `UsageError`.
 
-    `name` is a snapshot, a run folder (its newest snapshot), ``latest`` (that of the newest run in `outdir` that has one),
-    ``pretrained:NAME`` (a model of the package; ``pretrained`` is its default), or ``auto`` (latest, or pretrained if there is none).
+    `name` is a snapshot, a run folder (its newest snapshot), a repository folder, ``latest`` (that of the newest run in `outdir` that has
+    one), ``pretrained:NAME`` (a model of the package; ``pretrained`` is its default), or ``auto`` (latest, or pretrained if there is none).
     """
     kind, _, model = name.partition(":")
     if kind == "pretrained":
@@ -146,7 +149,18 @@ def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
         return path
     if not path.is_dir():
         raise UsageError(f"no such run or snapshot: {name}; name a run folder, a snapshot file, latest or pretrained")
+    if any((path / file).exists() for file in REPOSITORY[1:]):
+        return _repository_snapshot(path)
     snapshots = RunFolder(path).snapshots()
     if not snapshots:
         raise UsageError(f"run {name} has no snapshot yet; the first is written after report.snapshot_kimg, or when training is stopped")
     return snapshots[-1]
+
+
+def _repository_snapshot(folder: Path) -> Path:
+    """Return the snapshot in a repository folder, or raise `UsageError` where a file is missing or foreign; hidden ones may lie there."""
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if faults := sorted(found ^ set(REPOSITORY)):
+        fault = f"holds {faults[0]}, which is no part of a model" if faults[0] in found else f"lacks {faults[0]}"
+        raise UsageError(f"the repository folder {folder} {fault}: it has {', '.join(REPOSITORY)} and no other files")
+    return folder / REPOSITORY[-1]

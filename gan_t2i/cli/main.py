@@ -22,7 +22,7 @@ COMMANDS = {
     "edit": "Change a picture by words.",
     "explain": "Show which word of a prompt moves which part of its picture.",
     "serve": "Serve a model over HTTP, with the images API of OpenAI.",
-    "export": "Write a snapshot with its model card, for other people.",
+    "export": "Write a model for other people: with a model card, as ONNX, or for the Hugging Face hub.",
     "evaluate": "Measure a trained model: shapes, retrieval, pictures, cells or copies.",
     "audit": "The same as evaluate copies.",
     "data": "Make, check and pack data sets of captioned pictures.",

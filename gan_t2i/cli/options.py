@@ -84,10 +84,15 @@ def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def text_encoder_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --text-encoder."""
+    return click.option("--text-encoder", metavar="FOLDER|NAME", help="The text encoder's weights, if not where training found them.")(function)
+
+
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options for loading a trained model."""
-    function = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")(function)
-    return click.option("--text-encoder", metavar="FOLDER|NAME", help="The text encoder's weights, if not where training found them.")(function)
+    device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+    return text_encoder_option(device(function))
 
 
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ class MappingNetwork(nn.Module):
         if self.training:
             # decay 0.998 per forward pass, as in StyleGAN2 (arXiv 1912.04958): an average over some five hundred batches
             self.w_avg.lerp_(x.detach().float().mean(dim=0), 1 - 0.998)
-        if truncation_psi != 1:
+        if torch.compiler.is_exporting() or truncation_psi != 1:  # an exported graph cannot branch; it takes psi as a tensor
             x = self.w_avg.lerp(x.float(), truncation_psi).to(x.dtype)
         x = torch.cat([x, self.norm_sentence(sentence).to(x.dtype)], dim=1)
         for layer in self.shared_layers:

@@ -24,6 +24,7 @@ from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
 from gan_t2i.sampling.draw import draw
+from gan_t2i.sampling.publish import check_repository
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ class Text2Image:
         """Load a trained model.
 
         Args:
-            path: a snapshot file; a run folder, whose newest snapshot is loaded; ``latest``, the newest run in ./runs; or ``pretrained`` or
-                ``pretrained:NAME``, a small model that comes with gan_t2i.
+            path: a snapshot file; a run folder, whose newest snapshot is loaded; a repository folder that `gan-t2i export --to hub` wrote;
+                ``latest``, the newest run in ./runs; or ``pretrained`` or ``pretrained:NAME``, a small model that comes with gan_t2i.
             text_encoder: a local folder or a name on the Hugging Face hub with the text encoder's weights; by default they are looked for
                 where training found them.
             device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` takes the first of CUDA, MPS and the CPU that works here.
@@ -75,6 +76,7 @@ class Text2Image:
         loggers below ``gan_t2i`` report what was loaded.
         """
         snapshot = resolve_snapshot(str(path))
+        check_repository(snapshot)
         generator, info = load_snapshot(snapshot)
         name = f"the pretrained {snapshot.stem}" if snapshot.parent == PRETRAINED else snapshot
         size = f"{info.resolution} px{' with alpha' * info.has_alpha}"

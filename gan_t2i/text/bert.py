@@ -35,7 +35,7 @@ class Bert(nn.Module):
         self.folder, self.max_seq_length = folder, max_seq_length
         self.heads, self.layers, self.eps = config["num_attention_heads"], config["num_hidden_layers"], config["layer_norm_eps"]
         self.weights = {name: tensor.float() for name, tensor in safetensors.torch.load_file(folder / "model.safetensors").items()}
-        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     @classmethod
     def read(cls, folder: Path) -> "Bert | None":
@@ -58,15 +58,15 @@ class Bert(nn.Module):
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption, uncut, special tokens included."""
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(captions))]
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(list(captions))]
 
     def preprocess(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """input_ids and attention_mask, [N, L]."""
-        self._tokenizer.enable_truncation(self.max_seq_length)
-        self._tokenizer.enable_padding()
-        rows = self._tokenizer.encode_batch(list(captions))
+        self.tokenizer.enable_truncation(self.max_seq_length)
+        self.tokenizer.enable_padding()
+        rows = self.tokenizer.encode_batch(list(captions))
         return {"input_ids": torch.tensor([row.ids for row in rows]), "attention_mask": torch.tensor([row.attention_mask for row in rows])}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +74,8 @@ class Bert(nn.Module):
         ids, mask = features["input_ids"], features["attention_mask"]
         x = self.weights["embeddings.word_embeddings.weight"][ids] + self.weights["embeddings.token_type_embeddings.weight"][0]
         x = self._norm(x + self.weights["embeddings.position_embeddings.weight"][: ids.shape[1]], "embeddings.LayerNorm")
-        attended = None if mask.all() else mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
+        is_padded = torch.compiler.is_exporting() or not mask.all()  # an exported graph cannot branch
+        attended = mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1) if is_padded else None
         for number in range(self.layers):
             layer = f"encoder.layer.{number}"
             x = self._norm(self._attention(x, attended, f"{layer}.attention") + x, f"{layer}.attention.output.LayerNorm")

@@ -109,6 +109,19 @@ class SentenceEncoder:
             rows += [row[mask.bool()].tolist() for row, mask in zip(features["input_ids"], features["attention_mask"], strict=True)]
         return rows
 
+    def tokenizer_json(self) -> str:
+        """The tokenizer of `encode`, which cuts at max_tokens and pads, as JSON of the library tokenizers; raises GanT2IError where the model's
+        is not of that library."""
+        from tokenizers import Tokenizer
+
+        backend = getattr(self.model.tokenizer, "backend_tokenizer", self.model.tokenizer)
+        if not isinstance(backend, Tokenizer):
+            raise GanT2IError(f"the tokenizer of the text encoder {self.id} cannot be written to a file of its own")
+        copy = Tokenizer.from_str(backend.to_str())
+        copy.enable_truncation(self.max_tokens)
+        copy.enable_padding()
+        return str(copy.to_str(pretty=True))
+
     def _probe(self) -> int:
         """The width E; raises GanT2IError where the model gives no token embeddings, or pools them to another width."""
         try:

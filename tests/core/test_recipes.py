@@ -59,3 +59,4 @@ def test_a_wheel_holds_the_recipes_and_every_module(tmp_path: Path) -> None:
     assert {f"gan_t2i/recipes/{name}.yaml" for name in recipes.names()} == {name for name in held if name.startswith("gan_t2i/recipes/")}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "gan_t2i").rglob("*.py")} <= held
     assert {"gan_t2i/py.typed", "gan_t2i/pretrained/shapes64.safetensors", "gan_t2i/evaluation/shapes/prompts.json"} <= held
+    assert {"gan_t2i/sampling/onnx_readme.md", "gan_t2i/serving/page.html", "gan_t2i/serving/engine.js"} <= held

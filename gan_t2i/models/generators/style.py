@@ -141,7 +141,7 @@ class StyleGenerator(Generator):
 
     def synthesize(self, w: Tensor, condition: TextCondition) -> Tensor:
         """Draw images [N, C, R, R] float32 from styles w [N, W] and the output of the text head."""
-        x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last).to(w.dtype)
+        x = self.constant.expand(w.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last).to(w.dtype)
         image = None
         for block in self.blocks:
             x, image, w = block(x, image, w, condition)

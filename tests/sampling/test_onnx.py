@@ -1,0 +1,204 @@
+"""Models as ONNX files: they draw what torch draws, for every kind of generator, in any batch, and without torch."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gan_t2i import GanT2IError, Text2Image, UsageError, registry
+from gan_t2i.core.images import to_pictures
+from gan_t2i.core.marks import GENERATED
+from gan_t2i.core.runtime import seeded_rng, seeded_weights
+from gan_t2i.models.base import Generator
+from gan_t2i.models.latent_generator import LatentGenerator
+from gan_t2i.runs import RunFolder
+from gan_t2i.sampling import onnx_export
+from gan_t2i.sampling.draw import latent
+from gan_t2i.sampling.onnx_draw import Model, to_pixels
+from gan_t2i.sampling.onnx_draw import latent as latent_by_numpy
+from gan_t2i.sampling.onnx_export import TOLERANCE, export_onnx
+from gan_t2i.text.batch import TextBatch
+
+TEN = (
+    "a red circle",
+    "a blue square",
+    "Orange CIRCLE on white",
+    "green",
+    "a",
+    "a yellow circle, a red square and a blue circle on white",
+    "purple square on white",
+    "a dragon",
+    "two green circles left of a square",
+    "a red circle above a yellow square",
+)
+TEXT_HEAD = {"width": 32, "layers": 1, "heads": 2}
+
+
+@pytest.fixture(scope="session")
+def exported(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small run's model as ONNX."""
+    folder = tmp_path_factory.mktemp("onnx") / "model"
+    export_onnx(Text2Image.load(trained.path, device="cpu"), folder)
+    return folder
+
+
+@pytest.fixture
+def encoder_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny encoder, which all models here have, is taken from `exported`."""
+    write = onnx_export._write
+
+    def write_once(module: torch.nn.Module, inputs: Any, outputs: list[str], max_tokens: int, path: Path) -> None:
+        if path.name == "encoder.onnx":
+            shutil.copy(exported / path.name, path)
+        else:
+            write(module, inputs, outputs, max_tokens, path)
+
+    monkeypatch.setattr(onnx_export, "_write", write_once)
+
+
+def images_of(model: Text2Image, prompts: tuple[str, ...], seeds: range, psi: float) -> np.ndarray[Any, Any]:
+    """Return the images that torch draws, each alone."""
+    pairs = zip(prompts, seeds, strict=True)
+    with torch.no_grad():
+        return np.concatenate([model.generator(latent(model.generator, seed), model.encoder.encode([prompt]), psi) for prompt, seed in pairs])
+
+
+def largest_difference(model: Text2Image, folder: Path, psi: float) -> float:
+    drawn = Model(folder).draw(TEN, range(10), psi)
+    expected = images_of(model, TEN, range(10), psi)
+    assert drawn.shape == expected.shape
+    assert expected.std() > 0.01
+    return float(np.abs(drawn - expected).max())
+
+
+@pytest.mark.parametrize("psi", [1.0, 0.3])
+def test_ten_prompts_are_drawn_as_by_torch(trained: RunFolder, exported: Path, psi: float) -> None:
+    assert largest_difference(Text2Image.load(trained.path, device="cpu"), exported, psi) < TOLERANCE
+
+
+@pytest.mark.usefixtures("encoder_once")
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("residual", {"channel_base": 128, "channel_max": 16, "w_width": 32, "blocks": 1, "word_blocks": 1}),
+        pytest.param("transformer", {"width": 32, "heads": 2, "layers": 1, "w_width": 32}, marks=pytest.mark.slow),
+    ],
+)
+def test_generators_of_latents(trained: RunFolder, tmp_path: Path, name: str, params: dict[str, Any]) -> None:
+    model = Text2Image.load(trained.path, device="cpu")
+    sizes = {"text_width": model.encoder.width, "max_tokens": model.encoder.max_tokens}
+    with seeded_weights(0):
+        autoencoder = registry.build("autoencoder", "conv", {"width": 8, "factor": 2}, resolution=32, channels=4)
+        settings = {**params, "text_head": TEXT_HEAD}
+        G = registry.build("generator", name, settings, resolution=16, channels=autoencoder.latent_channels, **sizes)
+    model.generator = LatentGenerator(G, autoencoder).eval()
+    export_onnx(model, tmp_path / "model")
+    assert largest_difference(model, tmp_path / "model", 0.7) < TOLERANCE
+
+
+def test_the_program_draws_the_picture_of_sample_without_torch(trained: RunFolder, exported: Path, tmp_path: Path) -> None:
+    file = tmp_path / "picture.png"
+    no_torch = "assert not {'torch', 'gan_t2i'} & {*sys.modules}"
+    code = f"import runpy, sys; runpy.run_path({str(exported / 'draw.py')!r}, run_name='__main__'); {no_torch}"
+    subprocess.run(
+        [sys.executable, "-c", code, "a red circle", "--seed", "3", "--truncation", "0.5", "--out", str(file)], check=True, cwd=tmp_path
+    )
+    [expected] = Text2Image.load(trained.path, device="cpu").generate("a red circle", seeds=3, truncation_psi=0.5)
+    with Image.open(file) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (16, 16))
+        assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected).astype(int)).max() <= 1
+        assert GENERATED in picture.info["XML:com.adobe.xmp"]
+
+
+def test_the_folder_explains_itself(trained: RunFolder, exported: Path) -> None:
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md",
+        "draw.py",
+        "encoder.onnx",
+        "generator.onnx",
+        "model.json",
+        "tokenizer.json",
+    }
+    description = json.loads((exported / "model.json").read_text())
+    assert (description["z_width"], description["resolution"], description["channels"], description["max_tokens"]) == (8, 16, 3, 16)
+    assert {*description["files"].values()} < {path.name for path in exported.iterdir()}
+    readme = (exported / "README.md").read_text()
+    assert "`image` float32 [N, 3, 16, 16]" in readme
+    assert Text2Image.load(trained.path).info.data_fingerprint in readme
+    for file in ("encoder.onnx", "generator.onnx"):
+        assert str(Path(torch.__file__).parent).encode() not in (exported / file).read_bytes()  # no stack traces
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 15, 16, 17, 31, 32, 64, 100])
+def test_numpy_draws_the_z_of_torch(width: int) -> None:
+    for seed in (0, 3, 2**40):
+        expected = torch.randn(1, width, generator=seeded_rng(seed, "z"))[0].numpy()
+        np.testing.assert_allclose(latent_by_numpy(seed, width), expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_pixels_are_those_of_our_pictures(channels: int) -> None:
+    image = 1.2 * torch.rand(1, channels, 8, 8, generator=seeded_rng(0)) * 2 - 1.2
+    np.testing.assert_array_equal(to_pixels(image[0].numpy()), np.asarray(to_pictures(image)[0]))
+
+
+def test_a_missing_package_and_a_full_folder(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Text2Image.load(trained.path, device="cpu")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        export_onnx(model, tmp_path)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    with pytest.raises(GanT2IError, match=r'needs the package onnxscript: pip install "gan-t2i\[export\]"'):
+        export_onnx(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+class Branching(Generator):
+    """A generator that no graph can hold: what it does depends on the numbers in z."""
+
+    z_width = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
+        return (z if z.sum() > 0 else -z)[:, :3, None, None] * self.gain
+
+
+class Deaf(Branching):
+    """A generator whose graph would be wrong: it takes truncation for a constant."""
+
+    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
+        psi = 0.5 if torch.compiler.is_exporting() else truncation_psi
+        return (z * psi)[:, :3, None, None] * self.gain
+
+
+@pytest.mark.usefixtures("encoder_once")
+@pytest.mark.parametrize(("kind", "reason"), [(Branching, "in generator: "), (Deaf, "images differ by .* from torch's")])
+def test_a_model_that_cannot_be_written(kind: type[Generator], reason: str, trained: RunFolder, tmp_path: Path) -> None:
+    model = Text2Image.load(trained.path, device="cpu")
+    model.generator = kind().eval()
+    with pytest.raises(GanT2IError, match=f"the model cannot be written as ONNX.*{reason}") as caught:
+        export_onnx(model, tmp_path / "new")
+    assert "\n" not in str(caught.value)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.slow
+def test_the_packaged_model(tmp_path: Path) -> None:
+    model = Text2Image.load("pretrained:shapes64", device="cpu")
+    export_onnx(model, tmp_path / "model")
+    assert largest_difference(model, tmp_path / "model", 1.0) < TOLERANCE
+    pixels = to_pixels(Model(tmp_path / "model").draw(["three blue stars"], [5])[0])
+    assert np.abs(pixels.astype(int) - np.asarray(model.generate("three blue stars", seeds=5)[0]).astype(int)).max() <= 1
