@@ -41,6 +41,7 @@ TEN = (
     "a red circle above a yellow square",
 )
 TEXT_HEAD = {"width": 32, "layers": 1, "heads": 2}
+pytestmark = pytest.mark.slow  # torch takes seconds to write a graph
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,7 @@ def test_ten_prompts_are_drawn_as_by_torch(trained: RunFolder, exported: Path, p
     ("name", "params"),
     [
         ("residual", {"channel_base": 128, "channel_max": 16, "w_width": 32, "blocks": 1, "word_blocks": 1}),
-        pytest.param("transformer", {"width": 32, "heads": 2, "layers": 1, "w_width": 32}, marks=pytest.mark.slow),
+        ("transformer", {"width": 32, "heads": 2, "layers": 1, "w_width": 32}),
     ],
 )
 def test_generators_of_latents(trained: RunFolder, tmp_path: Path, name: str, params: dict[str, Any]) -> None:
@@ -195,7 +196,6 @@ def test_a_model_that_cannot_be_written(kind: type[Generator], reason: str, trai
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.slow
 def test_the_packaged_model(tmp_path: Path) -> None:
     model = Text2Image.load("pretrained:shapes64", device="cpu")
     export_onnx(model, tmp_path / "model")

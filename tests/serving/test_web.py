@@ -72,6 +72,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def browser(model: Text2Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A browser on the page of the small model."""
     folder = tmp_path_factory.mktemp("web") / "page"
+    try:
+        packages()
+    except GanT2IError as error:
+        pytest.skip(f"without a registry of npm there are no packages: {error}")
     export_web(model, folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever).start()
