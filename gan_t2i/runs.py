@@ -18,7 +18,7 @@ RUNS = Path("runs")
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Folder of the models that come with the package, each a snapshot with the name of its recipe."""
-DEFAULT_MODEL = "shapes64"
+DEFAULT_MODEL = "icons64"
 
 REPOSITORY = ("README.md", "config.json", "model.safetensors")
 """Files of a repository folder, which `gan-t2i export --to hub` writes: model card, metadata and snapshot."""

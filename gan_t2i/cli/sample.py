@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Generate pictures from prompts, and print their paths.
 
-    RUN_OR_SNAPSHOT is a run folder, a snapshot file, latest (the newest run in runs/) or pretrained (the small model of simple shapes that
-    comes with gan_t2i). The default is the latest run, or the pretrained model where there is none.
+    RUN_OR_SNAPSHOT is a run folder, a snapshot file, latest (the newest run in runs/), or pretrained: icons64 (emoji in five styles) or
+    pretrained:shapes64 (simple shapes), which come with gan_t2i. The default is the latest run, or icons64 where there is none.
 
     Each picture is written as it is drawn. Ctrl-C stops; the same command goes on with what is missing. A file that holds anything else is
     not replaced without --overwrite: the new one gets a number.
