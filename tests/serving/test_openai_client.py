@@ -81,7 +81,7 @@ def test_models(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "param"),
     [
-        ({"size": "7x9"}, openai.BadRequestError, "size"),
+        ({"size": "7x"}, openai.BadRequestError, "size"),
         ({"model": "gpt-image-2"}, openai.NotFoundError, "model"),
         ({"n": 5}, openai.RateLimitError, None),
     ],
