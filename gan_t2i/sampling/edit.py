@@ -26,10 +26,10 @@ from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.sampling.draw import latent
 from gan_t2i.sampling.pipeline import Text2Image
-from gan_t2i.text.batch import TextBatch
 
 STEPS = 100  # of Adam; without any, edges of the old picture show more, and 200 change little
 RATE = 0.05
+MOST_WORDS = 24  # a picture is drawn without each of them
 
 
 def read_picture(source: Path | LazyFile, model: Text2Image) -> Tensor:
@@ -37,17 +37,38 @@ def read_picture(source: Path | LazyFile, model: Text2Image) -> Tensor:
 
     Raises `GanT2IError` for a file that cannot be read.
     """
-    settings = DataSettings(crop="pad", alpha=model.info.has_alpha)
+    return _read(source, model, alpha=model.info.has_alpha)
+
+
+def read_mask(source: Path | LazyFile, model: Text2Image) -> Tensor:
+    """Return the mask of a picture of the same shape for `edit`: [1, 1, R, R], 1 where the file is transparent.
+
+    Raises `GanT2IError` for a file that cannot be read, or that is transparent nowhere.
+    """
+    mask = (1 - _read(source, model, alpha=True)[:, 3:]) / 2
+    if not mask.any():
+        raise GanT2IError(f"{source.name} has no transparent places: those are what is edited")
+    return mask
+
+
+def _read(source: Path | LazyFile, model: Text2Image, *, alpha: bool) -> Tensor:
     try:
-        pixels = load_image(source, model.info.resolution, settings)
+        pixels = load_image(source, model.info.resolution, DataSettings(crop="pad", alpha=alpha))
     except BadImageError as error:
         raise GanT2IError(f"{source.name} cannot be edited: {error}") from error
     return from_uint8(torch.from_numpy(pixels)[None]).to(model.device)
 
 
-@torch_defaults()
 def edit(
-    model: Text2Image, picture: Tensor, prompt: str, *, source: str | None = None, seed: int = 0, strength: float = 1.0, steps: int = STEPS
+    model: Text2Image,
+    picture: Tensor,
+    prompt: str,
+    *,
+    source: str | None = None,
+    seed: int = 0,
+    strength: float = 1.0,
+    steps: int | None = None,
+    mask: Tensor | None = None,
 ) -> Image.Image:
     """Return a picture that is changed as `prompt` differs from `source`.
 
@@ -61,58 +82,99 @@ def edit(
         source: what it shows; by default `likely_source` finds it.
         seed: seed of the z that both are drawn with.
         strength: share of the change, above 1 for more of it.
-        steps: steps of the search for the style.
+        steps: steps of the search for the style, by default `STEPS`.
+        mask: [1, 1, R, R], 1 where the picture may change and 0 where it stays as it is; by default it may change anywhere.
 
     Raises `UsageError` for a generator without a mapping network.
     """
-    texts, seed, strength = (
-        as_prompts([prompt, *([source] if source is not None else [])]),
-        as_integer(seed, "seed"),
-        as_number(strength, "strength"),
-    )
+    pieces = edit_in_pieces(model, picture, prompt, source=source, seed=seed, strength=strength, steps=steps, mask=mask)
+    return next(filter(None, pieces))
+
+
+def edit_in_pieces(
+    model: Text2Image,
+    picture: Tensor,
+    prompt: str,
+    *,
+    source: str | None = None,
+    seed: int = 0,
+    strength: float = 1.0,
+    steps: int | None = None,
+    mask: Tensor | None = None,
+) -> Iterator[Image.Image | None]:
+    """Do the work of `edit` in pieces of a forward pass or a few: yield None after each, and the picture after the last.
+
+    Between two pieces the model is as it was, so that others may use it.
+    """
+    texts = as_prompts([prompt, *([source] if source is not None else [])])
+    seed, strength = as_integer(seed, "seed"), as_number(strength, "strength")
+    search = _Search(model, picture, texts, seed)
+    yield None
+    for _ in range(STEPS if steps is None else steps):
+        search.step()
+        yield None
+    changed = search.changed(strength)
+    with torch.no_grad():
+        [edited] = to_pictures(changed if mask is None else torch.lerp(picture, changed, mask))
+    yield edited
+
+
+def mapped_generator(model: Text2Image) -> Generator:
+    """Return the generator whose styles `edit` moves: in latents where the model has them. Raises `UsageError` where it has no styles."""
     generator = model.generator
     G = generator.G if isinstance(generator, LatentGenerator) else generator
     if not isinstance(getattr(G, "mapping", None), torch.nn.Module):
         raise UsageError(f"the generator {model.info.generator.name!r} has no mapping network: pictures cannot be edited with it")
-    z = latent(generator, seed).to(model.device)
-    with torch.no_grad():
-        wanted = generator.autoencoder.encode(picture) if isinstance(generator, LatentGenerator) else picture
-    if source is None:
-        texts.append(likely_source(model, G, wanted, prompt, z))
-    new, old = (model.encoder.encode([text]).to(model.device) for text in texts)
-    offset = _nearest_style(G, z, old, wanted, steps)
-    with torch.no_grad(), _moved(G, offset):
-        changed = wanted + strength * (G(z, new) - G(z, old))
-        return to_pictures(generator.autoencoder.decode(changed) if isinstance(generator, LatentGenerator) else changed)[0]
+    return G
 
 
 def likely_source(model: Text2Image, G: Generator, wanted: Tensor, prompt: str, z: Tensor) -> str:
     """Return what a picture may show that `prompt` is to change: the prompt without its colours, or where it names none, without the word
-    whose absence brings G's picture nearest to it. `wanted` is the picture in G's space, [1, K, S, S]."""
+    whose absence brings G's picture nearest to it, among the first `MOST_WORDS`. `wanted` is the picture in G's space, [1, K, S, S]."""
     words = prompt.split()
     plain = [word for word in words if COLOUR_WORDS.isdisjoint(split_words(word))]
     if len(words) < 2 or 0 < len(plain) < len(words):
         return " ".join(plain or words)
-    others = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]
+    others = [" ".join(words[:at] + words[at + 1 :]) for at in range(min(len(words), MOST_WORDS))]
     with torch.no_grad():
         drawn = [G(z, model.encoder.encode([other]).to(model.device)) for other in others]
     distances = [(each - wanted).square().mean() for each in drawn]
     return others[int(torch.stack(distances).argmin())]
 
 
-@torch.enable_grad()
-def _nearest_style(G: Generator, z: Tensor, text: TextBatch, wanted: Tensor, steps: int) -> Tensor:
-    """Return the offset to the style, [1, W], with which G's picture comes near to the one that is wanted."""
-    with torch.no_grad():
-        offset = torch.zeros_like(G.mapping(z, G.text_head(text).sentence)).requires_grad_()
-    adam = torch.optim.Adam([offset], RATE)
-    with _moved(G, offset):
-        for _ in range(steps):
-            distance = (G(z, text) - wanted).square().mean()
-            adam.zero_grad()
-            distance.backward()
-            adam.step()
-    return offset.detach()
+class _Search:
+    """The search for an offset to the style, [1, W], with which the old words draw nearly the picture. `texts` are the new and the old words,
+    or the new ones alone."""
+
+    @torch_defaults()
+    @torch.no_grad()
+    def __init__(self, model: Text2Image, picture: Tensor, texts: list[str], seed: int) -> None:
+        self.G = mapped_generator(model)
+        self.autoencoder = model.generator.autoencoder if isinstance(model.generator, LatentGenerator) else None
+        self.z = latent(model.generator, seed).to(model.device)
+        self.wanted = self.autoencoder.encode(picture) if self.autoencoder else picture
+        if len(texts) == 1:
+            texts = [*texts, likely_source(model, self.G, self.wanted, texts[0], self.z)]
+        self.new, self.old = (model.encoder.encode([text]).to(model.device) for text in texts)
+        self.offset = torch.zeros_like(self.G.mapping(self.z, self.G.text_head(self.new).sentence)).requires_grad_()
+        self.adam = torch.optim.Adam([self.offset], RATE)
+
+    @torch_defaults()
+    def step(self) -> None:
+        """Take one step towards the picture."""
+        with _moved(self.G, self.offset):
+            distance = (self.G(self.z, self.old) - self.wanted).square().mean()
+        self.adam.zero_grad()
+        distance.backward()
+        self.adam.step()
+
+    @torch_defaults()
+    @torch.no_grad()
+    def changed(self, strength: float) -> Tensor:
+        """Return the picture with the difference of both drawings added to it, [1, C, R, R]."""
+        with _moved(self.G, self.offset):
+            changed = self.wanted + strength * (self.G(self.z, self.new) - self.G(self.z, self.old))
+        return self.autoencoder.decode(changed) if self.autoencoder else changed
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8, to_uint8
 from gan_t2i.models.base import Generator
 from gan_t2i.sampling import edit as module
-from gan_t2i.sampling.edit import edit, likely_source, read_picture
+from gan_t2i.sampling.draw import latent
+from gan_t2i.sampling.edit import edit, edit_in_pieces, likely_source, read_mask, read_picture
 from gan_t2i.sampling.pipeline import Text2Image
 
 
@@ -40,14 +41,42 @@ def test_a_colour_changes_and_the_rest_stays(shapes: Text2Image) -> None:
 def test_the_search_comes_nearer(shapes: Text2Image) -> None:
     [other] = shapes.generate("a red square on a grey background", seeds=5)
     wanted = from_uint8(to_uint8([other]))
-    text, z = shapes.encoder.encode(["a red circle"]), torch.zeros(1, shapes.generator.z_width)
-    offset = module._nearest_style(shapes.generator, z, text, wanted, 15)
+    text, z = shapes.encoder.encode(["a red circle"]), latent(shapes.generator, 0)
+    search = module._Search(shapes, wanted, ["a blue circle", "a red circle"], 0)
+    for _ in range(15):
+        search.step()
     with torch.no_grad():
         before = (shapes.generator(z, text) - wanted).square().mean()
-        with module._moved(shapes.generator, offset):
+        with module._moved(shapes.generator, search.offset):
             after = (shapes.generator(z, text) - wanted).square().mean()
-        assert torch.equal((shapes.generator(z, text) - wanted).square().mean(), before)  # nothing is left behind
     assert after < 0.8 * before
+
+
+def test_between_pieces_the_model_is_as_it_was(shapes: Text2Image) -> None:
+    picture, before = from_uint8(to_uint8(shapes.generate("a red circle"))), shapes.generate("two stars")
+    pieces = edit_in_pieces(shapes, picture, "a blue circle", steps=3)
+    assert [next(pieces) for _ in range(4)] == [None] * 4
+    assert shapes.generate("two stars") == before
+    assert [next(pieces)] == [edit(shapes, picture, "a blue circle", steps=3)]
+    assert list(pieces) == []
+
+
+def test_a_mask_keeps_what_it_covers(shapes: Text2Image, tmp_path: Path) -> None:
+    mask = Image.new("RGBA", (128, 128), "black")
+    mask.paste((0, 0, 0, 0), (0, 0, 64, 128))
+    mask.save(tmp_path / "mask.png")
+    covered = read_mask(tmp_path / "mask.png", shapes)
+    assert covered.shape == (1, 1, 64, 64)
+    [red] = shapes.generate("a red circle", seeds=3)
+    picture = from_uint8(to_uint8([red]))
+    edited = np.asarray(edit(shapes, picture, "a blue circle", steps=2, mask=covered))
+    everywhere = np.asarray(edit(shapes, picture, "a blue circle", steps=2))
+    assert (edited[:, 36:] == np.asarray(red)[:, 36:]).all()
+    assert (edited[:, :28] == everywhere[:, :28]).all()
+    assert (everywhere[:, 36:] != edited[:, 36:]).any()
+    mask.convert("RGB").save(tmp_path / "mask.png")
+    with pytest.raises(GanT2IError, match=r"mask\.png has no transparent places"):
+        read_mask(tmp_path / "mask.png", shapes)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +93,12 @@ def test_without_the_word_whose_absence_fits(shapes: Text2Image) -> None:
         wanted = shapes.generator(z, shapes.encoder.encode(["three circles"]))
     assert picture.size == (64, 64)
     assert likely_source(shapes, shapes.generator, wanted, "three small circles", z) == "three circles"
+
+
+def test_of_many_words_only_the_first_are_left_out(shapes: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WORDS", 1)
+    z, wanted = latent(shapes.generator, 0), torch.zeros(1, 3, 64, 64)
+    assert likely_source(shapes, shapes.generator, wanted, "large circle above star", z) == "circle above star"
 
 
 def test_pictures_are_read_as_the_model_draws(shapes: Text2Image, tmp_path: Path) -> None:
