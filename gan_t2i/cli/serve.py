@@ -7,7 +7,7 @@ import click
 
 from gan_t2i.cli.options import model_options
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 
 @click.command("serve")
@@ -29,7 +29,7 @@ def command(model: str, host: str, port: int, api_key_file: Path | None, text_en
     from gan_t2i.core.errors import GanT2IError, UsageError
 
     if any(importlib.util.find_spec(package) is None for package in _PACKAGES):
-        raise GanT2IError('serving needs fastapi, uvicorn and prometheus-client: pip install "gan-t2i[serve]"')
+        raise GanT2IError('serving needs fastapi, uvicorn, prometheus-client and python-multipart: pip install "gan-t2i[serve]"')
     from gan_t2i.core.files import slug
     from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling.pipeline import Text2Image

@@ -66,6 +66,13 @@ def load_image(source: Path | LazyFile, resolution: int, settings: DataSettings 
         return _to_pixels(image, resolution, settings)
 
 
+def picture_size(source: Path | LazyFile) -> tuple[int, int]:
+    """Return width and height of the picture once it is upright, in pixels, without decoding it; raises `BadImageError`."""
+    with open_image(source) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
 @contextlib.contextmanager
 def open_image(source: Path | LazyFile, side: int = SVG_SIDE, foreground: str = "black") -> Iterator[Image.Image]:
     """Open the picture, whose size is checked, without decoding it; every failure inside the context raises `BadImageError`.

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -15,14 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
 from gan_t2i import __version__
+from gan_t2i.core.errors import UsageError
+from gan_t2i.sampling.edit import edit_in_pieces, mapped_generator
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError, AsciiJSONResponse, from_validation, invalid
 from gan_t2i.serving.guard import Guard
-from gan_t2i.serving.images_api import Generation, answer, encode, event, sse, to_base64
+from gan_t2i.serving.images_api import Generation, PictureRequest, answer, encode, event, sse, to_base64
 from gan_t2i.serving.page import page_routes
 from gan_t2i.serving.queue import DrawingQueue, Drawn
 from gan_t2i.serving.settings import Limits
 from gan_t2i.serving.shelf import Shelf
+from gan_t2i.serving.uploads import open_pictures, read_edit
 
 _MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -31,7 +35,7 @@ _MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 class Order:
     """A request that has its places in the queue."""
 
-    request: Generation
+    request: PictureRequest
     pictures: Sequence[Future[Drawn]]
 
 
@@ -61,12 +65,29 @@ def create_app(
         queue.close()
 
     async def place(request: Generation) -> AsyncIterator[Order]:
-        """Check what depends on the model, and hold places in the queue until the answer is sent, or its client has gone."""
+        """Hold places in the queue until the answer is sent, or its client has gone."""
+        check(request)
+        with queue.order(request.prompt, request.seeds(), request.truncation) as pictures:
+            yield Order(request, pictures)
+
+    async def place_edit(http: Request) -> AsyncIterator[Order]:
+        """Do the same for the form of an edit."""
+        request, files = await read_edit(http)
+        check(request)
+        try:
+            mapped_generator(model)
+        except UsageError as error:
+            raise invalid("model", str(error)) from None
+        picture, mask = await queue.turn(partial(open_pictures, model, files, limits.upload_pixels))
+        change = partial(edit_in_pieces, model, picture, request.prompt, source=request.source, strength=request.strength, mask=mask)
+        with queue.order_edits(request.prompt, request.seeds(), change) as pictures:
+            yield Order(request, pictures)
+
+    def check(request: PictureRequest) -> None:
+        """Check what depends on the model."""
         check_model(request.model or name)
         if request.background == "transparent" and not model.info.has_alpha:
             raise invalid("background", "this model draws opaque pictures")
-        with queue.order(request.prompt, request.seeds(), request.truncation) as pictures:
-            yield Order(request, pictures)
 
     def check_model(wanted: str) -> None:
         if wanted != name:
@@ -79,6 +100,13 @@ def create_app(
 
     @app.post("/v1/images/generations")
     async def generations(order: Annotated[Order, Depends(place)], http: Request) -> Response:
+        return await send(order, http)
+
+    @app.post("/v1/images/edits")
+    async def edits(order: Annotated[Order, Depends(place_edit)], http: Request) -> Response:
+        return await send(order, http)
+
+    async def send(order: Order, http: Request) -> Response:
         if order.request.stream:
             return StreamingResponse(_events(order), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         drawn = await asyncio.gather(*map(asyncio.wrap_future, order.pictures))

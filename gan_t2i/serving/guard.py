@@ -20,6 +20,7 @@ from gan_t2i.serving.settings import Limits
 log = logging.getLogger(__name__)
 
 _OPEN = {"/", "/healthz"}  # need no key: a page that asks for one, and what tells a container's keeper that all is well
+_UPLOADS = {"/v1/images/edits"}
 _PICTURES = "/pictures/"  # nor do these: their names are secrets
 _GONE = 499  # in the log, as nginx has it: the client has closed the connection
 
@@ -84,16 +85,16 @@ class Guard:
             raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        body = b""
+        body, limit = bytearray(), self._limits.upload if scope["path"] in _UPLOADS else self._limits.body
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
             body += message.get("body", b"")
-            if len(body) > self._limits.body:
-                raise ApiError(413, f"the body has more than {self._limits.body:,} bytes", code="body_too_large")
+            if len(body) > limit:
+                raise ApiError(413, f"the body has more than {limit:,} bytes", code="body_too_large")
             if not message.get("more_body", False):
-                return body
+                return bytes(body)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
         """Run the application until it is done, or the client has gone."""

@@ -6,11 +6,11 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from gan_t2i.core.arguments import as_prompts
 from gan_t2i.core.errors import UsageError
@@ -21,15 +21,14 @@ from gan_t2i.serving.queue import Drawn, ReadPrompt
 MOST_PIXELS = 1536
 """Largest side of a picture."""
 _RETIRED_QUALITIES = {"standard": "medium", "hd": "high"}
-_PREVIEWS = ("image_generation.partial_image", "image_generation.completed")
 
 
-def checked_prompt(value: str) -> str:
+def checked_prompt(value: str, field: ValidationInfo) -> str:
     """Return a prompt; raises `ApiError` where it is empty or is not text."""
     try:
         return as_prompts(value)[0]
     except UsageError:
-        raise invalid("prompt", "it is empty, or is not UTF-8 text: say what to draw") from None
+        raise invalid(field.field_name or "prompt", "it is empty, or is not UTF-8 text: say what to draw") from None
 
 
 def _size(value: Any) -> tuple[int, int] | None:
@@ -43,12 +42,22 @@ def _size(value: Any) -> tuple[int, int] | None:
     return size
 
 
-class Generation(BaseModel):
-    """Body of a request for pictures. Null is the same as nothing."""
+Prompt = Annotated[str, Field(max_length=32_000), AfterValidator(checked_prompt)]
+
+
+def _no_negative(value: Any) -> None:
+    raise invalid("negative", "negative prompts are not supported", "unsupported_parameter")
+
+
+class PictureRequest(BaseModel):
+    """What all requests for pictures have in common. Null is the same as nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    prompt: Annotated[str, Field(max_length=32_000), AfterValidator(checked_prompt)]
+    events: ClassVar[str]
+    """Kind of the events of a stream."""
+
+    prompt: Prompt
     model: str | None = None
     n: int = Field(1, ge=1, le=10)
     size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
@@ -60,8 +69,6 @@ class Generation(BaseModel):
     partial_images: int = Field(0, ge=0, le=3)
     # of this project
     seed: int | None = Field(None, ge=0, lt=10**18)
-    truncation: float = Field(1.0, ge=0, le=2)
-    negative: Any = None
     # without an effect here
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
     user: str = ""
@@ -77,8 +84,6 @@ class Generation(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.negative is not None:
-            raise invalid("negative", "negative prompts are not supported", "unsupported_parameter")
         if self.output_format == "png" and self.output_compression not in (None, 100):
             raise invalid("output_compression", "png files lose nothing: it goes with jpeg and webp")
         if self.output_format == "jpeg" and self.background == "transparent":
@@ -94,7 +99,26 @@ class Generation(BaseModel):
         return [secrets.randbelow(2**32) for _ in range(self.n)]
 
 
-def encode(picture: Image.Image, request: Generation, shrink: int = 1) -> bytes:
+class Generation(PictureRequest):
+    """Body of a request for pictures of a prompt."""
+
+    events = "image_generation"
+
+    truncation: float = Field(1.0, ge=0, le=2)
+    negative: Annotated[None, BeforeValidator(_no_negative)] = None
+
+
+class Edit(PictureRequest):
+    """Fields of a request for changes of a picture, which comes beside them."""
+
+    events = "image_edit"
+
+    source: Prompt | None = None
+    strength: float = Field(1.0, ge=0, le=3)
+    input_fidelity: str = ""  # without an effect here
+
+
+def encode(picture: Image.Image, request: PictureRequest, shrink: int = 1) -> bytes:
     """Return the picture as a file of the size and format that the request asks for, each side divided by `shrink`."""
     width, height = (max(1, side // shrink) for side in request.size or picture.size)
     if picture.mode == "RGBA" and (request.background == "opaque" or request.output_format == "jpeg"):
@@ -119,7 +143,7 @@ def on_canvas(picture: Image.Image, width: int, height: int) -> Image.Image:
     return canvas
 
 
-def described(request: Generation, drawn: Drawn) -> dict[str, Any]:
+def described(request: PictureRequest, drawn: Drawn) -> dict[str, Any]:
     """Return what an answer and an event both say about a picture."""
     width, height = request.size or drawn.picture.size
     opaque = drawn.picture.mode == "RGB" or request.background == "opaque" or request.output_format == "jpeg"
@@ -131,19 +155,19 @@ def described(request: Generation, drawn: Drawn) -> dict[str, Any]:
     }
 
 
-def answer(request: Generation, drawn: Sequence[Drawn], data: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def answer(request: PictureRequest, drawn: Sequence[Drawn], data: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the body of an answer; `data` are the pictures."""
     entries = [{**entry, "seed": each.seed} for entry, each in zip(data, drawn, strict=True)]
     return {"created": int(time.time()), "data": entries, **described(request, drawn[0]), **_ending(request, drawn[0].prompt)}
 
 
-def event(request: Generation, drawn: Drawn, preview: int | None = None) -> bytes:
+def event(request: PictureRequest, drawn: Drawn, preview: int | None = None) -> bytes:
     """Return a server-sent event: the picture, or its preview of that number.
 
     A GAN has no half-drawn picture. A preview is the picture at 1/2, 1/4 or 1/8 of its size, the smallest first: a picture to show while the
     rest is under way.
     """
-    kind = _PREVIEWS[preview is None]
+    kind = f"{request.events}.{'completed' if preview is None else 'partial_image'}"
     shrink = 1 if preview is None else 2 ** (request.partial_images - preview)
     values = {"type": kind, "b64_json": to_base64(encode(drawn.picture, request, shrink)), "created_at": int(time.time())}
     last = {"partial_image_index": preview} if preview is not None else {"seed": drawn.seed, **_ending(request, drawn.prompt)}
@@ -160,7 +184,7 @@ def to_base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _ending(request: Generation, prompt: ReadPrompt) -> dict[str, Any]:
+def _ending(request: PictureRequest, prompt: ReadPrompt) -> dict[str, Any]:
     """Return what is said once for a request: the tokens that the model read, and what it did not understand."""
     details = {"text_tokens": prompt.tokens, "image_tokens": 0}
     usage = {"input_tokens": prompt.tokens, "input_tokens_details": details, "output_tokens": 0, "total_tokens": prompt.tokens}

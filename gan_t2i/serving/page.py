@@ -3,15 +3,13 @@
 Everything that makes a picture stands in the page's fragment and in the bodies of its requests, so no prompt reaches a log.
 """
 
-import asyncio
 import base64
 import hashlib
 import io
 import re
-from collections.abc import Callable
 from functools import partial
 from importlib import resources
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Response
@@ -27,7 +25,6 @@ from gan_t2i.serving.errors import invalid
 from gan_t2i.serving.images_api import checked_prompt
 from gan_t2i.serving.queue import DrawingQueue
 
-T = TypeVar("T")
 Prompt = Annotated[str, Field(max_length=1000), AfterValidator(checked_prompt)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Offset = Annotated[float, Field(ge=-1, le=1)]
@@ -67,7 +64,7 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     async def draw(point: Point) -> Response:
         values = point.model_dump()
         try:
-            picture = await turn(partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values))
+            picture = await queue.turn(partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values))
         except UsageError as error:
             raise invalid("mixed", str(error)) from None
         return Response(encode_picture(picture, "PNG"), media_type="image/png", headers={"Cache-Control": "no-store"})
@@ -81,17 +78,12 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     async def effects(point: Point) -> dict[str, Any]:
         if not can_explain(model, point.prompt):
             return {"effects": []}
-        _, rest = await turn(partial(word_effects, model, point.prompt, seed=point.seed, truncation_psi=point.truncation))
+        _, rest = await queue.turn(partial(word_effects, model, point.prompt, seed=point.seed, truncation_psi=point.truncation))
         found: list[WordEffect] = []
-        while (effect := await turn(partial(next, rest, None))) is not None:
+        while (effect := await queue.turn(partial(next, rest, None))) is not None:
             found.append(effect)
         largest = max(effect.change.max().item() for effect in found) or 1.0
         return {"effects": [{"share": effect.change.mean().item(), "mask": mask(effect.change / largest)} for effect in found]}
-
-    async def turn(work: Callable[[], T]) -> T:
-        """Do one piece of work in the drawing thread, so that others have their turns between it and the next."""
-        with queue.places([work]) as [done]:
-            return await asyncio.wrap_future(done)
 
     return router
 

@@ -1,7 +1,9 @@
 """The thread that owns the model. Pictures wait for it in the order of their requests, in a queue that has an end."""
 
+import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from gan_t2i.serving.settings import Limits
 from gan_t2i.text.batch import TextBatch
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,23 @@ class DrawingQueue:
         Gauge("gan_t2i_pictures_taken", "Pictures of requests that are not answered yet.", registry=registry).set_function(lambda: self.taken)
 
     def order(self, prompt: str, seeds: Sequence[int], truncation_psi: float) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
-        """Return `places` for a picture of each seed."""
-        return self.places([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds])
+        """Return `_places` for a picture of each seed."""
+        return self._places([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds], self._at_once)
+
+    def order_edits(
+        self, prompt: str, seeds: Sequence[int], edit: Callable[..., Iterator[Image.Image | None]]
+    ) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
+        """Return `_places` for an edit with each seed; `edit` takes a `seed`, and yields what `sampling.edit.edit_in_pieces` does."""
+        return self._places([self._edit(prompt, seed, edit(seed=seed)) for seed in seeds], self._in_pieces)
+
+    async def turn(self, work: Callable[[], T]) -> T:
+        """Do one piece of work in the drawing thread, so that others have their turns between it and the next."""
+        with self._places([work], self._at_once) as [done]:
+            return await asyncio.wrap_future(done)
 
     @contextlib.contextmanager
-    def places(self, works: Sequence[Callable[[], T]]) -> Iterator[list["Future[T]"]]:
-        """Yield the future result of each of `works`, functions that use the model. What has not begun when the ``with`` ends never does.
+    def _places(self, works: Sequence[W], begin: Callable[[Sequence[W]], list["Future[T]"]]) -> Iterator[list["Future[T]"]]:
+        """Yield the future result of each of `works`, which use the model. What has not begun when the ``with`` ends never does.
 
         Raises `ApiError` 429 where too many pictures are taken already.
         """
@@ -73,13 +87,39 @@ class DrawingQueue:
             message = f"{self.taken} pictures of at most {self._limit} are being drawn or sent: try again in {seconds} s"
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
         self.taken += len(works)
-        futures = [self._thread.submit(work) for work in works]
+        futures = begin(works)
         try:
             yield futures
         finally:
             self.taken -= len(works)
             for future in futures:
                 future.cancel()
+
+    def _at_once(self, works: Sequence[Callable[[], T]]) -> list["Future[T]"]:
+        return [self._thread.submit(work) for work in works]
+
+    def _in_pieces(self, works: Sequence[Iterator[T | None]]) -> list["Future[T]"]:
+        """Begin `works`, iterators that yield None until they yield their result; each waits for the end of the one before."""
+        futures: list[Future[T]] = [Future() for _ in works]
+        self._thread.submit(self._take_piece, deque(zip(works, futures, strict=True)))
+        return futures
+
+    def _take_piece(self, works: deque[tuple[Iterator[T | None], "Future[T]"]]) -> None:
+        """Do one piece of the first of `works`. The next one waits behind what others have asked for by then."""
+        pieces, done = works[0]
+        if done.cancelled():  # as are all that follow
+            return
+        settle: Callable[[], None] | None = None
+        try:
+            if (result := next(pieces)) is not None:
+                settle = partial(done.set_result, result)
+        except Exception as error:
+            settle = partial(done.set_exception, error)
+        if settle and done.set_running_or_notify_cancel():
+            works.popleft()
+            settle()
+        if works:
+            self._thread.submit(self._take_piece, works)
 
     def close(self) -> None:
         """End the thread, after the picture that it is drawing."""
@@ -89,9 +129,20 @@ class DrawingQueue:
         began = time.perf_counter()
         read = self._read(prompt)
         picture = draw_one(self.model.generator, latent(self.model.generator, seed), read.text, truncation_psi)
+        self._note(began)
+        return Drawn(picture, seed, read)
+
+    def _edit(self, prompt: str, seed: int, pieces: Iterator[Image.Image | None]) -> Iterator[Drawn | None]:
+        began = time.perf_counter()
+        read = self._read(prompt)
+        for picture in pieces:
+            if picture is not None:
+                self._note(began)
+            yield Drawn(picture, seed, read) if picture is not None else None
+
+    def _note(self, began: float) -> None:
         self._latest = time.perf_counter() - began
         self._seconds.observe(self._latest)
-        return Drawn(picture, seed, read)
 
     def _read_anew(self, prompt: str) -> ReadPrompt:
         encoder = self.model.encoder

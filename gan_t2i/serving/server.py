@@ -54,6 +54,7 @@ def serve(app: FastAPI, listener: socket.socket, limits: Limits) -> None:
 
 def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """Return a server that logs warnings alone: the guard logs requests, without queries and without the names of pictures."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it repeats parts of forms that are refused
     return uvicorn.Server(
         uvicorn.Config(app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=limits.drain_seconds)
     )

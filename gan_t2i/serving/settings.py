@@ -11,6 +11,10 @@ class Limits:
     """Pictures of all requests that wait, are drawn or are sent; a request for more than is left gets 429."""
     body: int = 512 * 1024
     """Bytes of a request's body: the longest prompt with every letter escaped fits."""
+    upload: int = 8 * 1024 * 1024
+    """The same for a request with a picture."""
+    upload_pixels: int = 16 * 1024 * 1024
+    """Pixels of a picture that is sent; one at a time is decoded."""
     seconds: float = 120.0
     """Time of a request, from its headers to the end of its answer."""
     drain_seconds: int = 20

@@ -56,4 +56,6 @@ def test_an_address_that_is_taken(here: Path) -> None:
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    assert refusal(code=1).endswith('Error: serving needs fastapi, uvicorn and prometheus-client: pip install "gan-t2i[serve]"')
+    assert refusal(code=1).endswith(
+        'Error: serving needs fastapi, uvicorn, prometheus-client and python-multipart: pip install "gan-t2i[serve]"'
+    )

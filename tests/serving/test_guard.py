@@ -4,11 +4,12 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from connections import post
 from fastapi.testclient import TestClient
 
 from gan_t2i import Text2Image
@@ -72,7 +73,7 @@ def test_every_answer_has_an_id_of_its_own(client: TestClient) -> None:
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
-        ("POST", "/v1/images/edits", 404, "unknown_url"),
+        ("POST", "/v1/images/variations", 404, "unknown_url"),
         ("GET", URL, 405, "method_not_allowed"),
         ("DELETE", "/v1/models/small", 405, "method_not_allowed"),
     ],
@@ -107,25 +108,6 @@ def test_a_full_queue(connect: Callable[..., TestClient], brush: Brush, model: T
     assert counted(client, "gan_t2i_pictures_taken") == 0
 
 
-async def post(app: Any, values: dict[str, Any], leave: asyncio.Event, path: str = URL) -> list[Any]:
-    """Send a request to the application, and end the connection when `leave` is set; returns what was sent back."""
-    sent: list[Any] = []
-
-    async def messages() -> AsyncIterator[dict[str, Any]]:
-        yield {"type": "http.request", "body": json.dumps(values).encode(), "more_body": False}
-        await leave.wait()
-        while True:
-            yield {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers, "asgi": {"spec_version": "2.3"}}
-    await app(scope, messages().__anext__, send)
-    return sent
-
-
 @pytest.mark.parametrize(
     ("path", "values"), [(URL, {"n": 5}), (URL, {"n": 5, "stream": True}), ("/effects", {})], ids=["pictures", "stream", "effects"]
 )
@@ -136,12 +118,12 @@ def test_what_a_client_that_left_asked_for_is_not_drawn(
 
     async def leave_at_the_first_picture() -> list[Any]:
         leave = asyncio.Event()
-        request = asyncio.create_task(post(app, {"prompt": SECRET, **values}, leave, path))
+        request = asyncio.create_task(post(app, path, json.dumps({"prompt": SECRET, **values}).encode(), leave))
         await asyncio.to_thread(brush.drawing.acquire)
         leave.set()
         sent = await request
         brush.released.set()
-        other = await post(app, {"prompt": "red"}, asyncio.Event())
+        other = await post(app, URL, b'{"prompt": "red"}')
         assert other[0]["status"] == 200
         return sent
 

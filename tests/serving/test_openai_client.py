@@ -4,6 +4,7 @@ import base64
 import io
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gan_t2i import Text2Image
+from gan_t2i.sampling import edit
 from gan_t2i.serving.app import create_app
 from gan_t2i.serving.server import listen, make_server
 from gan_t2i.serving.settings import Limits
@@ -73,6 +75,27 @@ def test_stream(client: openai.OpenAI, model: Text2Image) -> None:
     assert [picture(events[-1].b64_json)] == model.generate("red", seeds=1)
 
 
+def test_edit(client: openai.OpenAI, model: Text2Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit, "STEPS", 3)
+    path = tmp_path / "red.png"
+    Image.new("RGB", (32, 32), "red").save(path)
+    own = {"source": "a red circle", "strength": 0.5, "seed": 7}
+    expected = [
+        edit.edit(model, edit.read_picture(path, model), "a blue circle", source="a red circle", strength=0.5, seed=seed) for seed in (7, 8)
+    ]
+    with path.open("rb") as file:
+        response = client.images.edit(model="small", image=file, prompt="a blue circle", n=2, input_fidelity="high", extra_body=own)
+    assert [picture(image.b64_json or "") for image in response.data or []] == expected
+    assert [(image.model_extra or {})["seed"] for image in response.data or []] == [7, 8]
+    assert response.usage
+    (image,) = client.images.edit(image=[path], prompt="a blue circle", response_format="url", extra_body=own).data or []
+    assert picture(base64.b64encode(client._client.get(image.url or "").content).decode()) == expected[0]
+    events = list(client.images.edit(image=path, prompt="a blue circle", stream=True, partial_images=1, n=2, extra_body=own))
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"] * 2
+    assert isinstance(events[-1], openai.types.ImageEditCompletedEvent)
+    assert [picture(event.b64_json) for event in events[1::2]] == expected
+
+
 def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["small"]
     assert client.models.retrieve("small").owned_by == "gan_t2i"
@@ -97,8 +120,8 @@ def test_errors(client: openai.OpenAI, values: dict[str, Any], kind: type[openai
 def test_errors_of_the_key_and_of_the_route(client: openai.OpenAI, model: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="other").models.list()
-    with pytest.raises(openai.NotFoundError, match="Not Found: POST /v1/images/edits"):
-        client.images.edit(model="small", prompt="red", image=b"")
+    with pytest.raises(openai.NotFoundError, match="Not Found: POST /v1/images/variations"):
+        client.post("/images/variations", cast_to=object)
     monkeypatch.setattr(model.generator, "forward", lambda *inputs: 1 / 0)
     with pytest.raises(openai.InternalServerError, match="the server failed"):
         client.images.generate(model="small", prompt="red")
