@@ -18,7 +18,7 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8, to_pictures
 from gan_t2i.core.runtime import torch_defaults
 from gan_t2i.core.words import split_words
-from gan_t2i.data.decode import BadImageError, load_image
+from gan_t2i.data.decode import BadImageError, load_image, open_image, to_rgba
 from gan_t2i.data.recolour import COLOUR_WORDS
 from gan_t2i.data.records import LazyFile
 from gan_t2i.data.settings import DataSettings
@@ -46,7 +46,9 @@ def read_mask(source: Path | LazyFile, model: Text2Image) -> Tensor:
     Raises `GanT2IError` for a file that cannot be read, or that is transparent nowhere.
     """
     mask = (1 - _read(source, model, alpha=True)[:, 3:]) / 2
-    if not mask.any():
+    with open_image(source) as image:  # borders, where it is not square, are transparent in any case
+        is_opaque = to_rgba(image).getchannel("A").getextrema() == (255, 255)
+    if is_opaque:
         raise GanT2IError(f"{source.name} has no transparent places: those are what is edited")
     return mask
 

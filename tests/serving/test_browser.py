@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from axe_selenium_python import Axe
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -105,6 +106,14 @@ class Page:
         """True once the last picture of the grid is of the prompt."""
         alts = [image.get_attribute("alt") for image in self.all("#grid img")]
         return all(alt.startswith(f"{prompt}, seed ") for alt in alts)
+
+
+def serious_faults(page: Page) -> list[Any]:
+    """What axe finds."""
+    axe = Axe(page.browser)
+    axe.inject()
+    found = axe.run()["violations"]
+    return [(fault["id"], fault["nodes"]) for fault in found if fault["impact"] in ("serious", "critical")]
 
 
 def test_pictures_change_while_a_prompt_is_typed(page: Page) -> None:
@@ -211,14 +220,42 @@ def test_a_blend_ends_in_the_second_prompt(page: Page) -> None:
     assert page.pixels() == blended
 
 
+def test_a_picture_of_the_user_is_changed_while_a_prompt_is_typed(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "own.png"
+    Image.new("RGB", (1500, 1200), "orange").save(path)
+    page.open("#source=a+heart").type("a red heart")
+    drawn = page.pixels()
+    page.find("prompt").send_keys(Keys.TAB)
+    assert page.find("own").get_attribute("open") is not None
+    page.find("file").send_keys(str(path))
+    page.wait(lambda: page.find("large").get_attribute("alt") == "a red heart, edited, seed 0")
+    red = page.pixels()
+    assert red not in ("", drawn)
+    assert not page.find("others").is_displayed()
+    page.find("prompt").send_keys(" above a star")
+    page.wait(lambda: page.find("large").get_attribute("alt") == "a red heart above a star, edited, seed 0")
+    assert page.pixels() not in ("", red)
+    hosts = page.browser.execute_script("return performance.getEntriesByType('resource').map(entry => new URL(entry.name).host)")
+    assert set(hosts) <= {page.address.split("/")[2], ""}  # blobs have none
+    assert serious_faults(page) == []
+    page.find("clear").send_keys(Keys.ENTER)
+    page.wait(lambda: page.is_done("a red heart above a star"))
+    assert page.browser.switch_to.active_element == page.find("file")
+
+
+def test_a_file_that_is_no_picture_is_told(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "own.png").write_text("text")
+    page.open("#source=a+heart").type("a red heart")
+    page.find("file").send_keys(str(tmp_path / "own.png"))
+    page.wait(lambda: page.text("status").startswith("image: the file is not one of"))
+    page.browser.get_log("browser")  # the 400
+
+
 @pytest.mark.parametrize("width", [1200, 360])
 def test_axe_finds_nothing_serious(page: Page, width: int) -> None:
     page.browser.set_window_size(width, 900)
     page.open("#p=a+red+heart+above+a+blue+dog&to=a+star").wait(lambda: page.is_done("a red heart above a blue dog"))
-    axe = Axe(page.browser)
-    axe.inject()
-    found = axe.run()["violations"]
-    assert [(fault["id"], fault["nodes"]) for fault in found if fault["impact"] in ("serious", "critical")] == []
+    assert serious_faults(page) == []
     assert page.browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
