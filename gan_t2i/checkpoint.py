@@ -58,7 +58,7 @@ class EncoderRecord:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a published snapshot says of itself. Snapshots of a run have none, since its words come from the captions."""
+    """A published snapshot's account of itself. Snapshots of a run have none, since its words come from the captions."""
 
     text: str
     """Data, licences, figures and limits, in Markdown."""

@@ -169,6 +169,7 @@ def _exploration(
     as_prompts(pair or texts)  # before the model is loaded
 
     def draw(model: "Text2Image", seeds: Sequence[int], trunc: float) -> list[Row]:
+        """Draw with the first seed, and the last where there are two ends."""
         ends = seeds[0], seeds[-1]
         if interpolate:
             pictures = list(explore.interpolate(model, *interpolate, seeds=ends, frames=frames, truncation_psi=trunc))

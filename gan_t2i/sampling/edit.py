@@ -7,6 +7,7 @@ latents where the model has them, so that whatever the generator missed stays. N
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,6 +33,24 @@ RATE = 0.05
 MOST_WORDS = 24  # a picture is drawn without each of them
 
 
+@dataclass(frozen=True)
+class Change:
+    """A change of a picture, as `prompt` differs from `source`."""
+
+    prompt: str
+    """Text that the picture is to match."""
+    source: str | None = None
+    """Text that it matches; by default `likely_source` finds it."""
+    seed: int = 0
+    """Seed of the z that both are drawn with."""
+    strength: float = 1.0
+    """Share of the change, above 1 for more of it."""
+    steps: int | None = None
+    """Steps of the search for the style; None takes `STEPS`."""
+    mask: Tensor | None = None
+    """[1, 1, R, R], 1 where the picture may change and 0 where it stays as it is; None lets it change anywhere."""
+
+
 def read_picture(source: Path | LazyFile, model: Text2Image) -> Tensor:
     """Return a picture, with borders where it is not square, as the model draws: [1, C, R, R] in [-1, 1].
 
@@ -41,7 +60,7 @@ def read_picture(source: Path | LazyFile, model: Text2Image) -> Tensor:
 
 
 def read_mask(source: Path | LazyFile, model: Text2Image) -> Tensor:
-    """Return the mask of a picture of the same shape for `edit`: [1, 1, R, R], 1 where the file is transparent.
+    """Return the mask of a picture of the same shape for a `Change`: [1, 1, R, R], 1 where the file is transparent.
 
     Raises `GanT2IError` for a file that cannot be read, or that is transparent nowhere.
     """
@@ -61,63 +80,32 @@ def _read(source: Path | LazyFile, model: Text2Image, *, alpha: bool) -> Tensor:
     return from_uint8(torch.from_numpy(pixels)[None]).to(model.device)
 
 
-def edit(
-    model: Text2Image,
-    picture: Tensor,
-    prompt: str,
-    *,
-    source: str | None = None,
-    seed: int = 0,
-    strength: float = 1.0,
-    steps: int | None = None,
-    mask: Tensor | None = None,
-) -> Image.Image:
-    """Return a picture that is changed as `prompt` differs from `source`.
+def edit(model: Text2Image, picture: Tensor, change: Change) -> Image.Image:
+    """Return a picture, one of `read_picture`, that is changed.
 
     >>> model = Text2Image.load()
-    >>> edit(model, read_picture(Path("apple.png"), model), "a blue apple", source="an apple").save("blue.png")
-
-    Args:
-        model: the model.
-        picture: of `read_picture`.
-        prompt: what the picture is to show.
-        source: what it shows; by default `likely_source` finds it.
-        seed: seed of the z that both are drawn with.
-        strength: share of the change, above 1 for more of it.
-        steps: steps of the search for the style, by default `STEPS`.
-        mask: [1, 1, R, R], 1 where the picture may change and 0 where it stays as it is; by default it may change anywhere.
+    >>> edit(model, read_picture(Path("apple.png"), model), Change("a blue apple", source="an apple")).save("blue.png")
 
     Raises `UsageError` for a generator without a mapping network.
     """
-    pieces = edit_in_pieces(model, picture, prompt, source=source, seed=seed, strength=strength, steps=steps, mask=mask)
-    return next(filter(None, pieces))
+    return next(filter(None, edit_in_pieces(model, picture, change)))
 
 
-def edit_in_pieces(
-    model: Text2Image,
-    picture: Tensor,
-    prompt: str,
-    *,
-    source: str | None = None,
-    seed: int = 0,
-    strength: float = 1.0,
-    steps: int | None = None,
-    mask: Tensor | None = None,
-) -> Iterator[Image.Image | None]:
+def edit_in_pieces(model: Text2Image, picture: Tensor, change: Change) -> Iterator[Image.Image | None]:
     """Do the work of `edit` in pieces of a forward pass or a few: yield None after each, and the picture after the last.
 
     Between two pieces the model is as it was, so that others may use it.
     """
-    texts = as_prompts([prompt, *([source] if source is not None else [])])
-    seed, strength = as_integer(seed, "seed"), as_number(strength, "strength")
+    texts = as_prompts([change.prompt, *([change.source] if change.source is not None else [])])
+    seed, strength = as_integer(change.seed, "seed"), as_number(change.strength, "strength")
     search = _Search(model, picture, texts, seed)
     yield None
-    for _ in range(STEPS if steps is None else steps):
+    for _ in range(STEPS if change.steps is None else change.steps):
         search.step()
         yield None
     changed = search.changed(strength)
     with torch.no_grad():
-        [edited] = to_pictures(changed if mask is None else torch.lerp(picture, changed, mask))
+        [edited] = to_pictures(changed if change.mask is None else torch.lerp(picture, changed, change.mask))
     yield edited
 
 

@@ -17,7 +17,7 @@ from starlette.types import Lifespan
 
 from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
-from gan_t2i.sampling.edit import edit_in_pieces, mapped_generator
+from gan_t2i.sampling.edit import Change, mapped_generator
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError, AsciiJSONResponse, from_validation, invalid
 from gan_t2i.serving.guard import Guard
@@ -79,8 +79,8 @@ def create_app(
         except UsageError as error:
             raise invalid("model", str(error)) from None
         picture, mask = await queue.turn(partial(open_pictures, model, files, limits.upload_pixels))
-        change = partial(edit_in_pieces, model, picture, request.prompt, source=request.source, strength=request.strength, mask=mask)
-        with queue.order_edits(request.prompt, request.seeds(), change) as pictures:
+        changes = [Change(request.prompt, request.source, seed, request.strength, mask=mask) for seed in request.seeds()]
+        with queue.order_edits(picture, changes) as pictures:
             yield Order(request, pictures)
 
     def check(request: PictureRequest) -> None:
@@ -100,30 +100,13 @@ def create_app(
 
     @app.post("/v1/images/generations")
     async def generations(order: Annotated[Order, Depends(place)], http: Request) -> Response:
-        return await send(order, http)
+        return await _send(order, http, shelf)
 
     @app.post("/v1/images/edits")
     async def edits(order: Annotated[Order, Depends(place_edit)], http: Request) -> Response:
-        return await send(order, http)
+        return await _send(order, http, shelf)
 
-    async def send(order: Order, http: Request) -> Response:
-        if order.request.stream:
-            return StreamingResponse(_events(order), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        drawn = await asyncio.gather(*map(asyncio.wrap_future, order.pictures))
-        files = [await asyncio.to_thread(encode, each.picture, order.request) for each in drawn]
-        if order.request.response_format == "b64_json":
-            data = [{"b64_json": to_base64(file)} for file in files]
-        else:
-            data = [{"url": str(http.url_for("picture", name=shelf.put(file, order.request.output_format)))} for file in files]
-        return AsciiJSONResponse(answer(order.request, drawn, data))
-
-    @app.get("/pictures/{name}")
-    async def picture(name: str) -> Response:
-        file = shelf.get(name)
-        if file is None:
-            raise ApiError(404, "there is no such picture any more", code="picture_expired")
-        return Response(file, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers={"Cache-Control": "no-store"})
-
+    _add_shelf(app, shelf)
     app.include_router(page_routes(queue, name, example))
 
     @app.get("/v1/models")
@@ -182,6 +165,30 @@ def _add_health(app: FastAPI, registry: CollectorRegistry) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _send(order: Order, http: Request, shelf: Shelf) -> Response:
+    """Return the answer to an order: events, or JSON with the pictures or their addresses."""
+    if order.request.stream:
+        return StreamingResponse(_events(order), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    drawn = await asyncio.gather(*map(asyncio.wrap_future, order.pictures))
+    files = [await asyncio.to_thread(encode, each.picture, order.request) for each in drawn]
+    if order.request.response_format == "b64_json":
+        data = [{"b64_json": to_base64(file)} for file in files]
+    else:
+        data = [{"url": str(http.url_for("picture", name=shelf.put(file, order.request.output_format)))} for file in files]
+    return AsciiJSONResponse(answer(order.request, drawn, data))
+
+
+def _add_shelf(app: FastAPI, shelf: Shelf) -> None:
+    """Add the route for pictures whose addresses were given out."""
+
+    @app.get("/pictures/{name}")
+    async def picture(name: str) -> Response:
+        file = shelf.get(name)
+        if file is None:
+            raise ApiError(404, "there is no such picture any more", code="picture_expired")
+        return Response(file, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers={"Cache-Control": "no-store"})
 
 
 async def _events(order: Order) -> AsyncIterator[bytes]:

@@ -50,7 +50,7 @@ def _no_negative(value: Any) -> None:
 
 
 class PictureRequest(BaseModel):
-    """What all requests for pictures have in common. Null is the same as nothing."""
+    """Base of all requests for pictures. Null is the same as nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

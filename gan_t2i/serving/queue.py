@@ -12,8 +12,10 @@ from typing import TypeVar
 
 from PIL import Image
 from prometheus_client import CollectorRegistry, Gauge, Histogram
+from torch import Tensor
 
 from gan_t2i.sampling.draw import draw_one, encode_prompt, latent
+from gan_t2i.sampling.edit import Change, edit_in_pieces
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError
 from gan_t2i.serving.settings import Limits
@@ -65,11 +67,9 @@ class DrawingQueue:
         """Return `_places` for a picture of each seed."""
         return self._places([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds], self._at_once)
 
-    def order_edits(
-        self, prompt: str, seeds: Sequence[int], edit: Callable[..., Iterator[Image.Image | None]]
-    ) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
-        """Return `_places` for an edit with each seed; `edit` takes a `seed`, and yields what `sampling.edit.edit_in_pieces` does."""
-        return self._places([self._edit(prompt, seed, edit(seed=seed)) for seed in seeds], self._in_pieces)
+    def order_edits(self, picture: Tensor, changes: Sequence[Change]) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
+        """Return `_places` for each of the changes of a picture, one of `sampling.edit.read_picture`."""
+        return self._places([self._edit(picture, change) for change in changes], self._in_pieces)
 
     async def turn(self, work: Callable[[], T]) -> T:
         """Do one piece of work in the drawing thread, so that others have their turns between it and the next."""
@@ -132,13 +132,13 @@ class DrawingQueue:
         self._note(began)
         return Drawn(picture, seed, read)
 
-    def _edit(self, prompt: str, seed: int, pieces: Iterator[Image.Image | None]) -> Iterator[Drawn | None]:
+    def _edit(self, picture: Tensor, change: Change) -> Iterator[Drawn | None]:
         began = time.perf_counter()
-        read = self._read(prompt)
-        for picture in pieces:
-            if picture is not None:
+        read = self._read(change.prompt)
+        for edited in edit_in_pieces(self.model, picture, change):
+            if edited is not None:
                 self._note(began)
-            yield Drawn(picture, seed, read) if picture is not None else None
+            yield Drawn(edited, change.seed, read) if edited is not None else None
 
     def _note(self, began: float) -> None:
         self._latest = time.perf_counter() - began

@@ -14,7 +14,7 @@ from gan_t2i.core.images import from_uint8, to_uint8
 from gan_t2i.models.base import Generator
 from gan_t2i.sampling import edit as module
 from gan_t2i.sampling.draw import latent
-from gan_t2i.sampling.edit import edit, edit_in_pieces, likely_source, read_mask, read_picture
+from gan_t2i.sampling.edit import Change, edit, edit_in_pieces, likely_source, read_mask, read_picture
 from gan_t2i.sampling.pipeline import Text2Image
 
 
@@ -29,12 +29,12 @@ def test_a_colour_changes_and_the_rest_stays(shapes: Text2Image) -> None:
     pixels[:6, :6] = (0, 200, 0)  # a mark that no shape has
     picture = from_uint8(torch.from_numpy(pixels).permute(2, 0, 1)[None])
     prompt = "a large blue circle in the center of a white background"
-    edited = np.asarray(edit(shapes, picture, prompt, steps=50)).astype(int)
+    edited = np.asarray(edit(shapes, picture, Change(prompt, steps=50))).astype(int)
     circle = (pixels[..., 0] > 180) & (pixels[..., 1:].max(axis=2) < 110)
     assert circle.sum() > 50
     assert (edited[circle][:, 2] > edited[circle][:, 0]).mean() > 0.8
     assert (edited[:6, :6, 1] > edited[:6, :6, [0, 2]].max(axis=2) + 30).mean() > 0.8
-    unchanged = edit(shapes, picture, prompt, steps=0, strength=0.0)
+    unchanged = edit(shapes, picture, Change(prompt, steps=0, strength=0.0))
     assert np.abs(np.asarray(unchanged).astype(int) - pixels).max() <= 1
 
 
@@ -54,10 +54,10 @@ def test_the_search_comes_nearer(shapes: Text2Image) -> None:
 
 def test_between_pieces_the_model_is_as_it_was(shapes: Text2Image) -> None:
     picture, before = from_uint8(to_uint8(shapes.generate("a red circle"))), shapes.generate("two stars")
-    pieces = edit_in_pieces(shapes, picture, "a blue circle", steps=3)
+    pieces = edit_in_pieces(shapes, picture, Change("a blue circle", steps=3))
     assert [next(pieces) for _ in range(4)] == [None] * 4
     assert shapes.generate("two stars") == before
-    assert [next(pieces)] == [edit(shapes, picture, "a blue circle", steps=3)]
+    assert [next(pieces)] == [edit(shapes, picture, Change("a blue circle", steps=3))]
     assert list(pieces) == []
 
 
@@ -69,8 +69,8 @@ def test_a_mask_keeps_what_it_covers(shapes: Text2Image, tmp_path: Path) -> None
     assert covered.shape == (1, 1, 64, 64)
     [red] = shapes.generate("a red circle", seeds=3)
     picture = from_uint8(to_uint8([red]))
-    edited = np.asarray(edit(shapes, picture, "a blue circle", steps=2, mask=covered))
-    everywhere = np.asarray(edit(shapes, picture, "a blue circle", steps=2))
+    edited = np.asarray(edit(shapes, picture, Change("a blue circle", steps=2, mask=covered)))
+    everywhere = np.asarray(edit(shapes, picture, Change("a blue circle", steps=2)))
     assert (edited[:, 36:] == np.asarray(red)[:, 36:]).all()
     assert (edited[:, :28] == everywhere[:, :28]).all()
     assert (everywhere[:, 36:] != edited[:, 36:]).any()
@@ -115,7 +115,7 @@ def test_pictures_are_read_as_the_model_draws(shapes: Text2Image, tmp_path: Path
 def test_a_generator_without_a_mapping_network_is_refused(shapes: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "generator", Generator())
     with pytest.raises(UsageError, match="has no mapping network"):
-        edit(shapes, torch.zeros(1, 3, 64, 64), "red", source="blue")
+        edit(shapes, torch.zeros(1, 3, 64, 64), Change("red", source="blue"))
 
 
 def test_the_command(shapes: Text2Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

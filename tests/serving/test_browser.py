@@ -155,7 +155,8 @@ def test_an_explanation_that_is_not_wanted_any_more_is_given_up(page: Page) -> N
         }));""")
     word = page.all("#words button")[0]
     webdriver.ActionChains(page.browser).move_to_element(word).move_to_element(page.find("model")).perform()
-    page.wait(lambda: page.browser.execute_script("return given.join()") == "effects")
+    page.wait(lambda: page.browser.execute_script("return given.length"))
+    assert page.browser.execute_script("return given") == ["effects"]
 
 
 def test_a_mix_has_the_shapes_of_one_prompt_and_the_colours_of_another(page: Page) -> None:
@@ -167,7 +168,8 @@ def test_a_mix_has_the_shapes_of_one_prompt_and_the_colours_of_another(page: Pag
     fragment = page.browser.current_url.partition("#")[2]
     page.wait(lambda: page.is_done("a red heart"))
     mixed = page.pixels()
-    page.open("#" + fragment).wait(lambda: page.pixels() == mixed)
+    page.open("#" + fragment).wait(lambda: page.is_done("a red heart"))
+    assert page.pixels() == mixed
 
 
 def test_nothing_moves_where_that_is_not_wanted(page: Page) -> None:
@@ -247,7 +249,8 @@ def test_a_file_that_is_no_picture_is_told(page: Page, tmp_path: Path) -> None:
     (tmp_path / "own.png").write_text("text")
     page.open("#source=a+heart").type("a red heart")
     page.find("file").send_keys(str(tmp_path / "own.png"))
-    page.wait(lambda: page.text("status").startswith("image: the file is not one of"))
+    page.wait(lambda: page.text("status").startswith("image: "))
+    assert page.text("status").startswith("image: the file is not one of")
     page.browser.get_log("browser")  # the 400
 
 

@@ -53,9 +53,9 @@ def picture(answer: Any) -> Image.Image:
 
 def test_the_answer_is_that_of_edit(client: TestClient, model: Text2Image) -> None:
     wanted = from_uint8(to_uint8([RED]))
-    assert picture(ask(client)) == edit.edit(model, wanted, "a blue circle", seed=3)
+    assert picture(ask(client)) == edit.edit(model, wanted, edit.Change("a blue circle", seed=3))
     answer = ask(client, source="a red circle", strength="2", size="40x40", output_format="webp", quality="hd", user="me", mask="")
-    own = edit.edit(model, wanted, "a blue circle", source="a red circle", strength=2, seed=3)
+    own = edit.edit(model, wanted, edit.Change("a blue circle", source="a red circle", strength=2, seed=3))
     difference = np.asarray(picture(answer), int) - np.asarray(own.resize((40, 40), Image.Resampling.LANCZOS), int)
     assert np.abs(difference).max() < 40
     assert answer.json()["data"][0]["seed"] == 3
