@@ -180,7 +180,8 @@ def _algorithm(key: bytes) -> bytes:
     try:
         private = load_pem_private_key(key, None)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the private key cannot be read: {error}; give an unencrypted key as PEM") from error
+        reason = str(error).partition(". ")[0]
+        raise UsageError(f"the private key cannot be read: {reason}; give an unencrypted key as PEM") from error
     if isinstance(private, ec.EllipticCurvePrivateKey):
         return {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}.get(private.curve.name, b"es256")
     if isinstance(private, ed25519.Ed25519PrivateKey):
