@@ -16,7 +16,7 @@ import math
 import os
 import threading
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -92,6 +92,12 @@ class PackedDataset:
     def shown(self) -> Indices:
         """The training pictures, then all their copies."""
         return np.asarray([*self.train.tolist(), *itertools.chain(*self.recoloured.values())], dtype=np.int64)
+
+    @cached_property
+    def shared_captions(self) -> frozenset[int]:
+        """Ids of the captions that several training pictures or their copies have."""
+        pictures = Counter(caption for item in self.shown.tolist() for caption in set(self.caption_ids[item]))
+        return frozenset(caption for caption, count in pictures.items() if count > 1)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

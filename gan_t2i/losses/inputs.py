@@ -83,6 +83,7 @@ class StepInputs:
     negative_mask: Tensor  # [n, K] bool, False where a negative is one of the image's own captions
     negative_weights: Tensor  # [n], weight of each image in the mismatch term
     noise: StepNoise  # of n rows
+    searched: Tensor  # int64 [m], images whose z is chosen among the candidates; see `nearest_z`
     drawn: Mapping[str, Tensor] = field(default_factory=dict)
     """Noise, weights and tokens that the penalty and the terms ask for, by their names."""
 

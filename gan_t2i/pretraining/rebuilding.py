@@ -42,6 +42,7 @@ class RebuildingLoss:
 
     def __call__(self, rebuilt: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
         """Return the loss, a scalar, of `rebuilt` [N, C, R, R] against `images` in [-1, 1]; `rng` chooses the square."""
+        rebuilt = without_overshoot(rebuilt, images)
         loss = pixel_loss(rebuilt, images)
         if self.features is None:
             return loss
@@ -55,6 +56,16 @@ class RebuildingLoss:
             wanted = self.features(theirs)
         distances = [_distance(a, b) for a, b in zip(self.features(ours), wanted, strict=True)]
         return loss + self.perceptual * torch.stack(distances).sum()
+
+
+def without_overshoot(rebuilt: Tensor, images: Tensor) -> Tensor:
+    """Return `rebuilt` [N, C, R, R] with what lies beyond white, black, opaque or transparent taken away, where the image has that very end.
+
+    It is clamped when it is shown, so a network may overshoot there, and flat grounds come out exact. Elsewhere it stays: clamped, it would
+    have no gradient.
+    """
+    beyond = (images >= 1) & (rebuilt > 1) | (images <= -1) & (rebuilt < -1)
+    return torch.where(beyond, images, rebuilt)
 
 
 def pixel_loss(rebuilt: Tensor, images: Tensor) -> Tensor:

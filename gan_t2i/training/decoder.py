@@ -51,7 +51,8 @@ class DecoderTraining:
             text = session.cache.gather(batch.captions).to(session.device)
             z = torch.randn(self.batch, self.candidates, G.z_width, generator=rng).to(session.device)
             real = network.encode(images)
-            latents = G(nearest_z(G, z, text, real), text)
+            searched = batch.shared.nonzero()[:, 0].to(session.device)
+            latents = G(nearest_z(G, z, text, real, searched), text)
             latents[::REAL_SHARE] = real[::REAL_SHARE]
             latents = latents * network.std + network.mean
         with autocast(session.device, session.config.precision):

@@ -8,6 +8,7 @@ timed against them), and it makes accumulation exact.
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +128,8 @@ class TrainStep:
             text, index = self._captions(torch.cat([captions[:, None], batch.negatives[rows]], dim=1), encode)
             draws = Draws(config.seed, nimg, rows, captions, static=self.captured is not None)
             paired = (text, index, batch.negative_mask[rows], weights[rows])
-            found.append(StepInputs(batch.images[local], *paired, noise[rows], self._drawn(draws)))
+            chosen = self._searched(noise[rows], batch.shared[rows])
+            found.append(StepInputs(batch.images[local], *paired, *chosen, self._drawn(draws)))
         return found
 
     def _captions(self, ids: Tensor, encode: Callable[[Tensor], TextBatch]) -> tuple[TextBatch | Tensor, Tensor]:
@@ -145,6 +147,15 @@ class TrainStep:
         with phase("text"):
             text = encode(distinct)
         return (text if self.captured is None else text.padded(self.text_length)), index
+
+    def _searched(self, noise: StepNoise, shared: Tensor) -> tuple[StepNoise, Tensor]:
+        """Return the noise, and the rows whose z is searched: those whose caption is `shared` [n].
+
+        In a captured step all are, and the others have one z to choose from.
+        """
+        if self.captured is None:
+            return noise, shared.nonzero()[:, 0]
+        return replace(noise, z=torch.where(shared[:, None, None], noise.z, noise.z[:, :1])), torch.arange(len(shared))
 
     def _drawn(self, draws: Draws) -> dict[str, Tensor]:
         """Return what the terms and the penalty ask for."""
@@ -192,7 +203,8 @@ class TrainStep:
         # forward
         with autocast(self.device, config.precision), phase("G forward"):
             real = self._real(micro.images)
-            fake = self.networks.G(nearest_z(self.networks.G, micro.noise.z, micro.own_text, real), micro.own_text)
+            text = micro.own_text
+            fake = self.networks.G(nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched), text)
         with autocast(self.device, config.precision), phase("D forward"):
             scores = self._score(micro, real, fake.detach().requires_grad_())
         real_logits, fake_logits = scores.real_logits[:, 0], scores.fake_logits

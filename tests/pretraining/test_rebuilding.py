@@ -34,6 +34,18 @@ def test_the_pixel_loss_by_hand() -> None:
     assert pixel_loss(rebuilt, images) == pytest.approx(0.25 + 0.5 * (0.5 + 0.5))
 
 
+def test_overshoot_costs_nothing_where_it_is_clamped_to_the_image() -> None:
+    def loss(*rebuilt: float) -> Tensor:
+        return RebuildingLoss(0.0, 64, CPU)(
+            torch.tensor(rebuilt).view(1, 1, 2, 2), torch.tensor([-1.0, 1.0, 0.5, -0.5]).view(1, 1, 2, 2), rng()
+        )
+
+    exact = (-1.0, 1.0, 0.5, -0.5)
+    assert loss(*exact) == loss(-1.3, 1.4, 0.5, -0.5) == 0
+    for at, off in enumerate((-0.8, 0.8, 1.4, -1.4)):  # too grey, and beyond the ends where the image is not
+        assert loss(*exact[:at], off, *exact[at + 1 :]) > 0.04
+
+
 def test_transparent_pixels_are_compared_over_black_and_over_white() -> None:
     def loss(light: float, alpha: float) -> Tensor:
         error = torch.tensor([light, light, light, alpha]).view(1, 4, 1, 1).expand(1, 4, 2, 2)

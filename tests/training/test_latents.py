@@ -4,6 +4,7 @@ import os
 import signal
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,29 +153,34 @@ def test_only_an_own_decoder_is_finished(small_config: Callable[..., dict[str, A
 def test_the_nearest_of_several_latents_is_trained(make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
     session = make_session(terms={"reconstruction": {"weight": 1, "candidates": 3}})
     step, nimg, G = session.step, 0, session.networks.G
-    batch = session.sampler.batch(nimg, 4)
+    batch = replace(session.sampler.batch(nimg, 4), shared=torch.tensor([True, False, True, True]))
     z = StepNoise.draw(0, nimg, 4, G.z_width, session.config.augment, 3).z
     micro = step.micro_batch(step.inputs(batch, session.cache.gather, nimg)[0])
     real = from_uint8(micro.images)
     with torch.no_grad():
         distances = torch.stack([(G(each, micro.own_text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(1)])
-    nearest = z[torch.arange(4), distances.argmin(dim=0)]
-    assert torch.equal(nearest_z(G, z, micro.own_text, real), nearest)
-    assert torch.equal(nearest_z(G, z[:, :1], micro.own_text, real), z[:, 0])
+    choices = distances.argmin(dim=0)
+    assert choices.all()  # the first is nearest nowhere, so that a row that is not searched shows
+    nearest = torch.where(batch.shared[:, None], z[torch.arange(4), choices], z[:, 0])
+    assert torch.equal(nearest_z(G, z, micro.own_text, real, micro.searched), nearest)
+    assert torch.equal(nearest_z(G, z[:, :1], micro.own_text, real, micro.searched), z[:, 0])
     drawn: list[torch.Tensor] = []
     G.register_forward_pre_hook(lambda network, inputs: drawn.append(inputs[0]))
-    session.run_step(nimg)
-    assert len(drawn) == 4
+    step(batch, session.cache.gather, nimg)
+    assert [len(each) for each in drawn] == [3, 3, 3, 4]
     assert torch.equal(drawn[-1], nearest)
+    drawn.clear()
+    session.run_step(nimg)  # each of these captions has one image
+    assert [len(each) for each in drawn] == [4]
 
 
 def test_the_decoder_learns_from_the_nearest_candidate(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Size] = []
 
-    def watch(G: torch.nn.Module, z: torch.Tensor, text: TextBatch, real: torch.Tensor) -> torch.Tensor:
+    def watch(G: torch.nn.Module, z: torch.Tensor, text: TextBatch, real: torch.Tensor, searched: torch.Tensor) -> torch.Tensor:
         seen.append(z.shape)
         assert real.shape[1:] == (settings["autoencoder"]["params"]["latent_channels"], 8, 8)
-        return nearest_z(G, z, text, real)  # type: ignore[arg-type]
+        return nearest_z(G, z, text, real, searched)  # type: ignore[arg-type]
 
     monkeypatch.setattr("gan_t2i.training.decoder.nearest_z", watch)
     terms = {"reconstruction": {"weight": 1, "candidates": 3}}

@@ -113,7 +113,8 @@ def inputs_of(step: TrainStep, nimg: int) -> list[StepInputs]:
         images = torch.zeros(n, autoencoder.latent_channels, side, side, dtype=torch.float16)
     kinds = config.terms["mismatch"]["negatives"]
     negatives = torch.randint(64, (n, len(kinds)), generator=torch.Generator().manual_seed(nimg))
-    batch = Batch(images, torch.arange(n) % 64, negatives, torch.ones(n, len(kinds), dtype=torch.bool))
+    shared = torch.arange(n) % 3 < nimg % 3
+    batch = Batch(images, torch.arange(n) % 64, negatives, torch.ones(n, len(kinds), dtype=torch.bool), shared)
 
     def encode(ids: Tensor) -> TextBatch:
         return TextBatch(torch.zeros(len(ids), TOKENS, WIDTH), torch.ones(len(ids), TOKENS, dtype=torch.bool), torch.zeros(len(ids), WIDTH))

@@ -19,6 +19,7 @@ from gan_t2i.training.schedule import ema_decay
 from gan_t2i.training.session import Session
 
 MakeSession = Callable[..., Session]
+SHARED = torch.zeros(4, dtype=torch.bool)  # each caption with one image
 NO_PENALTY = {"r1_gamma": 0, "r2_gamma": 0}
 Gradients = dict[str, dict[str, Tensor]]
 
@@ -158,7 +159,7 @@ def test_every_negative_is_held_against_its_own_picture(
     latents: list[Tensor] = []
     hook = G.register_forward_pre_hook(lambda network, inputs: latents.append(inputs[0]))
     record_gradients(session, monkeypatch)
-    metrics = session.step(Batch(shown.images, shown.captions, negatives, mask), session.cache.gather, 4)
+    metrics = session.step(Batch(shown.images, shown.captions, negatives, mask, shown.shared), session.cache.gather, 4)
     hook.remove()
     real = shown.images.float() / 127.5 - 1
     fake = G(torch.cat(latents), session.cache.gather(shown.captions))
@@ -228,7 +229,7 @@ def test_equal_captions_are_no_mismatch(make_session: MakeSession, monkeypatch: 
         session = make_session(terms={"mismatch": {"weight": match_weight}})
         gradients = record_gradients(session, monkeypatch)
         ids = torch.tensor([6, 6, 6, 6])
-        batch = Batch(session.sampler.batch(0, 4).images, ids, ids[:, None], torch.zeros(4, 1, dtype=torch.bool))
+        batch = Batch(session.sampler.batch(0, 4).images, ids, ids[:, None], torch.zeros(4, 1, dtype=torch.bool), SHARED)
         metrics = session.step(batch, session.cache.gather, 0)
         assert metrics.get("Loss/D/mismatch", 0) == 0
         results.append(gradients)
@@ -245,7 +246,7 @@ def test_masked_pairs_do_not_thin_the_mismatch_out(make_session: MakeSession, mo
     for captions in ([6, 6, 8, 8], [6, 8, 6, 8], [6, 6, 6, 8]):
         ids = torch.tensor(captions)
         negatives = ids.roll(1)[:, None]
-        metrics = session.step(Batch(images, ids, negatives, negatives != ids[:, None]), session.cache.gather, 4)
+        metrics = session.step(Batch(images, ids, negatives, negatives != ids[:, None], SHARED), session.cache.gather, 4)
         for name in ("Loss/D/mismatch", "Loss/D/loss", "Loss/G/loss"):
             assert metrics[name].item() == pytest.approx(math.log(2))
 

@@ -23,6 +23,7 @@ class Batch:
     captions: Tensor  # [N], ids
     negatives: Tensor  # [N, K], ids
     negative_mask: Tensor  # bool [N, K], False where a negative is one of the picture's own captions
+    shared: Tensor  # bool [N], True where another picture may have the caption too
     texts: tuple[str, ...] | None = None
     """Captions by id where the ids are the batch's own; None where they are the data set's."""
 
@@ -76,4 +77,5 @@ class Sampler:
             columns.append([other if negative is None else negative for negative, other in zip(found, before, strict=True)])
         negatives = torch.tensor(columns).T if columns else torch.empty(count, 0, dtype=torch.int64)
         mask = [[negative not in choices for negative in row] for row, choices in zip(negatives.tolist(), own, strict=True)]
-        return Batch(self.gather(items[rows]), torch.tensor(captions), negatives, torch.tensor(mask, dtype=torch.bool))
+        shared = torch.tensor([caption in self.dataset.shared_captions for caption in captions])
+        return Batch(self.gather(items[rows]), torch.tensor(captions), negatives, torch.tensor(mask, dtype=torch.bool), shared)

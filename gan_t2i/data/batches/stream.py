@@ -274,7 +274,8 @@ class StreamSampler:
         number = {text: index for index, text in enumerate(texts)}
         negatives = torch.tensor([[number[text]] * self.negatives for text in before], dtype=torch.int64).view(count, self.negatives)
         negative_mask = torch.tensor(mask)[:, None].expand(count, self.negatives)
-        return Batch(torch.stack(images), torch.tensor([number[text] for text in captions]), negatives, negative_mask, texts)
+        ids, shared = torch.tensor([number[text] for text in captions]), torch.ones(count, dtype=torch.bool)
+        return Batch(torch.stack(images), ids, negatives, negative_mask, shared, texts)
 
     def _decode(self, positions: Sequence[int], next_ones: Sequence[int]) -> list[Decoded]:
         """Return the pictures at `positions`, and start to decode the next ones."""

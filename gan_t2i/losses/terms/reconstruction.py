@@ -17,13 +17,18 @@ from gan_t2i.text.batch import TextBatch
 
 
 @torch.no_grad()
-def nearest_z(G: Generator, z: Tensor, text: TextBatch, real: Tensor) -> Tensor:
+def nearest_z(G: Generator, z: Tensor, text: TextBatch, real: Tensor, searched: Tensor) -> Tensor:
     """Return, of the candidates z [n, k, Z] of n captions, those [n, Z] whose images are nearest to the real ones: implicit maximum likelihood
-    (Li and Malik 2018, arXiv 1809.09087)."""
-    if z.shape[1] == 1:
+    (Li and Malik 2018, arXiv 1809.09087).
+
+    Rows that are not among `searched` [m] take the first: a caption with one image alone leaves z nothing to choose.
+    """
+    if z.shape[1] == 1 or not len(searched):
         return z[:, 0]
-    distances = [(G(each, text) - real).square().mean(dim=(1, 2, 3)) for each in z.unbind(dim=1)]
-    return z[torch.arange(len(z), device=z.device), torch.stack(distances).argmin(dim=0)]
+    candidates, text, real = z[searched], text[searched], real[searched]
+    distances = [(G(each, text) - real).square().mean(dim=(1, 2, 3)) for each in candidates.unbind(dim=1)]
+    nearest = candidates[torch.arange(len(searched), device=z.device), torch.stack(distances).argmin(dim=0)]
+    return z[:, 0].index_copy(0, searched, nearest)
 
 
 @register(KIND, "reconstruction")
@@ -37,7 +42,7 @@ class ReconstructionTerm(LossTerm):
         """Time over which the weight falls linearly to nothing, so that D alone settles the details; None keeps the weight."""
 
         candidates: Count = 1
-        """Latents z drawn for each image, of which `nearest_z` keeps one. Then the others are free to differ."""
+        """Latents z drawn for each image whose caption other images have too, of which `nearest_z` keeps one. The others are free to differ."""
 
     config: Config
 

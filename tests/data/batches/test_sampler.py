@@ -60,6 +60,20 @@ def test_the_mask_excludes_the_pictures_own_captions(session: Session) -> None:
     assert not batch.negative_mask.all()  # the last picture of an epoch is now and then the next one's first, with another of its captions
 
 
+def test_it_says_which_captions_other_pictures_have_too(session: Session) -> None:
+    assert not session.sampler.batch(0, 100).shared.any()
+    dataset = session.dataset
+    first, second, *_ = dataset.train.tolist()
+    unseen = dataset.heldout.tolist()[0]
+    own, theirs = dataset.caption_ids[first][0], dataset.caption_ids[second][0]
+    dataset.caption_ids[first] += (theirs, own)  # its own one twice
+    dataset.caption_ids[unseen] = (*dataset.caption_ids[unseen], own)  # that of a picture which is never shown
+    del dataset.shared_captions
+    batch = session.sampler.batch(0, 100)
+    assert batch.shared.tolist() == [caption == theirs for caption in batch.captions.tolist()]
+    assert batch.shared.any()
+
+
 def test_every_epoch_shows_every_training_picture_once(session: Session) -> None:
     size = len(session.dataset.train)
     assert size == 10
