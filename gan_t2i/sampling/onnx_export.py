@@ -30,8 +30,13 @@ from gan_t2i.text.encoder import SentenceEncoder
 FORMAT = 1
 TOLERANCE = 1e-3
 """Largest difference of an image, in [-1, 1], to torch's."""
+PACKED_TOLERANCE = 0.02
+"""The same with packed weights."""
 TRIED = ("a", "Two large red circles, left of a blue-green star")
 README = Path(__file__).with_name("onnx_readme.md")
+PACKED = """\
+Matrices are stored as whole numbers of 16 bits with a scale per column, which halves the files. Everything is computed in float32.
+"""
 
 
 class _Encoder(nn.Module):
@@ -59,8 +64,10 @@ class _Generator(nn.Module):
 
 @torch_defaults()
 @torch.no_grad()
-def export_onnx(model: Text2Image, folder: Path) -> None:
+def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> None:
     """Write `model`, which must be on the CPU, to a new folder, and compare its images with torch's.
+
+    `packed` halves the files, and rounds the weights to 16 bits.
 
     Raises `UsageError` where the folder exists, and `GanT2IError` where a package is missing, or where the model cannot be written as ONNX.
     """
@@ -80,9 +87,14 @@ def export_onnx(model: Text2Image, folder: Path) -> None:
         _write(_Generator(generator), inputs, ["image"], encoder.max_tokens, place / "generator.onnx")
         (place / "tokenizer.json").write_text(encoder.tokenizer_json(), encoding="utf-8")
         (place / "model.json").write_text(json.dumps(_description(model), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        (place / "README.md").write_text(_readme(model), encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("onnx_draw.py"), place / "draw.py")
-        _compare(model, place)
+        if packed:
+            from gan_t2i.sampling.onnx_pack import pack  # onnx
+
+            pack(place / "encoder.onnx")
+            pack(place / "generator.onnx")
+        difference = _compare(model, place, PACKED_TOLERANCE if packed else TOLERANCE)
+        (place / "README.md").write_text(_readme(model, difference, packed=packed), encoding="utf-8")
 
 
 def _write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], max_tokens: int, path: Path) -> None:
@@ -110,10 +122,14 @@ def _write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], 
         raise GanT2IError(f"the model cannot be written as ONNX, in {path.stem}: {reason[0][:200]}") from error
 
 
-def _compare(model: Text2Image, folder: Path) -> None:
-    """Raise `GanT2IError` unless the written model draws as torch does, alone and in a batch, with and without truncation."""
+def _compare(model: Text2Image, folder: Path, tolerance: float) -> float:
+    """Return the largest difference of the written model's images to torch's, drawn alone and in a batch, with and without truncation.
+
+    Raises `GanT2IError` where it is above `tolerance`.
+    """
     from gan_t2i.sampling.onnx_draw import Model  # onnxruntime
 
+    largest = 0.0
     try:
         written = Model(folder)
         for prompts, psi in ((TRIED, 1.0), (TRIED[1:], 0.5), ((*TRIED, *TRIED), 0.5)):
@@ -121,10 +137,12 @@ def _compare(model: Text2Image, folder: Path) -> None:
             z = torch.cat([latent(model.generator, seed) for seed in seeds])
             drawn = model.generator(z, model.encoder.encode(prompts), psi).numpy()
             difference = float(np.abs(written.draw(prompts, seeds, psi) - drawn).max())
-            if not difference <= TOLERANCE:
+            if not difference <= tolerance:
                 raise GanT2IError(f"images differ by {difference:.2g} from torch's")
+            largest = max(largest, difference)
     except Exception as error:  # onnxruntime has many of its own
         raise GanT2IError(f"the model cannot be written as ONNX: {' '.join(str(error).split())[:200]}") from error
+    return largest
 
 
 def _description(model: Text2Image) -> dict[str, Any]:
@@ -148,8 +166,8 @@ def _description(model: Text2Image) -> dict[str, Any]:
     }
 
 
-def _readme(model: Text2Image) -> str:
-    """Return the README of the folder: the card, how the files go together, and what the snapshot records."""
+def _readme(model: Text2Image, difference: float, *, packed: bool) -> str:
+    """Return the README of the folder: the card, how the files go together, how exact they are, and what the snapshot records."""
     card = model.info.card
     return README.read_text(encoding="utf-8").format(
         card=card.text.strip() if card else f"# {model.info.data_name}",
@@ -159,4 +177,7 @@ def _readme(model: Text2Image) -> str:
         width=model.encoder.width,
         side=model.info.resolution,
         channels=4 if model.info.has_alpha else 3,
+        weights=PACKED if packed else "",
+        tolerance=PACKED_TOLERANCE if packed else TOLERANCE,
+        difference=difference,
     )

@@ -61,7 +61,7 @@ def export_web(model: Text2Image, folder: Path) -> None:
     check_new(folder)
     vendor = packages()
     with atomic_folder(folder) as place:
-        export_onnx(model, place / "model")
+        export_onnx(model, place / "model", packed=True)
         shutil.copytree(vendor, place / "vendor")
         (place / "index.html").write_text(static_page(), encoding="utf-8")
         (place / "engine.js").write_text(_resource("engine.js"), encoding="utf-8")

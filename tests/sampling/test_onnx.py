@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +26,8 @@ from gan_t2i.sampling import onnx_export
 from gan_t2i.sampling.draw import latent
 from gan_t2i.sampling.onnx_draw import Model, to_pixels
 from gan_t2i.sampling.onnx_draw import latent as latent_by_numpy
-from gan_t2i.sampling.onnx_export import TOLERANCE, export_onnx
+from gan_t2i.sampling.onnx_export import PACKED_TOLERANCE, TOLERANCE, export_onnx
+from gan_t2i.sampling.onnx_pack import pack
 from gan_t2i.text.batch import TextBatch
 
 TEN = (
@@ -84,6 +86,25 @@ def largest_difference(model: Text2Image, folder: Path, psi: float) -> float:
 @pytest.mark.parametrize("psi", [1.0, 0.3])
 def test_ten_prompts_are_drawn_as_by_torch(trained: RunFolder, exported: Path, psi: float) -> None:
     assert largest_difference(Text2Image.load(trained.path, device="cpu"), exported, psi) < TOLERANCE
+
+
+def test_packed_files_are_half_as_large_and_draw_almost_the_same(
+    trained: RunFolder, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(module: torch.nn.Module, inputs: Any, outputs: list[str], max_tokens: int, path: Path) -> None:
+        shutil.copy(exported / path.name, path)
+
+    monkeypatch.setattr(onnx_export, "_write", write)
+    model, folder = Text2Image.load(trained.path, device="cpu"), tmp_path / "model"
+    export_onnx(model, folder, packed=True)
+    for psi in (1.0, 0.3):
+        assert TOLERANCE / 100 < largest_difference(model, folder, psi) < PACKED_TOLERANCE
+    for part in ("encoder", "generator"):
+        weights = [sum(weight.ByteSize() for weight in onnx.load(place / f"{part}.onnx").graph.initializer) for place in (folder, exported)]
+        assert weights[0] < 0.6 * weights[1]
+    readmes = [(place / "README.md").read_text() for place in (folder, exported)]
+    assert ["equal those of torch to 0.02;" in readmes[0], "equal those of torch to 0.001;" in readmes[1]] == [True, True]
+    assert ["16 bits" in readme for readme in readmes] == [True, False]
 
 
 @pytest.mark.usefixtures("encoder_once")
@@ -200,5 +221,8 @@ def test_the_packaged_model(tmp_path: Path) -> None:
     model = Text2Image.load("pretrained:shapes64", device="cpu")
     export_onnx(model, tmp_path / "model")
     assert largest_difference(model, tmp_path / "model", 1.0) < TOLERANCE
-    pixels = to_pixels(Model(tmp_path / "model").draw(["three blue stars"], [5])[0])
-    assert np.abs(pixels.astype(int) - np.asarray(model.generate("three blue stars", seeds=5)[0]).astype(int)).max() <= 1
+    for part in ("encoder", "generator"):
+        pack(tmp_path / "model" / f"{part}.onnx")
+    pictures = np.stack([np.asarray(model.generate(prompt, seeds=seed)[0], int) for seed, prompt in enumerate(TEN)])
+    pixels = np.stack([to_pixels(image) for image in Model(tmp_path / "model").draw(TEN, range(10))]).astype(int)
+    assert np.abs(pixels - pictures).max() <= 1
