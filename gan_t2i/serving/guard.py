@@ -4,13 +4,14 @@ The log has method, path and status. Prompts are in bodies, and in nothing that 
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hmac import compare_digest
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 _OPEN = {"/", "/healthz"}  # need no key: a page that asks for one, and what tells a container's keeper that all is well
 _UPLOADS = {"/v1/images/edits"}
 _PICTURES = "/pictures/"  # nor do these: their names are secrets
+_RETRY_SECONDS = 2
 _GONE = 499  # in the log, as nginx has it: the client has closed the connection
 
 
@@ -52,6 +54,9 @@ class Guard:
     def __init__(self, app: ASGIApp, keys: Sequence[str], limits: Limits, registry: CollectorRegistry) -> None:
         self._app, self._limits = app, limits
         self._keys = [key.encode() for key in keys]
+        self._held = 0  # bytes
+        held = Gauge("gan_t2i_body_bytes", "Bytes of the bodies of requests that are not answered yet.", registry=registry)
+        held.set_function(lambda: self._held)
         self._requests = Counter("gan_t2i_requests", "Requests.", ["method", "path", "status"], registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +67,8 @@ class Guard:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 self._check_key(scope)
-                await self._run(scope, await self._body(scope, receive), receive, answer)
+                with self._room() as hold:
+                    await self._run(scope, await self._body(scope, receive, hold), receive, answer)
         except _Gone:
             answer.status = _GONE
         except ApiError as error:
@@ -84,21 +90,42 @@ class Guard:
             message = "the API key is missing or wrong: send Authorization: Bearer KEY"
             raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes room for bytes of a body until the ``with`` ends; it raises `ApiError` 429 where there is none."""
+        mine = 0
+
+        def hold(count: int) -> None:
+            nonlocal mine
+            if self._held + count > self._limits.bodies:
+                message = f"the bodies of all requests together have more than {self._limits.bodies:,} bytes: try again in {_RETRY_SECONDS} s"
+                raise ApiError(429, message, code="bodies_full", headers={"Retry-After": str(_RETRY_SECONDS)})
+            mine += count
+            self._held += count
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
+
+    async def _body(self, scope: Scope, receive: Receive, hold: Callable[[int], None]) -> bytes:
         body, limit = bytearray(), self._limits.upload if scope["path"] in _UPLOADS else self._limits.body
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
-            body += message.get("body", b"")
-            if len(body) > limit:
+            part = message.get("body", b"")
+            if len(body) + len(part) > limit:
                 raise ApiError(413, f"the body has more than {limit:,} bytes", code="body_too_large")
+            hold(len(part))
+            body += part
             if not message.get("more_body", False):
                 return bytes(body)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
         """Run the application until it is done, or the client has gone."""
         messages = [{"type": "http.request", "body": body, "more_body": False}]
+        del body  # the application may drop it
 
         async def replay() -> Message:
             return messages.pop() if messages else await asyncio.Future()

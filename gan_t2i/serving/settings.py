@@ -13,6 +13,8 @@ class Limits:
     """Bytes of a request's body: the longest prompt with every letter escaped fits."""
     upload: int = 8 * 1024 * 1024
     """The same for a request with a picture."""
+    bodies: int = 64 * 1024 * 1024
+    """Bytes of the bodies of all requests that are not answered yet; a request whose body does not fit gets 429."""
     upload_pixels: int = 16 * 1024 * 1024
     """Pixels of a picture that is sent; one at a time is decoded."""
     seconds: float = 120.0

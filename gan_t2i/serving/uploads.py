@@ -31,7 +31,8 @@ async def read_edit(http: Request) -> tuple[Edit, dict[str, bytes]]:
         raise ApiError(403, "pages of other sites cannot send pictures here", code="cross_site")
     fields: dict[str, str] = {}
     files: dict[str, bytes] = {}
-    for name, value in await asyncio.to_thread(_parts, http.headers.get("content-type", ""), await http.body()):
+    body = b"".join([part async for part in http.stream()])  # http.body() would keep it beside its parts
+    for name, value in await asyncio.to_thread(_parts, http.headers.get("content-type", ""), body):
         name = name.removesuffix("[]")
         if name in fields or name in files:
             raise invalid(name, "one picture for each request" if name == "image" else "it is given twice")
@@ -65,6 +66,7 @@ def _parts(content_type: str, body: bytes) -> list[tuple[str, str | bytes]]:
     def add_file(file: File) -> None:
         file.file_object.seek(0)
         add(file.field_name, file.file_object.read())
+        file.close()  # otherwise its memory waits for the garbage collector
 
     try:
         parser = FormParser(

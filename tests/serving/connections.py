@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 
-async def post(app: Any, path: str, body: bytes, leave: asyncio.Event | None = None, kind: str = "application/json") -> list[Any]:
-    """Send a request to the application, and end the connection when `leave` is set; returns what was sent back."""
+async def post(
+    app: Any, path: str, body: bytes, leave: asyncio.Event | None = None, kind: str = "application/json", *, is_whole: bool = True
+) -> list[Any]:
+    """Send a request, or its beginning, to the application, and end the connection when `leave` is set; returns what was sent back."""
     sent: list[Any] = []
 
     async def messages() -> AsyncIterator[dict[str, Any]]:
-        yield {"type": "http.request", "body": body, "more_body": False}
+        yield {"type": "http.request", "body": body, "more_body": not is_whole}
         await (leave or asyncio.Event()).wait()
         while True:
             yield {"type": "http.disconnect"}

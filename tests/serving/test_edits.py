@@ -6,6 +6,7 @@ import io
 import random
 import struct
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,29 @@ def test_uploads_have_a_limit_of_their_own_and_stay_in_memory(connect: Callable[
     response = ask(client, {"image": file(RED) + bytes(2 * 1024 * 1024)})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
     assert client.post("/v1/images/generations", json={"prompt": "x" * 100}).status_code == 413
+
+
+def test_an_upload_is_held_once_until_it_is_answered(model: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(monkeypatch)
+    size = 2 * 1024 * 1024
+    app = create_app(model, "small", limits=Limits(bodies=size + size // 2))
+    request = httpx2.Request("POST", URL, data={"prompt": "a blue circle"}, files={"image": file(RED) + bytes(size)})
+    body, kind = request.read(), request.headers["content-type"]
+
+    async def edit_two() -> list[Any]:
+        leave = asyncio.Event()
+        tracemalloc.start()
+        first = asyncio.create_task(post(app, URL, body, leave, kind))
+        await asyncio.to_thread(search.begun.wait, 30)
+        assert size < tracemalloc.get_traced_memory()[0] < 1.5 * size
+        tracemalloc.stop()
+        second = await post(app, URL, body, kind=kind)
+        leave.set()
+        search.released.set()
+        assert await first == []
+        return second
+
+    assert asyncio.run(edit_two())[0]["status"] == 429
 
 
 def test_mutated_forms_are_answered(client: TestClient) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -91,6 +92,38 @@ def test_a_body_that_is_too_large(connect: Callable[..., TestClient]) -> None:
     assert client.post(URL, json={"prompt": "red"}).status_code == 200
     response = client.post(URL, json={"prompt": "x" * 100})
     assert (response.status_code, response.json()["error"]["message"]) == (413, "the body has more than 100 bytes")
+
+
+def test_bodies_that_are_under_way_together_have_a_limit(model: Text2Image, said: list[str]) -> None:
+    limit = 3 * 2**20
+    app = create_app(model, "small", limits=Limits(upload=2**20, bodies=limit))
+    client = TestClient(app)
+    part = bytes(900_000)
+
+    async def upload_at_once() -> list[list[Any]]:
+        leave = asyncio.Event()
+        tracemalloc.start()
+        uploads = [asyncio.create_task(post(app, "/v1/images/edits", part, leave, is_whole=False)) for _ in range(10)]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 3 * len(part) < tracemalloc.get_traced_memory()[0] < 1.25 * limit
+        tracemalloc.stop()
+        assert counted(client, "gan_t2i_body_bytes") == 3 * len(part)
+        assert client.post(URL, json={"prompt": "red"}).status_code == 200
+        refused = [upload.result() for upload in uploads if upload.done()]
+        leave.set()
+        await asyncio.gather(*uploads)
+        return refused
+
+    refused = asyncio.run(upload_at_once())
+    assert len(refused) == 7
+    for start, content in refused:
+        error = json.loads(content["body"])["error"]
+        assert (start["status"], error["type"], error["code"]) == (429, "rate_limit_error", "bodies_full")
+        assert int(dict(start["headers"])[b"retry-after"]) >= 1
+    assert said.count("POST /v1/images/edits 429") == 7
+    assert counted(client, "gan_t2i_body_bytes") == 0
+    assert client.post("/v1/images/edits", content=part).json()["error"]["code"] == "invalid_form"  # there is room again
 
 
 def test_a_full_queue(connect: Callable[..., TestClient], brush: Brush, model: Text2Image) -> None:
