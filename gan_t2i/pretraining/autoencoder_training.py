@@ -16,7 +16,7 @@ from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
 from gan_t2i.pretraining.loop import AveragedAdam
-from gan_t2i.pretraining.rebuilding import RebuildingLoss
+from gan_t2i.pretraining.rebuilding import RebuildingLoss, without_overshoot
 
 LATENT_SIZE = 1e-3  # weight of the mean square of the latents, which keeps them from outgrowing the noise
 ROLL = 8  # pixels by which images are rolled at random, at most
@@ -84,7 +84,7 @@ class AutoencoderTraining:
             strength = config.noise * torch.rand(len(images), 1, 1, 1, generator=rng)
             noise = (strength * torch.randn(latents.shape, generator=rng)).to(latents.device)
             rebuilt = self.network.decode(latents + noise)
-        loss = self.loss(rebuilt, images, rng) + LATENT_SIZE * latents.square().mean()
+        loss = self.loss(without_overshoot(rebuilt, images), images, rng) + LATENT_SIZE * latents.square().mean()
         self.adam.step(loss, nimg, config.batch, self.total)
         return loss.detach()
 

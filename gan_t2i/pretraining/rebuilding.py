@@ -42,7 +42,6 @@ class RebuildingLoss:
 
     def __call__(self, rebuilt: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
         """Return the loss, a scalar, of `rebuilt` [N, C, R, R] against `images` in [-1, 1]; `rng` chooses the square."""
-        rebuilt = without_overshoot(rebuilt, images)
         loss = pixel_loss(rebuilt, images)
         if self.features is None:
             return loss
@@ -62,7 +61,7 @@ def without_overshoot(rebuilt: Tensor, images: Tensor) -> Tensor:
     """Return `rebuilt` [N, C, R, R] with what lies beyond white, black, opaque or transparent taken away, where the image has that very end.
 
     It is clamped when it is shown, so a network may overshoot there, and flat grounds come out exact. Elsewhere it stays: clamped, it would
-    have no gradient.
+    have no gradient. It is not for a decoder that learns from G's latents: where it could not know better, things lost their thin parts.
     """
     beyond = (images >= 1) & (rebuilt > 1) | (images <= -1) & (rebuilt < -1)
     return torch.where(beyond, images, rebuilt)
