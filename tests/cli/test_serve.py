@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gan_t2i.cli.main import command
-from gan_t2i.serving.server import is_loopback
+from gan_t2i.serving.server import is_loopback, listen
 
 
 @pytest.fixture
@@ -51,6 +51,11 @@ def test_an_address_that_is_taken(here: Path) -> None:
         port = taken.getsockname()[1]
         assert refusal("--port", port).startswith("Error: cannot listen at 127.0.0.1: Address already in use")
     assert "no such run or snapshot: nowhere" in refusal("nowhere")
+
+
+def test_answers_are_sent_at_once() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
