@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -109,15 +109,7 @@ def create_app(
     _add_shelf(app, shelf)
     app.include_router(page_routes(queue, name, example))
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [described]}
-
-    @app.get("/v1/models/{wanted:path}")
-    async def one_model(wanted: str) -> dict[str, Any]:
-        check_model(wanted)
-        return described
-
+    _add_models(app, described, check_model)
     _add_health(app, registry)
     return app
 
@@ -153,6 +145,19 @@ def _answer_errors(app: FastAPI) -> None:
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "error")
         message = f"{error.detail}: {request.method} {request.url.path}"
         return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+
+
+def _add_models(app: FastAPI, described: dict[str, Any], check: Callable[[str], None]) -> None:
+    """Add the list of models, which has one, and its description; `check` refuses other ids."""
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [described]}
+
+    @app.get("/v1/models/{wanted:path}")
+    async def one_model(wanted: str) -> dict[str, Any]:
+        check(wanted)
+        return described
 
 
 def _add_health(app: FastAPI, registry: CollectorRegistry) -> None:
