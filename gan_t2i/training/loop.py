@@ -37,56 +37,90 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
     Returns the number of the signal that ended the run early, or None. A failure that the monitor finds rolls the run back; after too many
     `GanT2IError` is raised, and the last good snapshot and state stay.
     """
-    config, nimg = session.config, progress.nimg
+    config = session.config
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
-    monitor, rollbacks = Monitor(config.monitor, progress.suspect_since), progress.rollbacks
-    session.step.rate_scale = config.monitor.rate_factor**rollbacks
-    report = (Report if is_first() else SilentReport)(folder, config, session.device, nimg, total)
+    report = (Report if is_first() else SilentReport)(folder, config, session.device, progress.nimg, total)
     with report, StopRequest(alone=world_size() == 1) as stop:
-        sync = session.step.sync
-        sync.asked_to_stop = lambda: stop.signal is not None
-        if is_first():
-            show_beginning(session, folder, report, nimg, stop)
-        stopping, saved, finished = sync.stopping_now(), nimg, progress.decoder_finished or not config.decoder.kimg
-        ending = nimg < total or not finished
-        while nimg < total and not stopping:
-            metrics = session.run_step(nimg)
-            nimg += config.batch
-            report.add(metrics, config.batch)
-            stopping = sync.stopping()  # once a step, so that all processes answer alike
-            due = Milestones.after(session, nimg, total)
-            if due.tick or stopping:
-                means = write_stats(session, report, nimg, measured=due.tick)
-                # a stop is not a tick: suspicions begin and end at the same nimg in a stopped and an unbroken run
-                failure = monitor.check(nimg, means) if due.tick or not_finite(means) else None
-                if failure is not None:
-                    back = roll_back(session, folder, report, Progress(nimg, rollbacks), failure)
-                    nimg, rollbacks, monitor = back.nimg, back.rollbacks, Monitor(config.monitor, back.suspect_since)
-                    saved = nimg
-                    continue
-            if nimg >= total:
-                break
-            if is_first() and due.grid and not stopping:
-                draw_samples(session, folder, report, nimg, stop)
-            if is_first() and due.snapshot:
-                save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
-                report.pause(nimg)
-                saved = nimg
-            # after saving, and not when stopping, which must be quick: the snapshot can be evaluated at any time
-            if is_first() and due.evaluation and not stopping:
-                evaluate(session, folder, report, nimg, stop)
-            stopping = stopping or sync.stopping_now()
-        if is_first() and nimg >= total and ending:
-            finished = end(session, folder, report, Progress(nimg, rollbacks, monitor.suspect_since), None if stopping else stop)
-            stopping = stopping or stop.signal is not None
-        elif is_first() and nimg != saved:
-            save(session, folder, Progress(nimg, rollbacks, monitor.suspect_since))
-    if config.decoder.kimg:
-        finished = from_first(finished)
-    if stopping:
-        log.info(_farewell(folder, nimg, total, finished))
+        loop = _Loop(session, folder, report, stop, progress, total)
+        loop.run()
+    finished = from_first(loop.finished) if config.decoder.kimg else loop.finished
+    if loop.stopping:
+        log.info(_farewell(folder, loop.nimg, total, finished))
     # a process that got no signal itself ends as if it had
-    return (stop.signal or signal.SIGTERM) if nimg < total or not finished else None
+    return (stop.signal or signal.SIGTERM) if loop.nimg < total or not finished else None
+
+
+class _Loop:
+    """The position of a run between two steps, and the work that is due there."""
+
+    def __init__(self, session: Session, folder: RunFolder, report: Report, stop: StopRequest, progress: Progress, total: int) -> None:
+        config = session.config
+        self.session, self.folder, self.report, self.stop, self.total = session, folder, report, stop, total
+        self.nimg, self.rollbacks, self.saved = progress.nimg, progress.rollbacks, progress.nimg
+        self.monitor = Monitor(config.monitor, progress.suspect_since)
+        self.finished = progress.decoder_finished or not config.decoder.kimg
+        self.stopping = False
+        session.step.rate_scale = config.monitor.rate_factor**self.rollbacks
+        session.step.sync.asked_to_stop = lambda: stop.signal is not None
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.nimg, self.rollbacks, self.monitor.suspect_since)
+
+    def run(self) -> None:
+        """Train to the end, or until the run is to stop, and save."""
+        if is_first():
+            show_beginning(self.session, self.folder, self.report, self.nimg, self.stop)
+        self.stopping = self.session.step.sync.stopping_now()
+        ending = self.nimg < self.total or not self.finished
+        while self.nimg < self.total and not self.stopping:
+            self.step()
+        if not is_first():
+            return
+        if self.nimg >= self.total and ending:
+            self.finished = end(self.session, self.folder, self.report, self.progress, None if self.stopping else self.stop)
+            self.stopping = self.stopping or self.stop.signal is not None
+        elif self.nimg != self.saved:
+            save(self.session, self.folder, self.progress)
+
+    def step(self) -> None:
+        """Take a step, and do what is due after it."""
+        session, batch = self.session, self.session.config.batch
+        metrics = session.run_step(self.nimg)
+        self.nimg += batch
+        self.report.add(metrics, batch)
+        self.stopping = session.step.sync.stopping()  # once a step, so that all processes answer alike
+        due = Milestones.after(session, self.nimg, self.total)
+        if (due.tick or self.stopping) and self.failed(due):
+            return
+        if self.nimg < self.total:  # else `end` does it
+            if is_first():
+                self.draw_and_save(due)
+            self.stopping = self.stopping or session.step.sync.stopping_now()
+
+    def failed(self, due: "Milestones") -> bool:
+        """Log the metrics; returns True where the monitor finds a failure in them, from which the run has gone back."""
+        means = write_stats(self.session, self.report, self.nimg, measured=due.tick)
+        # a stop is not a tick: suspicions begin and end at the same nimg in a stopped and an unbroken run
+        failure = self.monitor.check(self.nimg, means) if due.tick or not_finite(means) else None
+        if failure is None:
+            return False
+        back = roll_back(self.session, self.folder, self.report, Progress(self.nimg, self.rollbacks), failure)
+        self.nimg, self.rollbacks, self.saved = back.nimg, back.rollbacks, back.nimg
+        self.monitor = Monitor(self.session.config.monitor, back.suspect_since)
+        return True
+
+    def draw_and_save(self, due: "Milestones") -> None:
+        """Draw the grid, save and evaluate, each if it is due; a run that stops is quick, and only saves."""
+        session, folder, report, nimg, stop = self.session, self.folder, self.report, self.nimg, self.stop
+        if due.grid and not self.stopping:
+            draw_samples(session, folder, report, nimg, stop)
+        if due.snapshot:
+            save(session, folder, self.progress)
+            report.pause(nimg)
+            self.saved = nimg
+        if due.evaluation and not self.stopping:  # after saving: the snapshot can be evaluated at any time
+            evaluate(session, folder, report, nimg, stop)
 
 
 def end(session: Session, folder: RunFolder, report: Report, progress: Progress, stop: StopRequest | None) -> bool:
