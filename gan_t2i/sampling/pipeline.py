@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -135,10 +136,16 @@ class Text2Image:
         return self._stream(*checked)
 
     def _stream(self, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float) -> Iterator[Image.Image]:
+        said: Counter[str] = Counter()
         for prompt in prompts if seeds else ():
             for warning in self.warnings(prompt):
-                log.warning(f"prompt {prompt[:40]!r}: {warning}")
+                if not said[warning]:
+                    log.warning(f"prompt {prompt[:40]!r}: {warning}")
+                said[warning] += 1
             yield from draw(self.generator, self.encoder, [prompt], seeds, truncation_psi)
+        for warning, count in said.items():
+            if count > 1:
+                log.warning(f"{count - 1:,} other prompts: {warning}")
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Return the words of a prompt, in lower case, that the model was never trained with, where its model card lists the others."""
