@@ -15,10 +15,11 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 
 if TYPE_CHECKING:
     from gan_t2i.api import Run, train
+    from gan_t2i.core.images import save_picture
     from gan_t2i.sampling import Text2Image, generate_image
 
 __version__ = "0.1.0"
-__all__ = ["GanT2IError", "Run", "Text2Image", "UsageError", "__version__", "generate_image", "train"]
+__all__ = ["GanT2IError", "Run", "Text2Image", "UsageError", "__version__", "generate_image", "save_picture", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,4 +32,8 @@ def __getattr__(name: str) -> Any:
         from gan_t2i import api
 
         return getattr(api, name)
+    if name == "save_picture":
+        from gan_t2i.core import images
+
+        return images.save_picture
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

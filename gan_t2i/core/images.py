@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,13 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import check_folder, output_file
 from gan_t2i.core.marks import ORIGIN, XMP
 
+log = logging.getLogger(__name__)
+
 QUALITY = 95
 """Quality of JPEG and WebP files, of 100."""
 ANIMATED = (".gif", ".webp")
+MARKED = {"PNG", "JPEG", "WEBP", "AVIF", "TIFF", "PDF"}  # Pillow's formats in which it writes XMP
+TIFF_XMP = 700  # the tag of XMP in TIFF
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
 _LINE = 17
@@ -137,13 +142,16 @@ def check_writable(path: Path, picture: Image.Image | None = None) -> None:
         raise UsageError(f"cannot write {path}{size}: {' '.join(str(error).split())}; name a .png file") from error
 
 
-def save_picture(picture: Image.Image, path: Path, origin: str = "") -> None:
-    """Write a picture that is marked as generated media, where its format has a place for that, and does not hold its prompt.
+def save_picture(picture: Image.Image, path: str | Path, origin: str = "") -> None:
+    """Write a picture in the format that `path` ends in, with the mark of generated media (IPTC) if that can hold it.
 
-    `origin`: for a PNG, an identifier that `read_origin` returns. Raises `UsageError` where `path` cannot be written.
+    The file does not hold the prompt. `origin`: for a PNG, an identifier that `read_origin` returns. Raises `UsageError` where `path` cannot be
+    written.
     """
+    path = Path(path)
     with output_file(path) as temporary:
         _encode(picture, temporary, path, origin)
+    _warn_of_no_mark(path)
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 2.0) -> None:
@@ -160,6 +168,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, seconds: float = 2
             quality=QUALITY,
             xmp=XMP.encode(),
         )
+    _warn_of_no_mark(path)
 
 
 def encode_picture(picture: Image.Image, form: str, quality: int = QUALITY) -> bytes:
@@ -178,6 +187,11 @@ def read_origin(path: Path) -> str | None:
         return None
 
 
+def _warn_of_no_mark(path: Path) -> None:
+    if Image.registered_extensions().get(path.suffix.lower()) not in MARKED:
+        log.warning(f"{path}: this format has no place for the mark of generated pictures; .png, .jpg, .webp, .avif and .tif have one")
+
+
 def _encode(picture: Image.Image, file: Path | io.BytesIO, path: Path, origin: str = "") -> None:
     """Write to `file` in the format that the suffix of `path` names."""
     suffix = path.suffix.lower()
@@ -188,6 +202,9 @@ def _encode(picture: Image.Image, file: Path | io.BytesIO, path: Path, origin: s
 
 
 def _write(picture: Image.Image, file: Path | io.BytesIO, form: str, origin: str = "", quality: int = QUALITY) -> None:
+    if form == "TIFF":
+        picture.save(file, format=form, tiffinfo={TIFF_XMP: XMP.encode()})
+        return
     if form != "PNG":
         picture.save(file, format=form, quality=quality, xmp=XMP.encode())
         return

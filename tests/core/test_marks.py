@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+import gan_t2i
 from gan_t2i.cli.main import command
 from gan_t2i.core import marks
 from gan_t2i.core.errors import GanT2IError, UsageError
@@ -83,6 +84,15 @@ def test_every_picture_says_that_a_model_made_it(file: Path) -> None:
     assert found.source_type == "trainedAlgorithmicMedia"
     assert found.origin == ("abc" if file.suffix == ".png" else None)
     assert found.credentials is None
+
+
+@pytest.mark.parametrize("suffix", ["avif", "tif", "gif", "bmp"])
+def test_a_format_without_a_place_for_the_mark_gets_a_warning(suffix: str, tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / f"picture.{suffix}"
+    gan_t2i.save_picture(PICTURE, str(path))
+    has_place = suffix in ("avif", "tif")
+    assert (find_marks(path).source_type == "trainedAlgorithmicMedia") == has_place
+    assert bool(said) == (not has_place)
 
 
 def test_a_plain_picture_has_no_marks(tmp_path: Path) -> None:
