@@ -78,7 +78,7 @@ def create_app(
             mapped_generator(model)
         except UsageError as error:
             raise invalid("model", str(error)) from None
-        picture, mask = await queue.turn(partial(open_pictures, model, files, limits.upload_pixels))
+        picture, mask = await queue.run(partial(open_pictures, model, files, limits.upload_pixels))
         changes = [Change(request.prompt, request.source, seed, request.strength, mask=mask) for seed in request.seeds()]
         with queue.order_edits(picture, changes) as pictures:
             yield Order(request, pictures)

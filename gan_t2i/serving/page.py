@@ -64,7 +64,7 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     async def draw(point: Point) -> Response:
         values = point.model_dump()
         try:
-            picture = await queue.turn(partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values))
+            picture = await queue.run(partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values))
         except UsageError as error:
             raise invalid("mixed", str(error)) from None
         return Response(encode_picture(picture, "PNG"), media_type="image/png", headers={"Cache-Control": "no-store"})
@@ -78,9 +78,9 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     async def effects(point: Point) -> dict[str, Any]:
         if not can_explain(model, point.prompt):
             return {"effects": []}
-        _, rest = await queue.turn(partial(word_effects, model, point.prompt, seed=point.seed, truncation_psi=point.truncation))
+        _, rest = await queue.run(partial(word_effects, model, point.prompt, seed=point.seed, truncation_psi=point.truncation))
         found: list[WordEffect] = []
-        while (effect := await queue.turn(partial(next, rest, None))) is not None:
+        while (effect := await queue.run(partial(next, rest, None))) is not None:
             found.append(effect)
         largest = max(effect.change.max().item() for effect in found) or 1.0
         return {"effects": [{"share": effect.change.mean().item(), "mask": mask(effect.change / largest)} for effect in found]}

@@ -54,44 +54,44 @@ class DrawingQueue:
 
     def __init__(self, model: Text2Image, limits: Limits, registry: CollectorRegistry) -> None:
         self.model = model
-        self.taken = 0
+        self.pending = 0
         """Pictures of requests that are not answered yet."""
         self._limit = limits.pictures
         self._thread = ThreadPoolExecutor(1, "drawing")
         self._read = lru_cache(limits.prompts)(self._read_anew)
         self._seconds = Histogram("gan_t2i_drawing_seconds", "Time to draw one picture, its prompt included.", registry=registry)
         self._latest = 0.0  # seconds
-        Gauge("gan_t2i_pictures_taken", "Pictures of requests that are not answered yet.", registry=registry).set_function(lambda: self.taken)
+        Gauge("gan_t2i_pictures_pending", "Pictures of requests that are not answered yet.", registry=registry).set_function(lambda: self.pending)
 
     def order(self, prompt: str, seeds: Sequence[int], truncation_psi: float) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
-        """Return `_places` for a picture of each seed."""
-        return self._places([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds], self._at_once)
+        """Return a context that reserves a place for a picture of each seed, and yields their futures; see `_reserve`."""
+        return self._reserve([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds], self._at_once)
 
     def order_edits(self, picture: Tensor, changes: Sequence[Change]) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
-        """Return `_places` for each of the changes of a picture, one of `sampling.edit.read_picture`."""
-        return self._places([self._edit(picture, change) for change in changes], self._in_pieces)
+        """Return the same for each of the changes of a picture, one of `sampling.edit.read_picture`."""
+        return self._reserve([self._edit(picture, change) for change in changes], self._in_pieces)
 
-    async def turn(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
         """Do one piece of work in the drawing thread, so that others have their turns between it and the next."""
-        with self._places([work], self._at_once) as [done]:
+        with self._reserve([work], self._at_once) as [done]:
             return await asyncio.wrap_future(done)
 
     @contextlib.contextmanager
-    def _places(self, works: Sequence[W], begin: Callable[[Sequence[W]], list["Future[T]"]]) -> Iterator[list["Future[T]"]]:
+    def _reserve(self, works: Sequence[W], begin: Callable[[Sequence[W]], list["Future[T]"]]) -> Iterator[list["Future[T]"]]:
         """Yield the future result of each of `works`, which use the model. What has not begun when the ``with`` ends never does.
 
-        Raises `ApiError` 429 where too many pictures are taken already.
+        Raises `ApiError` 429 where too many pictures are pending already.
         """
-        if self.taken + len(works) > self._limit:
-            seconds = max(1, round(self.taken * self._latest))
-            message = f"{self.taken} pictures of at most {self._limit} are being drawn or sent: try again in {seconds} s"
+        if self.pending + len(works) > self._limit:
+            seconds = max(1, round(self.pending * self._latest))
+            message = f"{self.pending} pictures of at most {self._limit} are being drawn or sent: try again in {seconds} s"
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
-        self.taken += len(works)
+        self.pending += len(works)
         futures = begin(works)
         try:
             yield futures
         finally:
-            self.taken -= len(works)
+            self.pending -= len(works)
             for future in futures:
                 future.cancel()
 

@@ -131,7 +131,7 @@ def test_a_full_queue(connect: Callable[..., TestClient], brush: Brush, model: T
     with ThreadPoolExecutor(1) as other:
         first = other.submit(client.post, URL, json={"prompt": "red", "n": 2, "seed": 0})
         assert brush.drawing.acquire(timeout=30)
-        assert counted(client, "gan_t2i_pictures_taken") == 2
+        assert counted(client, "gan_t2i_pictures_pending") == 2
         response = client.post(URL, json={"prompt": "red", "n": 2})
         brush.released.set()
         error = response.json()["error"]
@@ -140,7 +140,7 @@ def test_a_full_queue(connect: Callable[..., TestClient], brush: Brush, model: T
         assert first.result().status_code == 200
     assert client.post(URL, json={"prompt": "red", "n": 3}).status_code == 200
     assert client.post(URL, json={"prompt": "red", "n": 4}).status_code == 429  # never
-    assert counted(client, "gan_t2i_pictures_taken") == 0
+    assert counted(client, "gan_t2i_pictures_pending") == 0
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_others_have_their_turns_between_the_words_of_an_explanation(connect: Ca
         others.submit(client.post, "/effects", json={"prompt": "a red circle"})
         assert brush.drawing.acquire(timeout=30)
         others.submit(client.post, URL, json={"prompt": "red"})
-        while counted(client, "gan_t2i_pictures_taken") < 2:
+        while counted(client, "gan_t2i_pictures_pending") < 2:
             pass
         brush.released.set()
     assert brush.count == 5
@@ -187,7 +187,7 @@ def test_a_request_has_its_time(connect: Callable[..., TestClient], brush: Brush
     assert (response.status_code, response.json()["error"]["code"]) == (503, "timeout")
     brush.released.set()
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert counted(client, "gan_t2i_pictures_taken") == 0
+    assert counted(client, "gan_t2i_pictures_pending") == 0
 
 
 def test_no_prompt_is_logged(

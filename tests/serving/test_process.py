@@ -76,7 +76,7 @@ def test_a_stop_answers_what_is_under_way(
     with ThreadPoolExecutor(4) as others:
         values = {"prompt": "an unspeakable prompt", "n": 10, "size": "1024x1024"}
         requests = [others.submit(draw, client, **values) for _ in range(4)]
-        while "gan_t2i_pictures_taken 40.0" not in client.get("/metrics").text:
+        while "gan_t2i_pictures_pending 40.0" not in client.get("/metrics").text:
             assert not any(request.done() for request in requests)
         os.kill(process.pid or 0, number)
         assert [len(request.result()) for request in requests] == [10] * 4
