@@ -25,7 +25,8 @@ def command(
     the model could not have drawn. It works where the model knows the thing and the change; the result has the model's size.
     """
     from gan_t2i.core.images import save_picture
-    from gan_t2i.sampling.edit import Change, edit, read_picture
+    from gan_t2i.sampling.edit import Change, edit
+    from gan_t2i.sampling.inversion import read_picture
     from gan_t2i.sampling.pipeline import Text2Image
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)

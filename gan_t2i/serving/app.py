@@ -17,7 +17,8 @@ from starlette.types import Lifespan
 
 from gan_t2i import __version__
 from gan_t2i.core.errors import UsageError
-from gan_t2i.sampling.edit import Change, mapped_generator
+from gan_t2i.sampling.edit import Change
+from gan_t2i.sampling.inversion import mapped_generator
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError, AsciiJSONResponse, from_validation, invalid
 from gan_t2i.serving.guard import Guard

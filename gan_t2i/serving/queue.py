@@ -61,14 +61,16 @@ class DrawingQueue:
         self._read = lru_cache(limits.prompts)(self._read_anew)
         self._seconds = Histogram("gan_t2i_drawing_seconds", "Time to draw one picture, its prompt included.", registry=registry)
         self._latest = 0.0  # seconds
-        Gauge("gan_t2i_pictures_pending", "Pictures of requests that are not answered yet.", registry=registry).set_function(lambda: self.pending)
+        Gauge("gan_t2i_pictures_pending", "Pictures of requests that are not answered yet.", registry=registry).set_function(
+            lambda: self.pending
+        )
 
     def order(self, prompt: str, seeds: Sequence[int], truncation_psi: float) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
         """Return a context that reserves a place for a picture of each seed, and yields their futures; see `_reserve`."""
         return self._reserve([partial(self._draw, prompt, seed, truncation_psi) for seed in seeds], self._at_once)
 
     def order_edits(self, picture: Tensor, changes: Sequence[Change]) -> contextlib.AbstractContextManager[list["Future[Drawn]"]]:
-        """Return the same for each of the changes of a picture, one of `sampling.edit.read_picture`."""
+        """Return the same for each of the changes of a picture, one of `sampling.inversion.read_picture`."""
         return self._reserve([self._edit(picture, change) for change in changes], self._in_pieces)
 
     async def run(self, work: Callable[[], T]) -> T:

@@ -16,7 +16,8 @@ from torch import Tensor
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.decode import picture_size
 from gan_t2i.data.records import LazyFile
-from gan_t2i.sampling.edit import read_mask, read_picture
+from gan_t2i.sampling.edit import read_mask
+from gan_t2i.sampling.inversion import read_picture
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.serving.errors import ApiError, invalid
 from gan_t2i.serving.images_api import Edit

@@ -21,7 +21,7 @@ from python_multipart.multipart import File
 
 from gan_t2i import Text2Image
 from gan_t2i.core.images import from_uint8, to_uint8
-from gan_t2i.sampling import edit
+from gan_t2i.sampling import edit, inversion
 from gan_t2i.serving.app import create_app
 from gan_t2i.serving.settings import Limits
 
@@ -143,7 +143,7 @@ def test_pages_of_other_sites_are_refused(client: TestClient) -> None:
 def test_a_model_that_cannot_edit_says_so(client: TestClient, model: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(model.generator._modules, "mapping", None)
     error = ask(client).json()["error"]
-    assert error["message"] == "model: the generator 'style' has no mapping network: pictures cannot be edited with it"
+    assert error["message"] == "model: the generator 'style' has no mapping network: it has no styles to draw your picture with"
 
 
 def test_uploads_have_a_limit_of_their_own_and_stay_in_memory(connect: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ class Search:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.released, self.steps = threading.Event(), threading.Event(), 0
         monkeypatch.setattr(edit, "STEPS", 10**6)
-        step = edit._Search.step
+        step = inversion.Inversion.step
 
         def held(search: Any) -> None:
             self.begun.set()
@@ -215,7 +215,7 @@ class Search:
             self.steps += 1
             step(search)
 
-        monkeypatch.setattr(edit._Search, "step", held)
+        monkeypatch.setattr(inversion.Inversion, "step", held)
 
 
 def test_others_have_their_turns_between_the_pieces_and_a_client_that_left_ends_them(

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from gan_t2i import Text2Image
-from gan_t2i.sampling import edit
+from gan_t2i.sampling import edit, inversion
 from gan_t2i.serving.app import create_app
 from gan_t2i.serving.server import listen, make_server
 from gan_t2i.serving.settings import Limits
@@ -80,7 +80,9 @@ def test_edit(client: openai.OpenAI, model: Text2Image, tmp_path: Path, monkeypa
     path = tmp_path / "red.png"
     Image.new("RGB", (32, 32), "red").save(path)
     own = {"source": "a red circle", "strength": 0.5, "seed": 7}
-    expected = [edit.edit(model, edit.read_picture(path, model), edit.Change("a blue circle", "a red circle", seed, 0.5)) for seed in (7, 8)]
+    expected = [
+        edit.edit(model, inversion.read_picture(path, model), edit.Change("a blue circle", "a red circle", seed, 0.5)) for seed in (7, 8)
+    ]
     with path.open("rb") as file:
         response = client.images.edit(model="small", image=file, prompt="a blue circle", n=2, input_fidelity="high", extra_body=own)
     assert [picture(image.b64_json or "") for image in response.data or []] == expected
