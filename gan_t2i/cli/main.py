@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train a model on captioned pictures.",
     "sample": "Generate pictures from prompts.",
     "edit": "Change a picture by words.",
+    "project": "Find the words and styles with which a model draws a picture.",
     "explain": "Show which word of a prompt moves which part of its picture.",
     "serve": "Serve a model over HTTP, with the images API of OpenAI.",
     "export": "Write a model for other people: with a model card, as ONNX, or for the Hugging Face hub.",
