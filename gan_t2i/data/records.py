@@ -13,6 +13,11 @@ TRAIN = "train"
 HELDOUT = "heldout"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return the number and the noun, in the plural except for 1."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 @dataclass(frozen=True)
 class LazyFile:
     """A picture within another file: a member of an archive, or a cell of a table."""
@@ -67,10 +72,17 @@ class DataReport:
     notes: Sequence[str] = ()  # choices that the reader made, such as the caption column
 
     def __str__(self) -> str:
-        held = "the data do not say which are held out" if self.heldout is None else f"{self.heldout:,} pairs held out"
-        lines = [f"{self.pairs:,} usable pairs with {self.captions:,} captions ({held})", *self.notes]
+        return self.text()
+
+    def text(self, holdout: float | None = None) -> str:
+        """Return the lines to show; `holdout` is the share that training holds out of data without a split, where that is known."""
+        if self.heldout is not None:
+            held = f"{counted(self.heldout, 'pair')} held out"
+        else:
+            held = "no split given" + (f", so training holds out {100 * holdout:.2g}%" if holdout is not None else "")
+        lines = [f"{counted(self.pairs, 'usable pair')}, {counted(self.captions, 'caption')}; {held}", *self.notes]
         if self.dropped_captions:
-            lines.append(f"{self.dropped_captions:,} captions dropped because the other side of the split has them too")
+            lines.append(f"{counted(self.dropped_captions, 'caption')} dropped because the other side of the split has the same")
         if self.bad:
             lines.append(f"{sum(self.bad.values()):,} left out: " + ", ".join(f"{kind} {count:,}" for kind, count in self.bad.items()))
             lines += [f"  {where}: {why}" for where, why in self.first_bad]

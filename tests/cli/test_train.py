@@ -43,7 +43,7 @@ def test_it_trains_and_says_what_comes_next(train: Callable[..., Result], tmp_pa
     folder = RunFolder(tmp_path / "my runs" / "00000-tiny")
     assert f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir '{tmp_path / 'my runs'}')" in result.output
     assert f"done: {folder.snapshot(8)}" in result.output
-    assert "12 usable pairs with 24 captions (2 pairs held out)" in result.output
+    assert "12 usable pairs, 24 captions; 2 pairs held out" in result.output
     assert "text encoder: tiny" in result.output
     assert read_tensors(folder.state)[1]["nimg"] == 8
     monkeypatch.chdir(tmp_path)
@@ -82,7 +82,7 @@ def test_resume(train: Callable[..., Result], tmp_path: Path) -> None:
 def test_dry_run(train: Callable[..., Result], tmp_path: Path) -> None:
     result = train("--dry-run", "--kimg", 1000)
     assert result.exit_code == 0, result.output
-    assert "12 usable pairs with 24 captions (2 pairs held out)" in result.output
+    assert "12 usable pairs, 24 captions; 2 pairs held out" in result.output
     for name, kind, parts in (("generator", "style", "mapping"), ("discriminator", "resnet", "head")):
         (total,) = re.findall(rf"^{name} {kind}: ([\d,]+) parameters$", result.output, re.MULTILINE)
         table = result.output.split(f"{name} {kind}:")[1]

@@ -98,10 +98,32 @@ def test_a_duplicate_column_is_refused(folder):
         read(folder)
 
 
+@pytest.mark.parametrize("column", ["image", "file", "filename", "path"])
+def test_another_name_of_the_file_column_is_taken(folder, column):
+    (folder / "metadata.csv").write_text(f"{column},description\na.png,apple\nsub/b.png,bee\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"name the caption column with --caption-column description \("):
+        read(folder)
+    reading = read(folder, DataSettings(caption_column="description"))
+    assert [record.captions for record in reading.records] == [("apple",), ("bee",)]
+    assert reading.records[0].extra == {}
+    assert reading.notes[0] == f'captions from column "description", pictures from column "{column}" of metadata.csv'
+
+
+def test_file_name_wins_and_a_table_without_a_file_column_is_named(folder):
+    jsonl(folder, {"file_name": "a.png", "image": "gone.png", "text": "apple"})
+    assert read_records(folder)[0][0].extra == {"image": "gone.png"}
+    jsonl(folder, {"img": "a.png", "text": "apple"})
+    with pytest.raises(GanT2IError, match=r"has no column file_name, image, file, filename or path .*; its columns are: img, text"):
+        read(folder)
+
+
 @pytest.mark.parametrize("wanted", ["words", None])
 def test_an_unknown_caption_column_lists_those_with_text(folder, wanted):
     jsonl(folder, {"file_name": "a.png", "alt": "x", "tags": ["y"], "size": 3})
-    with pytest.raises(UsageError, match=r"^caption_column must be one of: alt, tags; metadata.jsonl has "):
+    with pytest.raises(
+        UsageError,
+        match=r"^metadata.jsonl has no column .*: name the caption column with --caption-column alt or tags \(caption_column in Python\)$",
+    ):
         read(folder, DataSettings(caption_column=wanted))
 
 
@@ -289,9 +311,10 @@ def test_a_file_name_that_is_not_utf8_can_be_printed(folder):
 def test_without_a_usable_pair_the_message_lists_files_found_and_looked_for(folder):
     looked_for = "looked for metadata.jsonl, metadata.csv, metadata.parquet, a tab-separated .csv, dataset.json, icons.json, captions_*.json, "
     looked_for += "train/filenames.pickle, *.tar, *.parquet, or images with same-stem .txt or .caption"
+    remedy = "put a.txt beside a.png, or add metadata.jsonl"
     with pytest.raises(GanT2IError) as error:
         read(folder)
-    assert str(error.value) == f"no usable pair in {folder}: found 2 images, 0 captions; {looked_for}"
+    assert str(error.value) == f"no usable pair in {folder}: found 2 images, 0 captions; {remedy}; {looked_for}"
     jsonl(folder, b"nonsense")
     with pytest.raises(GanT2IError) as error:
         read(folder)
@@ -314,11 +337,17 @@ def test_the_report_counts_bad_items_by_kind_and_shows_the_first_five():
     items = [BadItem("empty caption", f"{n}.txt", "the caption is empty") for n in range(5)] + [BadItem("missing image", "m:1", "gone")]
     report = DataReport.of([Record(Path("/a"), ("x", "y"), "a.txt"), Record(Path("/b"), ("z",), "b.txt", "heldout")], items, ["a note"])
     assert str(report).splitlines() == [
-        "2 usable pairs with 3 captions (1 pairs held out)",
+        "2 usable pairs, 3 captions; 1 pair held out",
         "a note",
         "6 left out: empty caption 5, missing image 1",
         *(f"  {n}.txt: the caption is empty" for n in range(5)),
     ]
+
+
+def test_the_report_of_one_pair_without_a_split() -> None:
+    report = DataReport.of([Record(Path("/a"), ("x",), "a.txt")], [])
+    assert str(report) == "1 usable pair, 1 caption; no split given"
+    assert report.text(0.053) == "1 usable pair, 1 caption; no split given, so training holds out 5.3%"
 
 
 def test_a_run_among_the_pictures_is_not_read(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_rows_of_several_groups_are_read_in_order_and_faults_counted(tmp_path, m
 
 def test_a_parquet_file_without_a_known_caption_column_names_the_others(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", {"image": [png()], "alt": ["x"], "url": ["u"], "key": ["0"]})
-    with pytest.raises(UsageError, match=r"caption_column must be one of: alt, url; a.parquet has none of text, caption"):
+    with pytest.raises(UsageError, match=r"a.parquet has no column text, caption, prompt or title: .* --caption-column alt or url "):
         read(path)
     assert captions(read(path, DataSettings(caption_column="alt"))) == [("x",)]
 

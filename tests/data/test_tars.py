@@ -150,7 +150,7 @@ def test_a_json_without_a_caption_names_its_texts(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    with pytest.raises(UsageError, match=r"caption_column must be one of: url, alt; the samples' .json has none of text, caption"):
+    with pytest.raises(UsageError, match=r"the samples' .json has no column text, caption, prompt or title: .* --caption-column url or alt "):
         read(tmp_path / "a.tar")
     assert read(tmp_path / "a.tar", DataSettings(caption_column="alt")).records[0].captions == ("x",)
 

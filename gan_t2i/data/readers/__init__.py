@@ -23,7 +23,7 @@ from gan_t2i.data.readers.pairs import find_pairs, paired_pictures, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
 from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
 from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_below, is_unsafe
-from gan_t2i.data.records import BadItem, BadItems
+from gan_t2i.data.records import BadItem, BadItems, counted
 from gan_t2i.data.settings import DataSettings
 
 # In the order of detection: a format may contain files of those below it.
@@ -194,7 +194,11 @@ def _is_outnumbered(tree: FileSource, reader: Reader, entries: Sequence[str]) ->
 
 
 def _nothing_usable(source: Any, reading: Reading) -> str:
-    message = f"no usable pair in {hub.name_of(source)}: found {reading.images} images, {reading.captions} captions; looked for {_LOOKED_FOR}"
+    message = f"no usable pair in {hub.name_of(source)}: found {counted(reading.images, 'image')}, {counted(reading.captions, 'caption')}"
+    alone = [item.where for item in reading.bad if item.kind == "image without caption" and item.where.lower().endswith(IMAGE_SUFFIXES)]
+    if alone:
+        message += f"; put {os.path.splitext(alone[0])[0]}.txt beside {alone[0]}, or add metadata.jsonl"
+    message += f"; looked for {_LOOKED_FOR}"
     # the counts are enough where only pictures or captions are missing
     others = [item for item in reading.bad if item.kind not in ("image without caption", "caption without image")]
     message += f" (first fault: {others[0].where}: {others[0].why})" if others else ""

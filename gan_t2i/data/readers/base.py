@@ -25,6 +25,7 @@ UNREAD_SUFFIXES = (
 UNREAD = "image of a format that is not read"
 NOT_USED = "not used in the format"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "title")
+FILE_COLUMNS = ("file_name", "image", "file", "filename", "path")  # of the pictures' names; the first that a table has
 MAX_CAPTION_FILE = 1 << 20  # bytes; a larger file does not hold captions
 MAX_TABLE = 1 << 31  # bytes of a table of captions
 # names that other tools give to the two sides
@@ -187,22 +188,33 @@ def captions_of_value(value: Any, what: str, where: str, bad: BadItems) -> tuple
     return clean_captions(value if isinstance(value, list) else [value], where, bad)
 
 
-def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | None, aside: Sequence[str] = ("file_name", "split")) -> str:
+def choose_column(name: str, rows: Sequence[Mapping[str, Any]], wanted: str | None, aside: Sequence[str] = (FILE_COLUMNS[0], "split")) -> str:
     """Return the caption column: the wanted one, or the first of `CAPTION_COLUMNS` that holds text; those in `aside` do not count."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in aside)
     with_text = [key for key in keys if any(is_text(row.get(key)) for row in rows)]
-    allowed = " ".join(", ".join(with_text).split()) or "(no column holds text)"  # a name may contain line breaks
     if wanted is not None:
         if wanted not in keys:
-            raise UsageError(f"caption_column must be one of: {allowed}; {name} has no column {wanted}")
+            raise _no_caption_column(name, wanted, with_text)
         return wanted
     for candidates in (with_text, keys):
         for column in CAPTION_COLUMNS:
             if column in candidates:
                 return column
     if with_text:
-        raise UsageError(f"caption_column must be one of: {allowed}; {name} has none of {', '.join(CAPTION_COLUMNS)}")
+        raise _no_caption_column(name, either(CAPTION_COLUMNS), with_text)
     return CAPTION_COLUMNS[0]
+
+
+def _no_caption_column(name: str, missing: str, with_text: Sequence[str]) -> UsageError:
+    if not with_text:
+        return UsageError(f"{name} has no column {missing}, and none that holds text")
+    columns = " ".join(either(with_text).split())  # a name may contain line breaks
+    return UsageError(f"{name} has no column {missing}: name the caption column with --caption-column {columns} (caption_column in Python)")
+
+
+def either(names: Sequence[str]) -> str:
+    """Return the names as "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def is_text(value: Any) -> bool:
@@ -213,7 +225,7 @@ def is_text(value: Any) -> bool:
 class Gallery:
     """The pictures that the rows of a table name. Several rows of a picture give its captions together."""
 
-    def __init__(self, pictures: FileSource, reading: Reading, bad: BadItems, key: str = "file_name") -> None:
+    def __init__(self, pictures: FileSource, reading: Reading, bad: BadItems, key: str = FILE_COLUMNS[0]) -> None:
         self._pictures, self._reading, self._bad, self._key = pictures, reading, bad, key
         self._places: dict[str, int | None] = {}  # name in the source -> index of its record, None as long as it has none
 

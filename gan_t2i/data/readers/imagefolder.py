@@ -5,7 +5,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from gan_t2i.data.readers.base import SPLIT_NAMES, Gallery, Reading, Row, Source, captions_of_value, choose_column, decoded, split_of_name
+from gan_t2i.core.errors import GanT2IError
+from gan_t2i.data.readers.base import (
+    FILE_COLUMNS,
+    SPLIT_NAMES,
+    Gallery,
+    Reading,
+    Row,
+    Source,
+    captions_of_value,
+    choose_column,
+    decoded,
+    either,
+    split_of_name,
+)
 from gan_t2i.data.readers.tables import csv_rows, jsonl_rows, parquet_file, parquet_rows
 from gan_t2i.data.readers.tree import FileSource, Rejected
 from gan_t2i.data.records import BadItems
@@ -30,7 +43,7 @@ def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 
 def read_metadata(source: Source) -> Reading:
-    """Read rows with the keys file_name (relative to the metadata's folder), a caption column, split and any others."""
+    """Read rows with one of `FILE_COLUMNS` (relative to the metadata's folder), a caption column, split and any others."""
     reading = source.read_each(_read_metadata)
     return reading.without_single_side() if len(source.entries) > 1 else reading
 
@@ -56,10 +69,16 @@ def _rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
 
 def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]) -> Reading:
     label = PurePosixPath(name).name
-    column = choose_column(label, [row for _, row in rows], source.settings.caption_column)
-    reading = Reading(notes=[f'captions from column "{column}" of {label}'])
+    columns = dict.fromkeys(key for _, row in rows for key in row)
+    file = next((name for name in FILE_COLUMNS if name in columns), FILE_COLUMNS[0])
+    if columns and file not in columns:
+        names = " ".join(", ".join(columns).split())
+        raise GanT2IError(f"{label} has no column {either(FILE_COLUMNS)} that names the pictures; its columns are: {names}")
+    column = choose_column(label, [row for _, row in rows], source.settings.caption_column, (file, "split"))
+    pictures_from = f', pictures from column "{file}"' * (file != FILE_COLUMNS[0])
+    reading = Reading(notes=[f'captions from column "{column}"{pictures_from} of {label}'])
     bad = source.bad
-    gallery = Gallery(pictures, reading, bad)
+    gallery = Gallery(pictures, reading, bad, file)
     for where, row in rows:
         picture = gallery.find(row, where)
         if picture is None:
@@ -68,9 +87,9 @@ def _read_table(source: Source, pictures: FileSource, name: str, rows: list[Row]
         if split not in (None, "") and (not isinstance(split, str) or split.strip().lower() not in SPLIT_NAMES):
             bad.add("unknown split", where, f"split must be one of: {', '.join(sorted(SPLIT_NAMES))}; not {split!r}")
             continue
-        captions = captions_of_value(row.get(column), repr(row["file_name"]), where, bad)
+        captions = captions_of_value(row.get(column), repr(row[file]), where, bad)
         side = SPLIT_NAMES[split.strip().lower()] if split else None
-        extra = {key: item for key, item in row.items() if key not in ("file_name", "split", column)}
+        extra = {key: item for key, item in row.items() if key not in (file, "split", column)}
         gallery.keep(picture, captions, where, side, extra)
     return reading
 
