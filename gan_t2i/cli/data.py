@@ -123,12 +123,10 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     unusable items with the reasons, personal data, and a recommended config.
     """
     from gan_t2i.data.inspect.page import page
-    from gan_t2i.data.settings import DataSettings
     from gan_t2i.doctor.recommend import inspect_and_recommend
     from gan_t2i.evaluation.results import write_json
 
-    settings = given(**chosen)
-    inspection, recommendation = inspect_and_recommend(source, settings, limit=limit)
+    inspection, recommendation = inspect_and_recommend(source, given(**chosen), limit=limit)
     preset = recommendation.recipe.name
     values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values}}
     if json_file == Path("-"):
@@ -136,11 +134,13 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     else:
         click.echo(inspection)
         _show_captions([record.captions[0] for record in inspection.examples])
+        if recommendation.facts.shortage:
+            click.echo(recommendation.facts.shortage)
         click.echo(f"recommended config: configs/{preset}.yaml, as `gan-t2i doctor --data {shlex.quote(source)} --write FILE` writes it")
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:
-        write_text(html_file, page(inspection, DataSettings.parse(settings), recommendation.to_yaml()))
+        write_text(html_file, page(inspection, recommendation.to_yaml()))
         click.echo(f"written: {html_file}", err=True)
 
 

@@ -81,7 +81,9 @@ def _show_data(config: "TrainConfig", name: str | None) -> "Recommendation":
 
     settings = {key: value for key, value in config.data.model_dump(exclude_unset=True).items() if key != "source"}
     inspection, recommendation = inspect_and_recommend(config.data.source, settings, config.device, limit=PICTURES)
-    click.echo(f"\n{inspection.report}")
+    click.echo(f"\n{inspection.summary()}")
+    if recommendation.facts.shortage:
+        click.echo(recommendation.facts.shortage)
     if name is not None:
         click.echo(f"\n{name}\n{pace_on(config, inspection.examples)}")
     pace = pace_on(recommendation.config(), inspection.examples)

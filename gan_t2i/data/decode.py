@@ -9,6 +9,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,13 @@ REDUCING_GAP = 3
 Pixels = npt.NDArray[np.uint8]  # [C, R, R]
 
 
+class Decoded(NamedTuple):
+    """A picture at the training resolution, and True if part of it was transparent."""
+
+    pixels: Pixels
+    is_transparent: bool
+
+
 class BadImageError(GanT2IError):
     """A picture that cannot be used; `kind` becomes that of its `BadItem`."""
 
@@ -61,9 +69,13 @@ class BadImageError(GanT2IError):
 def load_image(source: Path | LazyFile, resolution: int, settings: DataSettings | None = None) -> Pixels:
     """Return the picture as uint8 [C, R, R], upright and cropped, on the background or premultiplied by its alpha, as `settings` ask; raises
     `BadImageError`."""
-    settings = settings or DataSettings()
+    return decode_image(source, resolution, settings or DataSettings()).pixels
+
+
+def decode_image(source: Path | LazyFile, resolution: int, settings: DataSettings) -> Decoded:
+    """Return the result of `load_image`, and whether the picture was transparent; raises `BadImageError`."""
     with open_image(source, resolution, settings.foreground) as image:
-        return _to_pixels(image, resolution, settings)
+        return _decode(image, resolution, settings)
 
 
 def picture_size(source: Path | LazyFile) -> tuple[int, int]:
@@ -109,7 +121,7 @@ def open_image(source: Path | LazyFile, side: int = SVG_SIDE, foreground: str = 
         raise BadImageError("unreadable image", f"the image cannot be read: {why}") from error
 
 
-def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> Pixels:
+def _decode(image: Image.Image, resolution: int, settings: DataSettings) -> Decoded:
     image.draft(None, (REDUCING_GAP * resolution, REDUCING_GAP * resolution))  # affects JPEG alone
     width, height = image.size
     longest, side = max(image.size), min(image.size)
@@ -117,6 +129,7 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     box = (left, top, left + side, top + side) if settings.crop == "center" else (0, 0, width, height)
     image.load()
     part = image if box == (0, 0, width, height) else image.crop(box)
+    transparent = is_transparent(part)
     part = to_rgba(part).convert("RGBa") if settings.alpha else to_rgb(part, settings.background)
     # after the crop: a PNG's EXIF may follow its pixels, and a fault in those must not pass for one in the EXIF
     turn = UPRIGHT.get(_orientation(image))
@@ -129,11 +142,11 @@ def _to_pixels(image: Image.Image, resolution: int, settings: DataSettings) -> P
     if part.size != (resolution, resolution):
         canvas = Image.new(part.mode, (resolution, resolution), 0 if settings.alpha else settings.background)
         canvas.paste(part, ((resolution - part.width) // 2, (resolution - part.height) // 2))
-        part = canvas
+        part, transparent = canvas, transparent or settings.alpha
     pixels = np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))  # [R, R, C] -> [C, R, R]
     if settings.alpha:
         np.minimum(pixels[:3], pixels[3:], out=pixels[:3])  # Lanczos overshoots, and no premultiplied colour exceeds its alpha
-    return pixels
+    return Decoded(pixels, transparent)
 
 
 def to_image(pixels: Pixels) -> Image.Image:
@@ -153,6 +166,11 @@ def _orientation(image: Image.Image) -> int:
     except Exception:
         return 1
     return value if isinstance(value, int) else 1
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Return True if a pixel of the image is not opaque."""
+    return image.has_transparency_data and bool(np.asarray(to_rgba(image))[..., 3].min() < 255)  # [H, W, 4]
 
 
 def to_rgb(image: Image.Image, background: str) -> Image.Image:

@@ -34,7 +34,7 @@ from gan_t2i.core.files import atomic_folder, cache_dir
 from gan_t2i.core.threads import cores
 from gan_t2i.data import partial, svg
 from gan_t2i.data.captions import apply_forms, augment, describe_augmentation
-from gan_t2i.data.decode import BadImageError, Pixels, load_image, to_image
+from gan_t2i.data.decode import BadImageError, Decoded, decode_image, to_image
 from gan_t2i.data.readers import files_of, hub, is_hub, read
 from gan_t2i.data.readers.base import Reading, printable
 from gan_t2i.data.recolour import Copy, append_copies
@@ -53,6 +53,7 @@ META = "meta.json"
 CHUNK = 16  # pictures that a thread decodes per task
 CHUNKS_WAITING = 4  # per thread: in memory when the disk is slower than the decoders
 WRITE_BUFFER = 1 << 20  # bytes
+NOTICEABLE = 0.05  # share of transparent pictures that a report without alpha mentions
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Indices = npt.NDArray[np.int64]
 Result = TypeVar("Result")
@@ -191,7 +192,7 @@ def pack(
             images = folder / IMAGES
             state = partial.resume(destination, images, source_key(source, resolution, settings), settings.channels * resolution**2)
             rest = reading.records[state.done :]
-            decoded = map_in_threads(rest, lambda record: load_image(record.image, resolution, settings), workers or cores())
+            decoded = map_in_threads(rest, lambda record: decode_image(record.image, resolution, settings), workers or cores())
             try:
                 records = write_images(images, reading.records, decoded, bad, digest, state, progress)
             except KeyboardInterrupt:
@@ -201,8 +202,10 @@ def pack(
                 first = bad.items[0]
                 message = f"no usable pair in {name}: none of its {len(reading.records)} images can be used"
                 raise GanT2IError(f"{message} (first fault: {first.where}: {first.why})")
-            if settings.alpha and _is_opaque(images, resolution):
+            if settings.alpha and not state.transparent:
                 reading.notes.append("no picture has a transparent pixel, so alpha adds nothing: leave it out")
+            elif not settings.alpha and state.transparent >= NOTICEABLE * len(records):
+                reading.notes.append(f"transparent: {describe_transparency(state.transparent, len(records), settings)}")
             split = split_by_caption(records, settings.holdout_fraction)
             copies = append_copies(images, split, resolution, settings, digest)
             meta = describe(records, split, copies, bad.items, reading, resolution, settings, digest)
@@ -350,7 +353,7 @@ def map_in_threads(records: Sequence[Record], work: Callable[[Record], Result], 
 def write_images(
     path: Path,
     records: Sequence[Record],
-    decoded: Generator[Pixels | BadImageError, None, None],
+    decoded: Generator[Decoded | BadImageError, None, None],
     bad: BadItems,
     digest: "hashlib._Hash",
     state: partial.Progress,
@@ -371,16 +374,16 @@ def write_images(
                 bad.add(result.kind, location_of(record), str(result))
                 state.faults[index] = (result.kind, str(result))
             else:
-                file.write(result.data)
-                digest.update(result.data)
+                file.write(result.pixels.data)
+                digest.update(result.pixels.data)
+                state.transparent += result.is_transparent
             state.done = index + 1
     return [record for index, record in enumerate(records) if index not in state.faults]
 
 
-def _is_opaque(path: Path, resolution: int) -> bool:
-    """Return True if no pixel of the RGBA pictures at `path` is transparent."""
-    pictures = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 4, resolution, resolution)
-    return all((picture[3] == 255).all() for picture in pictures)
+def describe_transparency(count: int, pictures: int, settings: DataSettings) -> str:
+    """Return how many of the pictures are transparent, and what becomes of it."""
+    return f"{count:,} of {pictures:,} pictures; " + ("kept" if settings.alpha else f"drawn on {settings.background}; --alpha keeps it")
 
 
 def location_of(record: Record) -> str:

@@ -16,6 +16,7 @@ class Progress:
     key: str  # of the source's state and of all settings; another key cannot be resumed
     done: int = 0
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)  # number of the record -> (kind, why)
+    transparent: int = 0  # pictures that had transparent pixels
 
     @property
     def kept(self) -> int:
@@ -32,7 +33,7 @@ def resume(destination: Path, images: Path, key: str, picture_bytes: int) -> Pro
         _folder_for(destination).rename(claimed)
         state = json.loads((claimed / STATE).read_text(encoding="utf-8"))
         faults = {int(number): (kind, why) for number, (kind, why) in state["faults"].items()}
-        found = Progress(state["key"], state["done"], faults)
+        found = Progress(state["key"], state["done"], faults, state["transparent"])
         if found.key == key and (claimed / images.name).stat().st_size >= found.kept * picture_bytes:
             (claimed / images.name).rename(images)
             progress = found

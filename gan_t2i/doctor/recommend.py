@@ -5,7 +5,7 @@ import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from gan_t2i.core.runtime import pick_device
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.inspect.report import Inspection, inspect
 from gan_t2i.data.packing import PackedDataset, is_packed
+from gan_t2i.data.records import counted
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.losses.penalties import PenaltyConfig
 from gan_t2i.models import features
@@ -114,6 +115,14 @@ class Facts:
         """True where a caption does not settle its picture."""
         return self.pictures > _SEVERAL * self.captions
 
+    @property
+    def shortage(self) -> str | None:
+        """A sentence that says for which parts of training the pictures are too few; None where they are enough."""
+        if self.pictures >= LEAST_PICTURES:
+            return None
+        few = f"{counted(self.pictures, 'picture')} {'is' if self.pictures == 1 else 'are'} too few"
+        return f"{few} for an autoencoder, which needs {LEAST_PICTURES}" + ", and for the mismatch loss, which needs 2" * (self.pictures < 2)
+
 
 @dataclass(frozen=True)
 class Length:
@@ -201,7 +210,9 @@ def inspect_and_recommend(
         p95_tokens=inspection.captions.tokens["p95"],
         packed_at=packed_at,
     )
-    return inspection, recommend(facts, machine)
+    recommendation = recommend(facts, machine)
+    holdout = recommendation.values["data"].get("holdout_fraction", parsed.holdout_fraction)
+    return replace(inspection, settings=inspection.settings.model_copy(update={"holdout_fraction": holdout})), recommendation
 
 
 def recommend(facts: Facts, machine: Machine, length: Length | None = None) -> Recommendation:

@@ -82,7 +82,7 @@ def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
     for path in (shapes, packed):
         shown = run("inspect", path)
         assert shown.exit_code == 0, shown.output
-        assert "30 usable pairs with 90 captions (5 pairs held out)" in shown.output
+        assert "30 usable pairs, 90 captions; 5 pairs held out" in shown.output
     assert f"`gan-t2i doctor --data '{packed}' --write FILE`" in shown.output
 
 
@@ -173,7 +173,9 @@ def test_pack_and_inspect_take_any_format_and_its_options(tmp_path: Path) -> Non
     (tmp_path / "data/a.caption").write_text("one\ntwo\n", encoding="utf-8")
     archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "data")
     options = ("--data-format", "pairs", "--caption-lines", "first", "--on-bad", "error")
-    assert "1 usable pairs with 1 captions" in run("inspect", archive, *options).output
+    shown = run("inspect", archive, *options).output
+    assert "1 usable pair, 1 caption; no split given, so training holds out 10%" in shown
+    assert "1 picture is too few for an autoencoder, which needs 64, and for the mismatch loss, which needs 2\n" in shown
     result = run("pack", archive, tmp_path / "packed", "--resolution", 16, *options, "--crop", "pad", "--background", "#0000ff")
     assert result.exit_code == 0, result.output
     packed = PackedDataset.open(tmp_path / "packed")

@@ -144,7 +144,8 @@ def test_it_writes_a_config_that_train_takes(
     result = doctor("--config", tmp_path / "mine.yaml", "--write", tmp_path / "my new.yaml", "--caption-column", "text")
     assert result.exit_code == 0, result.output
     assert sorted(cache_dir().rglob("*")) == before
-    assert "12 usable pairs with 24 captions (2 pairs held out)" in result.output
+    assert "12 usable pairs, 24 captions; 2 pairs held out" in result.output
+    assert "12 pictures are too few for an autoencoder, which needs 64\n" in result.output
     assert "steps of 6 pictures" in result.output  # the named config
     assert f"next: gan-t2i train --config '{tmp_path / 'my new.yaml'}'" in result.output
     config = TrainConfig.parse(read_yaml(tmp_path / "my new.yaml"))

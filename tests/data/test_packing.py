@@ -12,7 +12,7 @@ from PIL import Image
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data import packing, partial
-from gan_t2i.data.decode import load_image
+from gan_t2i.data.decode import decode_image
 from gan_t2i.data.packing import PackedDataset, load_dataset, pack
 from gan_t2i.data.records import Record
 from gan_t2i.data.settings import DataSettings
@@ -62,7 +62,7 @@ def test_a_packed_folder_holds_pictures_captions_splits_extras_and_counts(tmp_pa
     assert dataset.train.dtype == dataset.heldout.dtype == np.int64
     assert dataset.extras == [{"shape": {"n": 2}}, {}, {}]
     assert str(dataset.report).splitlines() == [
-        "3 usable pairs with 5 captions (1 pairs held out)",
+        "3 usable pairs, 5 captions; 1 pair held out",
         'captions from column "text" of metadata.jsonl',
         "not used in the format imagefolder: .txt 6 (0.txt), .png 3 (3.png)",
         "1 left out: missing image 1",
@@ -148,9 +148,9 @@ def stop_at(monkeypatch):
             calls.append(record.name)
             if len(calls) == n:
                 raise KeyboardInterrupt
-            return load_image(record, *arguments)
+            return decode_image(record, *arguments)
 
-        monkeypatch.setattr(packing, "load_image", load)
+        monkeypatch.setattr(packing, "decode_image", load)
         monkeypatch.setattr(packing, "CHUNK", 1)
         return calls
 
@@ -159,7 +159,9 @@ def stop_at(monkeypatch):
 
 def test_an_interrupted_pack_resumes_and_gives_the_same(tmp_path, source, stop_at):
     (source / "1.png").write_bytes(b"no picture")
+    Image.new("RGBA", (20, 16)).save(source / "0.png")
     whole = pack(source, tmp_path / "whole", 16, progress=False)
+    assert "transparent: 1 of 5 pictures; drawn on white; --alpha keeps it" in whole.report.notes
     stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "packed", 16, progress=False, workers=1)
@@ -215,13 +217,13 @@ TERMINATED = """
 import os, signal, sys
 from pathlib import Path
 from gan_t2i.data import packing
-load_image, loaded = packing.load_image, []
+decode_image, loaded = packing.decode_image, []
 def load(*given):
     loaded.append(given)
     if len(loaded) == 70:
         os.kill(os.getpid(), signal.SIGTERM)
-    return load_image(*given)
-packing.load_image = load
+    return decode_image(*given)
+packing.decode_image = load
 packing.pack(sys.argv[1], Path(sys.argv[2]), 16, progress=False, workers=1)
 """
 
@@ -234,8 +236,8 @@ def test_sigterm_saves_progress_like_ctrl_c(tmp_path, monkeypatch):
     assert result.returncode == -signal.SIGTERM, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".packed.partial", "data", "whole"]
     loaded = []
-    load = packing.load_image
-    monkeypatch.setattr(packing, "load_image", lambda image, *rest: loaded.append(image) or load(image, *rest))
+    load = packing.decode_image
+    monkeypatch.setattr(packing, "decode_image", lambda image, *rest: loaded.append(image) or load(image, *rest))
     packed = pack(source, tmp_path / "packed", 16, progress=False)
     assert packed.fingerprint == whole.fingerprint
     assert 80 - 70 <= len(loaded) < 80

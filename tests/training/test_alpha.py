@@ -113,6 +113,8 @@ def test_a_set_without_transparency_gets_a_note(pictures: Path, icons: Path, tmp
     note = "no picture has a transparent pixel, so alpha adds nothing: leave it out"
     assert note in pack(pictures, tmp_path / "opaque", 16, ALPHA, progress=False).report.notes
     assert note not in pack(icons, tmp_path / "clear", 16, ALPHA, progress=False).report.notes
+    report = pack(icons, tmp_path / "flat", 16, DataSettings(background="#ffeecc"), progress=False).report
+    assert "transparent: 8 of 8 pictures; drawn on #ffeecc; --alpha keeps it" in report.notes
 
 
 def test_real_and_fake_of_a_row_have_the_same_background(

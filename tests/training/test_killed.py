@@ -109,16 +109,16 @@ def die_at_rename(number: int, after: bool) -> None:
 
 
 def die_in_packing(pictures: int) -> None:
-    load_image, left = packing.load_image, pictures
+    decode_image, left = packing.decode_image, pictures
 
     def load_or_die(*arguments: Any) -> Any:
         nonlocal left
         left -= 1
         if not left:
             die()
-        return load_image(*arguments)
+        return decode_image(*arguments)
 
-    packing.load_image = load_or_die
+    packing.decode_image = load_or_die
 
 
 def live() -> None:

@@ -27,7 +27,7 @@ from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.core.threads import cores
 from gan_t2i.data import packing, partial, personal
 from gan_t2i.data.batches.sampler import Batch
-from gan_t2i.data.decode import BadImageError, Pixels, load_image
+from gan_t2i.data.decode import BadImageError, Pixels, decode_image, load_image
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.data.readers import count_unused, find_readers, hub, is_hub
 from gan_t2i.data.readers.base import Reading, Source, split_of_name
@@ -204,7 +204,7 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     unreadable = BadItems(settings.on_bad)
     sample = [*scan.sample[TRAIN], *scan.sample[HELDOUT]]
     (folder / packing.IMAGES).touch()
-    decoded = packing.map_in_threads(sample, lambda record: load_image(record.image, resolution, settings), cores())
+    decoded = packing.map_in_threads(sample, lambda record: decode_image(record.image, resolution, settings), cores())
     usable = packing.write_images(folder / packing.IMAGES, sample, decoded, unreadable, digest, partial.Progress(""), progress=False)
     if not any(record.split == TRAIN for record in usable):
         first = unreadable.items[0]

@@ -21,10 +21,10 @@ _STYLE = (
 )
 
 
-def page(inspection: Inspection, settings: DataSettings, recommended: str) -> str:
+def page(inspection: Inspection, recommended: str) -> str:
     """Return the page; `recommended` is the recommended config for the data, as YAML."""
     rows = "\n".join(_row(title, first, rest) for title, first, rest in inspection.sections())
-    sheet = "\n".join(_figure(record, settings) for record in inspection.examples)
+    sheet = "\n".join(_figure(record, inspection.settings) for record in inspection.examples)
     body = (
         f'<table>\n{rows}\n</table>\n<h2>Examples</h2>\n<div class="sheet">\n{sheet}\n</div>\n'
         f"<h2>Recommended config</h2>\n<pre>{html.escape(recommended)}</pre>"

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_t2i.core.threads import cores
-from gan_t2i.data.decode import BadImageError, open_image, to_rgb
+from gan_t2i.data.decode import BadImageError, is_transparent, open_image, to_rgb
 from gan_t2i.data.duplicates import COLOUR_SIDE, coarse_colours, difference_hash, groups_of, near_groups
 from gan_t2i.data.inspect.captions import EXAMPLES
 from gan_t2i.data.packing import location_of, map_in_threads
@@ -38,6 +38,7 @@ class PictureFacts(NamedTuple):
     hash: int
     colours: npt.NDArray[np.uint8]
     contrast: int  # 0 to 255
+    is_transparent: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class PictureStats:
     near_duplicates: Duplicates  # other files, but nearly the same picture
     near_empty: Found
     tiny: Found  # a side below `TINY` pixels
+    transparent: int  # pictures with a pixel that is not opaque
 
 
 def describe_pictures(
@@ -105,7 +107,7 @@ def facts_of(source: Path | LazyFile, background: str) -> PictureFacts:
         contrast = int((pixels.max(axis=0) - pixels.min(axis=0)).max())
         content = source.read() if isinstance(source, LazyFile) else source.read_bytes()
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        return PictureFacts(size, digest, difference_hash(small), coarse_colours(small), contrast)
+        return PictureFacts(size, digest, difference_hash(small), coarse_colours(small), contrast, is_transparent(image))
 
 
 def _summary(facts: Sequence[PictureFacts], records: Sequence[Record]) -> PictureStats:
@@ -127,6 +129,7 @@ def _summary(facts: Sequence[PictureFacts], records: Sequence[Record]) -> Pictur
         near_duplicates=_duplicates(near, records),
         near_empty=_found([index for index, one in enumerate(facts) if one.contrast <= EMPTY_CONTRAST], records),
         tiny=_found(np.flatnonzero(sides < TINY).tolist(), records),
+        transparent=sum(one.is_transparent for one in facts),
     )
 
 

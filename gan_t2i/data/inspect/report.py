@@ -1,14 +1,14 @@
 """Report of ``gan-t2i data inspect``: everything worth knowing about a data set before training on it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.inspect.captions import EXAMPLES, CaptionStats, describe_captions
 from gan_t2i.data.inspect.pictures import EMPTY_CONTRAST, TINY, Duplicates, Found, PictureStats, describe_pictures
-from gan_t2i.data.packing import PackedDataset, is_packed
+from gan_t2i.data.packing import PackedDataset, describe_transparency, is_packed
 from gan_t2i.data.personal import KINDS
 from gan_t2i.data.readers import read
 from gan_t2i.data.records import BadItem, BadItems, DataReport, Record
@@ -16,12 +16,15 @@ from gan_t2i.data.settings import DataSettings
 
 _PICTURES_SHOWN = 12
 
+Section = tuple[str, str, list[str]]  # title, first line, further lines
+
 
 @dataclass(frozen=True)
 class Inspection:
     """Report on a data set; `str` gives the lines to show."""
 
     source: str
+    settings: DataSettings  # as the pictures were, or will be, packed
     report: DataReport
     faults: dict[str, list[tuple[str, str]]]  # kind -> (where, why) of the first five
     captions: CaptionStats
@@ -47,15 +50,23 @@ class Inspection:
         }
 
     def __str__(self) -> str:
-        return "\n".join(f"{title}: {first}" + "".join(f"\n  {line}" for line in rest) for title, first, rest in self.sections())
+        return "\n".join(map(_text, self.sections()))
 
-    def sections(self) -> list[tuple[str, str, list[str]]]:
-        """Return (title, first line, further lines) of each part, for text and for the page."""
-        summary, *more = str(DataReport(**{**vars(self.report), "first_bad": ()})).splitlines()
+    def summary(self) -> str:
+        """Return the counts, the notes and the first faults, and the transparent pictures if there are any."""
+        return "\n".join([self.report.text(self.settings.holdout_fraction), *map(_text, self._transparency())])
+
+    def sections(self) -> list[Section]:
+        """Return the parts, for text and for the page."""
+        summary, *more = replace(self.report, first_bad=()).text(self.settings.holdout_fraction).splitlines()
         result = [("data", summary, more)]
         for kind, items in self.faults.items():
             result.append((kind, f"{self.report.bad[kind]:,}" if kind in self.report.bad else "the first ones", _lines(items)))
-        return result + _picture_sections(self.pictures) + _caption_sections(self.captions)
+        return [*result, *_picture_sections(self.pictures), *self._transparency(), *_caption_sections(self.captions)]
+
+    def _transparency(self) -> list[Section]:
+        count = self.pictures.transparent  # none in a folder that was packed without alpha, whose notes have it
+        return [("transparent", describe_transparency(count, self.pictures.looked_at, self.settings), [])] if count else []
 
 
 def inspect(
@@ -83,7 +94,7 @@ def inspect(
         report, records = dataset.report, dataset.records()
         faults = {"left out when packed": list(report.first_bad)} if report.first_bad else {}
         pictures, usable = describe_pictures(_evenly_spaced(records, limit), settings, BadItems(), progress=progress, workers=workers)
-        kept = records
+        kept, settings = records, settings.model_copy(update={"alpha": dataset.channels == 4})
     else:
         reading = read(source, settings)
         bad = BadItems(settings.on_bad)
@@ -97,7 +108,7 @@ def inspect(
         where, why = next(iter(faults.values()), [("", "no picture")])[0]
         raise GanT2IError(f"no usable pair in {source}: no picture can be read (first fault: {where}: {why})")
     captions = describe_captions(kept, count_tokens, window, counted_by)
-    return Inspection(str(source), report, faults, captions, pictures, _evenly_spaced(usable, _PICTURES_SHOWN))
+    return Inspection(str(source), settings, report, faults, captions, pictures, _evenly_spaced(usable, _PICTURES_SHOWN))
 
 
 def first_of_each_kind(items: Iterable[BadItem]) -> dict[str, list[tuple[str, str]]]:
@@ -117,11 +128,16 @@ def _evenly_spaced(records: Sequence[Record], limit: int | None) -> list[Record]
     return [records[index * (len(records) - 1) // max(1, limit - 1)] for index in range(limit)]
 
 
+def _text(section: Section) -> str:
+    title, first, rest = section
+    return f"{title}: {first}" + "".join(f"\n  {line}" for line in rest)
+
+
 def _lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{first}: {second}" for first, second in pairs]
 
 
-def _picture_sections(stats: PictureStats) -> list[tuple[str, str, list[str]]]:
+def _picture_sections(stats: PictureStats) -> list[Section]:
     side = stats.smallest_side
     sizes = ", ".join(
         f"{name} {values['least']} to {values['most']} (median {values['median']})"
@@ -136,16 +152,16 @@ def _picture_sections(stats: PictureStats) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def _duplicate_section(title: str, meaning: str, found: Duplicates) -> tuple[str, str, list[str]]:
+def _duplicate_section(title: str, meaning: str, found: Duplicates) -> Section:
     lines = ["; ".join(group) for group in found.first]
     return title, f"{found.surplus:,} surplus, in {found.groups:,} groups ({meaning})" if found.groups else "none", lines
 
 
-def _found_section(title: str, meaning: str, found: Found) -> tuple[str, str, list[str]]:
+def _found_section(title: str, meaning: str, found: Found) -> Section:
     return title, f"{found.count:,} ({meaning})" if found.count else "none", found.first
 
 
-def _caption_sections(stats: CaptionStats) -> list[tuple[str, str, list[str]]]:
+def _caption_sections(stats: CaptionStats) -> list[Section]:
     counts, tokens = stats.per_picture, stats.tokens
     personal = ", ".join(f"{stats.personal[kind]:,} {kind}" for kind in KINDS if kind in stats.personal)
     flips = ", ".join(f"{word} {count:,}" for word, count in stats.directions.items())

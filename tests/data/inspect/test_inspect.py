@@ -100,7 +100,7 @@ def test_json_is_plain_and_complete(messy: Path) -> None:
 
 def test_the_page_is_one_file_without_scripts(messy: Path) -> None:
     found = replace(look(messy), faults={"<i>kind": [("<u>.png", "no picture")]})
-    html = page(found, DataSettings(), "resolution: 64 # <b>")
+    html = page(found, "resolution: 64 # <b>")
     assert not re.search("<[iu]>", html)
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
@@ -116,6 +116,21 @@ def test_a_limit_inspects_some_pictures_and_all_captions(messy: Path) -> None:
     assert found.pictures.looked_at == 1  # the last one is broken
     assert found.report.pairs == 15
     assert found.captions.directions == {"left": 4}
+
+
+def test_transparent_pictures_are_counted_and_opaque_ones_in_rgba_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "clear"
+    folder.mkdir()
+    for name, colour in (("hole", (255, 0, 0, 0)), ("opaque", (255, 0, 0, 255))):
+        Image.new("RGBA", (32, 32), colour).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(name, encoding="utf-8")
+    found = look(folder)
+    assert found.pictures.transparent == 1
+    assert "\ntransparent: 1 of 2 pictures; drawn on white; --alpha keeps it\n" in str(found)
+    packed = pack(folder, tmp_path / "packed", 32, DataSettings(alpha=True), progress=False)
+    assert "\ntransparent: 1 of 2 pictures; kept\n" in str(look(packed.folder))
+    assert found.summary().endswith("--alpha keeps it")
+    assert str(look(pack(folder, tmp_path / "flat", 32, progress=False).folder)).count("transparent: ") == 1
 
 
 def test_threads_change_nothing(messy: Path) -> None:
