@@ -34,6 +34,7 @@ MINUTES = 60.0
 _WIDTH = 110  # of a comment in the YAML
 _MENTIONED = 0.01  # share of the captions above which a kind of word counts
 _FEW_PICTURES = 30_000
+_ENOUGH_FOR_LATENTS = 80  # pictures; a tenth is held out, more or less, and the autoencoder needs 64 of the others
 _FEW_FOR_LATENTS = 10_000  # pictures below which G draws latents; it was tried with 1,632
 _SEVERAL = 2  # pictures a caption above which its seeds must differ
 _MOST_A_CAPTION = 8  # pictures a caption up to which G draws latents; it was tried with 4
@@ -278,7 +279,7 @@ def choose_recipe(facts: Facts, machine: Machine, resolution: int) -> tuple[Reci
 
 def _suits_latents(facts: Facts, machine: Machine) -> bool:
     """Return True where a recipe of `FEW_ON_CPU` suits the data: few pictures, and few for a caption."""
-    few = LEAST_PICTURES <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / _MOST_A_CAPTION
+    few = _ENOUGH_FOR_LATENTS <= facts.pictures < _FEW_FOR_LATENTS and facts.captions >= facts.pictures / _MOST_A_CAPTION
     return machine.kind == "cpu" and few
 
 

@@ -52,7 +52,7 @@ def test_few_pictures_get_what_emoji64_has_in_a_run_of_its_length() -> None:
     ("changes", "machine"),
     [
         ({"pictures": 10_000, "captions": 9000}, "cpu"),
-        ({"pictures": 63, "captions": 63}, "cpu"),
+        ({"pictures": 79, "captions": 79}, "cpu"),
         ({"captions": 1}, "cpu"),
         ({"captions": 600}, "cpu"),
         ({"smallest_side": 40}, "cpu"),
