@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core import recipes
-from gan_t2i.core.arguments import as_integer, as_number
+from gan_t2i.core.arguments import as_integer, as_number, as_positive
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.distributed import from_first, is_first, process_group
 from gan_t2i.core.errors import UsageError
@@ -105,7 +105,8 @@ def train(
     """
     base, name = _base(config_or_preset)
     changes = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items())
-    minutes, kimg = (as_number(value, name) if value is not None else None for name, value in (("minutes", minutes), ("kimg", kimg)))
+    minutes = as_positive(minutes, "minutes") if minutes is not None else None
+    kimg = as_number(kimg, "kimg") if kimg is not None else None
     seed = as_integer(seed, "seed") if seed is not None else None
     given = {"data": {"source": str(data)} if data is not None else {}, "kimg": kimg, "seed": seed}
     request = Request(base, changes, {key: value for key, value in given.items() if value not in (None, {})}, minutes)

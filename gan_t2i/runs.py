@@ -152,6 +152,8 @@ def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
     if any((path / file).exists() for file in REPOSITORY[1:]):
         return _repository_snapshot(path)
     snapshots = RunFolder(path).snapshots()
+    if not snapshots and not RunFolder(path).config.is_file():
+        raise UsageError(f"{name} is no run folder: it has no snapshots and no config.yaml")
     if not snapshots:
         raise UsageError(f"run {name} has no snapshot yet; the first is written after report.snapshot_kimg, or when training is stopped")
     return snapshots[-1]

@@ -77,6 +77,8 @@ def test_without_a_run_the_pretrained_model_stands_in(tmp_path):
 
 def test_an_unresolvable_name_is_refused_in_one_sentence(tmp_path):
     run = new_run(tmp_path, "x")
+    assert refusal(str(run.path)) == f"{run.path} is no run folder: it has no snapshots and no config.yaml"
+    run.config.touch()
     assert refusal("latest", tmp_path).startswith(f"there is no run with a snapshot in {tmp_path}/: train one first")
     assert refusal(str(run.path)).startswith(f"run {run.path} has no snapshot yet")
     assert refusal(str(tmp_path / "nothing")).startswith(f"no such run or snapshot: {tmp_path / 'nothing'}")

@@ -38,7 +38,7 @@ def command(
     """
     if trace is not None and len(configs) > 1:
         raise click.UsageError("--profile traces one config: name a single one")
-    from gan_t2i.cli.options import given
+    from gan_t2i.cli.options import without_none
     from gan_t2i.core import recipes
     from gan_t2i.core.config import read_yaml
     from gan_t2i.doctor.bench import run_benchmark
@@ -50,7 +50,7 @@ def command(
     parsed = []
     for name in configs:  # all are checked before the first one runs, which takes minutes
         base = read_yaml(recipes.path_of(name))
-        request = Request(base, overrides, {"data": given(source=data), **given(device=device)})
+        request = Request(base, overrides, {"data": without_none(source=data), **without_none(device=device)})
         parsed.append(TrainConfig.parse(request.apply(base)))
     results = []
     for name, config in zip(configs, parsed, strict=True):

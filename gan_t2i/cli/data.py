@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gan_t2i.cli.options import given, picture_options
+from gan_t2i.cli.options import picture_options, without_none
 
 
 @click.group("data")
@@ -99,7 +99,7 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     from gan_t2i.data.settings import DataSettings
 
     packing.check_resolution(resolution)  # before a built-in set is made
-    settings = DataSettings.parse(given(caption_forms=["{}", *forms] if forms else None, **chosen))
+    settings = DataSettings.parse(without_none(caption_forms=["{}", *forms] if forms else None, **chosen))
     dataset = packing.pack(resolve_source(source, resolution, settings), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
     click.echo(dataset.report)
@@ -126,7 +126,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
     from gan_t2i.doctor.recommend import inspect_and_recommend
     from gan_t2i.evaluation.results import write_json
 
-    inspection, recommendation = inspect_and_recommend(source, given(**chosen), limit=limit)
+    inspection, recommendation = inspect_and_recommend(source, without_none(**chosen), limit=limit)
     preset = recommendation.recipe.name
     values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values}}
     if json_file == Path("-"):
@@ -136,7 +136,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
         _show_captions([record.captions[0] for record in inspection.examples])
         if recommendation.facts.shortage:
             click.echo(recommendation.facts.shortage)
-        click.echo(f"recommended config: configs/{preset}.yaml, as `gan-t2i doctor --data {shlex.quote(source)} --write FILE` writes it")
+        click.echo(f"recommended: --preset {preset}, adapted to the data by `gan-t2i doctor --data {shlex.quote(source)} --write FILE`")
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:

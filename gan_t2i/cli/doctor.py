@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gan_t2i.cli.options import config_options, config_values, given, picture_options
+from gan_t2i.cli.options import config_options, config_values, picture_options, without_none
 from gan_t2i.core import threads
 from gan_t2i.core.log import muted
 
@@ -45,7 +45,7 @@ def command(
     from gan_t2i.doctor.plan import Request
     from gan_t2i.training.config import TrainConfig
 
-    request = Request(base, (), {"data": given(source=data, **reading)})
+    request = Request(base, (), {"data": without_none(source=data, **reading)})
     recommendation = _show_data(TrainConfig.parse(request.apply(base or {})), str(config_path or preset) if base is not None else None)
     text = recommendation.to_yaml()
     if write_file is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gan_t2i.cli.options import PictureFile, model_options
+from gan_t2i.cli.options import PictureFile, announce, model_options
 
 
 @click.command("edit")
@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """Change PICTURE by words, such as its colour.
 
-    The model draws what it shows and what it is to show, as near to it as it comes, and adds the difference to the picture. So it keeps what
-    the model could not have drawn. It works where the model knows the thing and the change; the result has the model's size.
+    The model draws the picture before and after the change as closely as it can, and adds the difference to yours. So it keeps what the model
+    could not have drawn. It works where the model knows the thing and the change; the result has the model's size.
     """
     from gan_t2i.core.images import save_picture
     from gan_t2i.sampling.edit import Change, edit
@@ -30,5 +30,6 @@ def command(
     from gan_t2i.sampling.pipeline import Text2Image
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
+    announce(out)
     save_picture(edit(pipeline, read_picture(picture, pipeline), Change(prompt, source, seed, strength)), out)
     click.echo(out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gan_t2i.cli.options import PROMPT_FILE, PictureFile, given, model_options
+from gan_t2i.cli.options import PROMPT_FILE, PictureFile, model_options, without_none
 from gan_t2i.cli.sample import read_prompts
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def measure(function: Callable[..., "Result"]) -> Callable[..., None]:
 
         snapshot = resolve_snapshot(model)
         subject = Subject(snapshot, run_of(snapshot), data, text_encoder, device)
-        result = function(subject, **given(**settings))
+        result = function(subject, **without_none(**settings))
         click.echo(result.table())
         info = subject.pipeline.info
         metadata = {"snapshot": str(snapshot), "nimg": info.nimg, "resolution": info.resolution}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gan_t2i.cli.options import PictureFile, model_options
+from gan_t2i.cli.options import PictureFile, announce, model_options
 
 
 @click.command("explain")
@@ -27,6 +27,7 @@ def command(model: str, prompt: str, seed: int, trunc: float, out: Path, as_json
     from gan_t2i.sampling.pipeline import Text2Image
 
     found = explain(Text2Image.load(model, text_encoder=text_encoder, device=device), prompt, seed=seed, truncation_psi=trunc)
+    announce(out)
     save_picture(sheet(*found.rows()), out)
     shares = [{"word": word.word, "change": word.change.mean().item(), "attention": word.attention.mean().item()} for word in found.words]
     if as_json:

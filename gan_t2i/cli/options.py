@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+log = logging.getLogger(__name__)
 
 # `DataSettings` holds the defaults and checks the values; importing it here would make every command wait for Pillow.
 _PICTURE_OPTIONS = (
@@ -77,6 +80,12 @@ class SheetFile(PictureFile):
         return path
 
 
+def announce(file: Path) -> None:
+    """Log that `file`, which is about to be written, replaces one that exists."""
+    if file.exists():
+        log.info(f"{file} exists and is replaced")
+
+
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that decide how pictures and captions are read, the fields of `DataSettings`."""
     for option in reversed(_PICTURE_OPTIONS):
@@ -113,6 +122,6 @@ def config_values(config_path: Path | None, preset: str | None) -> dict[str, Any
     return read_yaml(path) if path is not None else None
 
 
-def given(**options: object) -> dict[str, object]:
-    """The options that the command line sets."""
+def without_none(**options: object) -> dict[str, object]:
+    """Return the options that have a value."""
     return {key: value for key, value in options.items() if value is not None}

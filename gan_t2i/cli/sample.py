@@ -7,13 +7,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, model_options
+from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, announce, model_options
 from gan_t2i.core.log import PACKAGE
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Show = Callable[[str, int, Path], None]
+"""Prints a prompt, a seed and the path of their picture."""
 
 MOST = 1_000_000
 """Largest number of pictures of one call; more are a slip."""
@@ -57,10 +62,12 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
     "--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation psi; below 1: less variety, more typical pictures."
 )
 @click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
-@click.option("--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B.")
+@click.option(
+    "--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B; an animation plays them there and back."
+)
 @click.option("--mix", nargs=2, metavar="A B", help="Draw the shapes of prompt A in the colours of prompt B, and the reverse.")
 @click.option("--variations", type=click.IntRange(1, 256), metavar="N", help="Draw N variations of the first seed, in a strip.")
-@click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Way from the seed to another, for variations.")
+@click.option("--strength", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="How far each variation is from the seed.")
 @click.option("--outdir", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True, help="Folder for the pictures.")
 @click.option("--overwrite", is_flag=True, help="Draw every picture again, and replace the files that have their names.")
 @click.option("--grid", type=SheetFile(), help="Write one sheet with captions to this file instead: .png, .jpg or another, or an .html page.")
@@ -73,19 +80,9 @@ def command(
     model: str,
     prompts: tuple[str, ...],
     prompt_file: TextIO | None,
-    seeds: list[int],
-    trunc: float,
-    outdir: Path,
-    overwrite: bool,
-    grid: Path | None,
-    interpolate: tuple[str, str] | None,
-    frames: int,
-    mix: tuple[str, str] | None,
-    variations: int | None,
-    strength: float,
-    as_json: bool,
     text_encoder: str | None,
     device: str,
+    **options: Any,
 ) -> None:
     """Generate pictures from prompts, and print their paths.
 
@@ -95,95 +92,124 @@ def command(
     Each picture is written as it is drawn. Ctrl-C stops; the same command goes on with what is missing. A file that holds anything else is
     not replaced without --overwrite: the new one gets a number.
     """
-    texts = [*prompts, *read_prompts(prompt_file)]
-    exploration = _exploration(texts, interpolate, frames, mix, variations, strength)
-    if exploration is not None:
-        if grid is None:
-            raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
-        from gan_t2i.sampling.pipeline import Text2Image
+    asked = Asked([*prompts, *read_prompts(prompt_file)], **options)
+    _check_options(ctx, asked)
+    _check_prompts(asked, model)
+    from gan_t2i.sampling.pipeline import Text2Image
 
-        _write_rows(exploration(Text2Image.load(model, text_encoder=text_encoder, device=device), seeds, trunc), grid)
-        return
-    if not texts:
-        raise click.UsageError('no prompt: give -p "..." or --prompts FILE')
-    total = len(texts) * len(seeds)
-    if total > MOST:
+    pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
+    if asked.grid is not None and asked.mode in _EXPLORATIONS:
+        announce(asked.grid)
+        _write_rows(_EXPLORATIONS[asked.mode](pipeline, asked), asked.grid)
+    else:
+        _write_pictures(ctx, pipeline, asked)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The prompts of -p and --prompts, and the options on what to draw with them and where to write it."""
+
+    texts: list[str]
+    seeds: list[int]
+    trunc: float
+    interpolate: tuple[str, str] | None
+    frames: int
+    mix: tuple[str, str] | None
+    variations: int | None
+    strength: float
+    outdir: Path
+    overwrite: bool
+    grid: Path | None
+    as_json: bool
+
+    @property
+    def mode(self) -> str:
+        """The option that decides on the result; "" for a file per picture. Raises `UsageError` for more than one exploration."""
+        given = [option for option, value in zip(_EXPLORATIONS, (self.interpolate, self.mix, self.variations), strict=True) if value]
+        if len(given) > 1:
+            raise click.UsageError(f"{' and '.join(given)}: give one of them")
+        return given[0] if given else "--grid" if self.grid else ""
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts to draw, in whichever option they are."""
+        return list(self.interpolate or self.mix or self.texts)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The seeds of two prompts: the first, and the last where there are several."""
+        return self.seeds[0], self.seeds[-1]
+
+
+def _check_options(ctx: click.Context, asked: Asked) -> None:
+    """Raise `UsageError` for an option that has no effect in the mode, and for one that the mode needs."""
+    for param in ctx.command.params:
+        modes, place = _BELONGS.get(param.name or "", ([asked.mode], ""))
+        if asked.mode not in modes and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} goes with {place}{f', not with {asked.mode}' if asked.mode else ''}")
+    if asked.mode in _EXPLORATIONS and asked.grid is None:
+        raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
+
+
+def _check_prompts(asked: Asked, model: str) -> None:
+    """Raise `UsageError` for prompts and numbers that cannot be drawn, before the model is loaded."""
+    if (asked.interpolate or asked.mix) and asked.texts:
+        raise click.UsageError(f"{asked.mode} takes its two prompts itself, without -p")
+    if asked.variations and len(asked.texts) != 1:
+        raise click.UsageError(f"{asked.mode} needs a single prompt")
+    if not asked.prompts:
+        is_model = model.partition(":")[0] in ("auto", "latest", "pretrained") or Path(model).exists()
+        raise click.UsageError('no prompt: give -p "..." or --prompts FILE' + ("" if is_model else f'; did you mean -p "{model}"?'))
+    if (total := len(asked.texts) * len(asked.seeds)) > MOST:
         raise click.UsageError(f"{total:,} pictures are more than {MOST:,}: ask for fewer at a time")
     from gan_t2i.core.arguments import as_number, as_prompts
-    from gan_t2i.core.stopping import StopRequest
-    from gan_t2i.sampling.pipeline import Text2Image
-    from gan_t2i.sampling.save import save_all
-    from gan_t2i.sampling.sheets import Row, check_sheet, save_sheet
 
-    as_prompts(texts)  # before the model is loaded
-    as_number(trunc, "--trunc")
-    pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
-    done = drawn = 0
-    with StopRequest() as stop, _results(as_json) as show:
-        if grid is None:
-            for saved in _watched(save_all(pipeline, texts, seeds, trunc, outdir, overwrite=overwrite), total, stop):
-                show(saved.prompt, saved.seed, saved.path)
-                done, drawn = done + 1, drawn + saved.drawn
-        else:
-            check_sheet(texts, len(seeds), pipeline.info.resolution, grid)  # before the drawing, which takes longer
-            if grid.exists():
-                log.info(f"{grid} exists and is replaced")
-            pictures = list(_watched(pipeline.stream(texts, seeds=seeds, truncation_psi=trunc), total, stop))
-            done = drawn = len(pictures)
-            if done == total:
-                each, labels = len(seeds), [f"seed {seed}" for seed in seeds]
-                save_sheet([Row(text, pictures[at * each : (at + 1) * each], labels) for at, text in enumerate(texts)], grid)
-                for prompt, seed in product(texts, seeds) if as_json else [("", 0)]:
-                    show(prompt, seed, grid)
-    if done < total:
-        log.info(f"stopped after {done:,} of {total:,} pictures; {'no sheet is written' if grid else 'the same command goes on'}")
-        ctx.exit(128 + (stop.signal or 0))  # the shell's code for a process that a signal ended
-    if drawn < done:
-        log.info(f"{done - drawn:,} of {done:,} pictures were there already (--overwrite draws them again)")
+    as_prompts(asked.prompts)
+    as_number(asked.trunc, "--trunc")
 
 
-def _exploration(
-    texts: Sequence[str],
-    interpolate: tuple[str, str] | None,
-    frames: int,
-    mix: tuple[str, str] | None,
-    variations: int | None,
-    strength: float,
-) -> Callable[["Text2Image", Sequence[int], float], list["Row"]] | None:
-    """Return a function that draws what --interpolate, --mix or --variations asks for, with a model, seeds and a truncation; None without
-    them."""
-    given = [name for name, value in (("--interpolate", interpolate), ("--mix", mix), ("--variations", variations)) if value]
-    pair = interpolate or mix
-    if not given:
-        return None
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)}: give one of them")
-    if pair and texts:
-        raise click.UsageError(f"{given[0]} takes its two prompts itself, without -p")
-    if not pair and len(texts) != 1:
-        raise click.UsageError(f"{given[0]} needs a single prompt")
-    from gan_t2i.core.arguments import as_prompts
-    from gan_t2i.sampling import explore
+def _draw_way(model: "Text2Image", asked: Asked) -> list["Row"]:
+    """Draw one row, from the first prompt to the second."""
+    from gan_t2i.sampling.explore import interpolate
     from gan_t2i.sampling.sheets import Row
 
-    as_prompts(pair or texts)  # before the model is loaded
+    first, second = asked.prompts
+    pictures = list(interpolate(model, first, second, seeds=asked.ends, frames=asked.frames, truncation_psi=asked.trunc))
+    return [Row(f"{first} -> {second}", pictures, [f"{number} of {asked.frames}" for number in range(1, asked.frames + 1)])]
 
-    def draw(model: "Text2Image", seeds: Sequence[int], trunc: float) -> list[Row]:
-        """Draw with the first seed, and the last where there are two ends."""
-        ends = seeds[0], seeds[-1]
-        if interpolate:
-            pictures = list(explore.interpolate(model, *interpolate, seeds=ends, frames=frames, truncation_psi=trunc))
-            return [Row(" -> ".join(interpolate), pictures, [f"{number} of {frames}" for number in range(1, frames + 1)])]
-        if mix:
-            ways = [(mix, ends), (mix[::-1], ends[::-1])]
-            rows = [list(explore.mix(model, *pair, seeds=ends, truncation_psi=trunc)) for pair, ends in ways]
-            labels = [f"from block {kept}" for kept in range(len(rows[0]) - 1, -1, -1)]
-            return [Row(f"shapes: {a}, colours: {b}", row, labels) for row, ((a, b), _) in zip(rows, ways, strict=True)]
-        count = variations or 0
-        pictures = list(explore.variations(model, texts[0], seed=seeds[0], count=count, strength=strength, truncation_psi=trunc))
-        return [Row(texts[0], pictures, [f"variation {number}" for number in range(count)])]
 
-    return draw
+def _draw_mixes(model: "Text2Image", asked: Asked) -> list["Row"]:
+    """Draw two rows: the shapes of the first prompt in the colours of the second, and the reverse."""
+    from gan_t2i.sampling.explore import mix
+    from gan_t2i.sampling.sheets import Row
+
+    rows = []
+    for (shapes, colours), ends in ((asked.prompts, asked.ends), (asked.prompts[::-1], asked.ends[::-1])):
+        pictures = list(mix(model, shapes, colours, seeds=ends, truncation_psi=asked.trunc))
+        labels = [f"from block {kept}" for kept in reversed(range(len(pictures)))]
+        rows.append(Row(f"shapes: {shapes}, colours: {colours}", pictures, labels))
+    return rows
+
+
+def _draw_variations(model: "Text2Image", asked: Asked) -> list["Row"]:
+    """Draw one row around the first seed."""
+    from gan_t2i.sampling.explore import variations
+    from gan_t2i.sampling.sheets import Row
+
+    [prompt], count = asked.prompts, asked.variations or 0
+    pictures = list(variations(model, prompt, seed=asked.seeds[0], count=count, strength=asked.strength, truncation_psi=asked.trunc))
+    return [Row(prompt, pictures, [f"variation {number}" for number in range(count)])]
+
+
+_EXPLORATIONS = {"--interpolate": _draw_way, "--mix": _draw_mixes, "--variations": _draw_variations}
+_BELONGS = {
+    "frames": (["--interpolate"], "--interpolate"),
+    "strength": (["--variations"], "--variations"),
+    "outdir": ([""], "a file per picture"),
+    "overwrite": ([""], "a file per picture"),
+    "as_json": (["", "--grid"], "a picture per prompt and seed"),
+}
+"""Option -> the modes in which it has an effect, and their name in a message."""
 
 
 def _write_rows(rows: Sequence["Row"], file: Path) -> None:
@@ -196,6 +222,51 @@ def _write_rows(rows: Sequence["Row"], file: Path) -> None:
     else:
         save_sheet(rows, file)
     click.echo(file)
+
+
+def _write_pictures(ctx: click.Context, pipeline: "Text2Image", asked: Asked) -> None:
+    """Draw every prompt with every seed, into files or on a sheet; a stop ends the process with the signal's exit code."""
+    from gan_t2i.core.stopping import StopRequest
+
+    total = len(asked.texts) * len(asked.seeds)
+    with StopRequest() as stop, _results(asked.as_json) as show:
+        watch = partial(_watched, total=total, stop=stop)
+        if asked.grid is None:
+            done = _write_files(pipeline, asked, watch, show)
+        else:
+            done = _write_sheet(pipeline, asked, asked.grid, watch, show)
+    if done < total:
+        log.info(f"stopped after {done:,} of {total:,} pictures; {'no sheet is written' if asked.grid else 'the same command goes on'}")
+        ctx.exit(128 + (stop.signal or 0))  # the shell's code for a process that a signal ended
+
+
+def _write_files(pipeline: "Text2Image", asked: Asked, watch: Callable[..., Any], show: Show) -> int:
+    """Write a file per picture; returns the number of files."""
+    from gan_t2i.sampling.save import save_all
+
+    done = drawn = 0
+    for saved in watch(save_all(pipeline, asked.texts, asked.seeds, asked.trunc, asked.outdir, overwrite=asked.overwrite)):
+        show(saved.prompt, saved.seed, saved.path)
+        done, drawn = done + 1, drawn + saved.drawn
+    if drawn < done:
+        log.info(f"{done - drawn:,} of {done:,} pictures were there already (--overwrite draws them again)")
+    return done
+
+
+def _write_sheet(pipeline: "Text2Image", asked: Asked, file: Path, watch: Callable[..., Any], show: Show) -> int:
+    """Write all pictures on one sheet, if no stop is requested; returns the number of pictures that were drawn."""
+    from gan_t2i.sampling.sheets import Row, check_sheet, save_sheet
+
+    each = len(asked.seeds)
+    check_sheet(asked.texts, each, pipeline.info.resolution, file)  # before the drawing, which takes longer
+    announce(file)
+    pictures = list(watch(pipeline.stream(asked.texts, seeds=asked.seeds, truncation_psi=asked.trunc)))
+    if len(pictures) == each * len(asked.texts):
+        labels = [f"seed {seed}" for seed in asked.seeds]
+        save_sheet([Row(text, pictures[at * each : (at + 1) * each], labels) for at, text in enumerate(asked.texts)], file)
+        for prompt, seed in product(asked.texts, asked.seeds) if asked.as_json else [("", 0)]:
+            show(prompt, seed, file)
+    return len(pictures)
 
 
 def _watched(items: Iterable[T], total: int, stop: "StopRequest") -> Iterator[T]:
@@ -212,7 +283,7 @@ def _watched(items: Iterable[T], total: int, stop: "StopRequest") -> Iterator[T]
 
 
 @contextlib.contextmanager
-def _results(as_json: bool) -> Iterator[Callable[[str, int, Path], None]]:
+def _results(as_json: bool) -> Iterator[Show]:
     """Yield a function that prints the path of a picture, or its entry in a JSON list, which is whole even after an error."""
     from tqdm import tqdm
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gan_t2i.cli.options import config_options, config_values, given, picture_options
+from gan_t2i.cli.options import config_options, config_values, picture_options, without_none
 from gan_t2i.core import threads
 
 
@@ -28,7 +28,7 @@ from gan_t2i.core import threads
     help="auto: go on with the newest unfinished run of the same command.",
 )
 @click.option("--init", metavar="RUN", help="Begin with the weights of that run or snapshot, or pretrained.")
-@click.option("--changed-data", is_flag=True, help="Go on even where the data set is not the one that the run began with.")
+@click.option("--changed-data", is_flag=True, help="Resume even if the data set has changed.")
 @click.option("--keep", type=int, help="Keep that many snapshots, the best and the newest.  [default: all]")
 @click.option("--desc", help="Name for the run folder.  [default: the config's name, or the data's]")
 @click.option("--dry-run", is_flag=True, help="Report on data, networks, memory and time, and train nothing.")
@@ -62,11 +62,12 @@ def command(
     torchrun --nproc-per-node N -m gan_t2i train ...
     """
     base = config_values(config_path, preset)
-    groups = {"data": given(source=data, **reading), "report": given(keep=keep)}
-    options: dict[str, Any] = {**{key: group for key, group in groups.items() if group}, **given(kimg=kimg, seed=seed, init=init)}
+    groups = {"data": without_none(source=data, **reading), "report": without_none(keep=keep)}
+    options: dict[str, Any] = {**{key: group for key, group in groups.items() if group}, **without_none(kimg=kimg, seed=seed, init=init)}
+    from gan_t2i.core.arguments import as_positive
     from gan_t2i.doctor.plan import Request
 
-    request = Request(base, overrides, options, minutes)
+    request = Request(base, overrides, options, as_positive(minutes, "--minutes") if minutes is not None else None)
     if dry_run:
         _dry_run(request)
         return

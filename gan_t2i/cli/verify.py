@@ -1,26 +1,35 @@
 """``gan-t2i verify``: the marks in picture files."""
 
+import logging
 from pathlib import Path
 from typing import TextIO
 
 import click
 
+log = logging.getLogger(__name__)
+
 
 @click.command("verify")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--trust", type=click.File("r"), help="Certificates (PEM) to trust as the roots of signatures.")
 @click.pass_context
 def command(ctx: click.Context, files: tuple[Path, ...], trust: TextIO | None) -> None:
     """Show the marks that say that a model made a picture.
 
-    Exits with 1 where a file has none, or where its signature is broken.
+    Exits with 1 where a file has none, cannot be read, or has a broken signature.
     """
+    from gan_t2i.core.errors import GanT2IError
     from gan_t2i.core.marks import find_marks, has_c2pa
 
     anchors = trust.read() if trust is not None else ""
     is_good = True
     for path in files:
-        marks = find_marks(path, anchors)
+        try:
+            marks = find_marks(path, anchors)
+        except GanT2IError as error:
+            log.error(error)
+            is_good = False
+            continue
         for name, value in (("IPTC source type", marks.source_type), ("software", marks.software), ("origin", marks.origin)):
             if value:
                 click.echo(f"{path}: {name}: {value}")

@@ -54,6 +54,13 @@ def as_number(value: SupportsFloat, name: str) -> float:
     return number
 
 
+def as_positive(value: SupportsFloat, name: str) -> float:
+    """Return a number as `as_number` does; raises `UsageError` where it is not above 0."""
+    if (number := as_number(value, name)) <= 0:
+        raise UsageError(f"{name} must be above 0, not {number:g}")
+    return number
+
+
 def _is_bool(value: object) -> bool:
     """Return True for truth values, which count as integers: torch's as well as Python's."""
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")

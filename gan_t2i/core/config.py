@@ -99,6 +99,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read config {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        raise UsageError(f"config {path} is empty: it must hold a mapping of keys to values")
     if not isinstance(values, dict):
         raise UsageError(f"config {path} must hold a mapping of keys to values, not {type(values).__name__}")
     return values

@@ -42,8 +42,9 @@ OPTIONAL = {
 _LITTLE_SPACE = 2  # GiB; packed pictures, embeddings and the snapshots of a run need about as much
 
 
-Check = tuple[Literal["ok", "missing", "fatal"], str]
-"""State and text of a check: "missing" costs speed or a feature, "fatal" makes training impossible."""
+State = Literal["ok", "warning", "missing", "fatal"]
+Check = tuple[State, str]
+"""State and text of a check: "warning" and "missing" cost speed or a feature, "fatal" makes training impossible."""
 
 
 def examine() -> dict[str, Check]:
@@ -69,7 +70,7 @@ def _guarded(check: Callable[[], Check]) -> Check:
         return check()
     # Drivers and file systems raise any class, and one failing check must not hide the others.
     except Exception as error:
-        return "missing", f"check failed: {_reason(error)}"
+        return "warning", f"check failed: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:
@@ -150,24 +151,24 @@ def _threads() -> Check:
 
     threads, available = torch.get_num_threads(), cores()
     if cores(busy_cores()) < available:
-        return "missing", f"{describe_load()}, so speeds measured now are too low: stop them; torch uses {threads} of {available} cores"
+        return "warning", f"{describe_load()}, so speeds measured now are too low: stop them; torch uses {threads} of {available} cores"
     if threads < available:
-        return "missing", f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
+        return "warning", f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
     return "ok", f"torch uses {threads} threads on {available} cores"
 
 
 def _disk() -> Check:
     lines = []
-    state: Literal["ok", "missing", "fatal"] = "ok"
+    state: State = "ok"
     folders = {"runs": (Path("runs"), "--outdir FOLDER"), "cache": (cache_dir(), "export GAN_T2I_CACHE=FOLDER")}
     for name, (folder, elsewhere) in folders.items():
         place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
         free = shutil.disk_usage(place).free / 2**30
         line = f"{free:.1f} GiB free for {name} in {folder}"
         if not os.access(place, os.W_OK):
-            line, state = f"{place} is not writable for {name}: {elsewhere}", "missing"
+            line, state = f"{place} is not writable for {name}: {elsewhere}", "warning"
         elif free < _LITTLE_SPACE:
-            line, state = f"{line}, which may be too little: {elsewhere}", "missing"
+            line, state = f"{line}, which may be too little: {elsewhere}", "warning"
         lines.append(line)
     return state, "; ".join(lines)
 

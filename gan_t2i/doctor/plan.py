@@ -36,8 +36,6 @@ class Request:
     """Time that the run is to take, pretraining included; None leaves the length as it is, or takes `MINUTES` for a recommended config."""
 
     def __post_init__(self) -> None:
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise UsageError(f"minutes = {self.minutes:g}: give a number above 0")
         if self.minutes is not None and "kimg" in self.apply({}):
             raise UsageError("minutes and kimg both set the length of the run: give one of them")
 

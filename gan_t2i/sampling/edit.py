@@ -5,7 +5,8 @@ with the new ones. The difference of both is added to the picture, in latents wh
 stays. R resolution.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan_t2i.core.arguments import as_integer, as_number, as_prompts
-from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.words import split_words
 from gan_t2i.data.decode import open_image, to_rgba
@@ -22,6 +23,8 @@ from gan_t2i.data.recolour import COLOUR_WORDS
 from gan_t2i.data.records import LazyFile
 from gan_t2i.sampling.inversion import Inversion, read_picture
 from gan_t2i.sampling.pipeline import Text2Image
+
+log = logging.getLogger(__name__)
 
 STEPS = 20  # of the search; without any, edges of the old picture show more
 PENALTY = 0.02  # on the offsets; without any, new colours are weaker, and with five times as much, edges of the old picture show
@@ -65,20 +68,31 @@ def edit(model: Text2Image, picture: Tensor, change: Change) -> Image.Image:
     >>> model = Text2Image.load()
     >>> edit(model, read_picture(Path("apple.png"), model), Change("a blue apple", source="an apple")).save("blue.png")
 
-    Raises `UsageError` for a generator without a mapping network.
+    Raises `UsageError` for a generator without a mapping network, and where the prompt is also what the picture shows.
     """
-    return next(filter(None, edit_in_pieces(model, picture, change)))
+
+    def told(source: str) -> None:
+        model.warn([change.prompt, *([source] if change.source else [])])
+        if source.split() == change.prompt.split():
+            raise UsageError(f"the prompt and --from are both {source!r}: say with --from what the picture shows now")
+        if change.source is None:
+            log.info(f"--from: {source!r}, a guess of what the picture shows")
+
+    return next(filter(None, edit_in_pieces(model, picture, change, told)))
 
 
-def edit_in_pieces(model: Text2Image, picture: Tensor, change: Change) -> Iterator[Image.Image | None]:
+def edit_in_pieces(
+    model: Text2Image, picture: Tensor, change: Change, told: Callable[[str], None] = lambda source: None
+) -> Iterator[Image.Image | None]:
     """Do the work of `edit` in pieces of a forward pass or a few: yield None after each, and the picture after the last.
 
-    Between two pieces the model is as it was, so that others may use it.
+    Between two pieces the model is as it was, so that others may use it. `told` is called with the text that the picture is taken to match.
     """
     new, *given = as_prompts([change.prompt, *([change.source] if change.source is not None else [])])
     seed, strength = as_integer(change.seed, "seed"), as_number(change.strength, "strength")
     search = Inversion(model, picture, seed)
     old = given[0] if given else likely_source(search, new)
+    told(old)
     search.begin(old, PENALTY)
     yield None
     for _ in range(STEPS if change.steps is None else change.steps):

@@ -67,6 +67,7 @@ def explain(model: Text2Image, prompt: str, *, seed: int = 0, truncation_psi: fl
     Raises `UsageError` for a prompt of a single word, of more than `MOST_WORDS`, or longer than the text encoder reads.
     """
     picture, effects = word_effects(model, prompt, seed=seed, truncation_psi=truncation_psi)
+    model.warn([prompt])
     return Explanation(prompt, picture, tuple(effects))
 
 

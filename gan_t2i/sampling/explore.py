@@ -34,6 +34,7 @@ def interpolate(
     steps, psi = as_integer(frames, "frames"), as_number(truncation_psi, "truncation_psi")
     if steps < 2:
         raise UsageError(f"{steps} frames: at least 2, one for each prompt")
+    model.warn(ends)
     a, b = (model.encoder.encode([prompt]) for prompt in ends)
     z0, z1 = (latent(model.generator, as_integer(seed, "seed")) for seed in seeds)
     for index in range(steps):
@@ -52,6 +53,7 @@ def variations(
     way = as_number(strength, "strength")
     if not 0 <= way <= 1:
         raise UsageError(f"strength {way:g}: from 0, no change, to 1, another seed")
+    model.warn([text])
     encoded, z = model.encoder.encode([text]), latent(model.generator, number)
     for index in range(as_integer(count, "count")):
         yield draw_one(model.generator, slerp(z, latent(model.generator, number, index), way), encoded, psi)
@@ -64,6 +66,7 @@ def mix(model: Text2Image, shapes: str, colours: str, *, seeds: tuple[int, int] 
     """
     prompts, psi = as_prompts([shapes, colours]), as_number(truncation_psi, "truncation_psi")
     z = torch.cat([latent(model.generator, as_integer(seed, "seed")) for seed in seeds])
+    model.warn(prompts)
     for kept in range(most_kept(model), 0, -1):
         yield _draw_mixed(model, prompts, z, kept, psi)
     yield draw_one(model.generator, z[1:], model.encoder.encode(prompts[1:]), psi)

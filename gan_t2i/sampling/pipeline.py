@@ -84,7 +84,7 @@ class Text2Image:
         log.info(f"model: {name} ({info.generator.name}, {size}, {info.nimg:,} images, data {info.data_name})")
         built = info.encoder.built
         model = text_encoder or _encoder_folder(snapshot)
-        params = {**built.params, "model": model} if model else built.params
+        params = {**built.params, "model": model, "revision": None} if model else built.params
         encoder = build_encoder(built.name, params, built.interface, expected_hash=info.encoder.weights_hash)
         return cls(generator.to(memory_format=torch.channels_last), encoder, info).to(device)
 
@@ -140,7 +140,7 @@ class Text2Image:
         for prompt in prompts if seeds else ():
             for warning in self.warnings(prompt):
                 if not said[warning]:
-                    log.warning(f"prompt {prompt[:40]!r}: {warning}")
+                    _log(prompt, warning)
                 said[warning] += 1
             yield from draw(self.generator, self.encoder, [prompt], seeds, truncation_psi)
         for warning, count in said.items():
@@ -162,6 +162,16 @@ class Text2Image:
         if length > self.encoder.max_tokens:
             sentences.append(f"it has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
         return sentences
+
+    def warn(self, prompts: Iterable[str]) -> None:
+        """Log the `warnings` for each prompt, as `generate` does."""
+        for prompt in prompts:
+            for warning in self.warnings(prompt):
+                _log(prompt, warning)
+
+
+def _log(prompt: str, warning: str) -> None:
+    log.warning(f"prompt {prompt[:40]!r}: {warning}")
 
 
 def _encoder_folder(snapshot: Path) -> str | None:

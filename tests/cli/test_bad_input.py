@@ -94,7 +94,7 @@ def test_train_with_a_wrong_option(config: Path, assert_refused: Callable[..., N
     [
         ("batch: [1", "config bad.yaml is not YAML"),
         ("- batch", "must hold a mapping"),
-        ("", "must hold a mapping"),
+        ("", "config bad.yaml is empty"),
         ("data: 3", "config key data"),
     ],
 )
@@ -172,6 +172,13 @@ def test_sample_with_a_wrong_option(
     assert_refused(2, sentence, "sample", trained.path, *arguments)
 
 
+def test_a_prompt_in_the_place_of_the_model(assert_refused: Callable[..., None]) -> None:
+    assert_refused(2, 'or --prompts FILE; did you mean -p "a red apple"?', "sample", "a red apple")
+    for known in ("latest", "pretrained:shapes64", "."):
+        result = CliRunner().invoke(command, ["sample", known])
+        assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, 'Error: no prompt: give -p "..." or --prompts FILE')
+
+
 @pytest.mark.parametrize("name", ["sample", "info"])
 def test_what_is_no_snapshot(trained: RunFolder, here: Path, assert_refused: Callable[..., None], name: str) -> None:
     prompt = ["-p", "red"] if name == "sample" else []
@@ -185,6 +192,8 @@ def test_what_is_no_snapshot(trained: RunFolder, here: Path, assert_refused: Cal
     )
     assert_refused(2, "there is no run with a snapshot in runs/: train one first", name, "latest", *prompt)
     (here / "00000-empty").mkdir()
+    assert_refused(2, "00000-empty is no run folder", name, "00000-empty", *prompt)
+    (here / "00000-empty" / "config.yaml").touch()
     assert_refused(2, "run 00000-empty has no snapshot yet", name, "00000-empty", *prompt)
 
     rewrite(snapshot, here / "future.safetensors", format_version=99)

@@ -1,6 +1,7 @@
 """``gan-t2i data``: output, files and refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
         shown = run("inspect", path)
         assert shown.exit_code == 0, shown.output
         assert "30 usable pairs, 90 captions; 5 pairs held out" in shown.output
-    assert f"`gan-t2i doctor --data '{packed}' --write FILE`" in shown.output
+    assert re.search(rf"recommended: --preset \w+, adapted to the data by `gan-t2i doctor --data '{packed}' --write FILE`", shown.output)
 
 
 def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

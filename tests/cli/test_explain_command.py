@@ -14,6 +14,7 @@ def test_explain_writes_a_sheet_and_prints_each_word(trained: RunFolder, tmp_pat
     arguments = ["explain", str(trained.path), "-p", "red star", "--out", str(out)]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
+    assert "replaced" not in result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == ["word", "red", "star"]
     assert result.stdout.splitlines()[-1] == str(out)
     with Image.open(out) as sheet:
@@ -21,6 +22,13 @@ def test_explain_writes_a_sheet_and_prints_each_word(trained: RunFolder, tmp_pat
     shares = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
     assert [word["word"] for word in shares["words"]] == ["red", "star"]
     assert all(0 <= word[key] <= 1 for word in shares["words"] for key in ("change", "attention"))
+
+
+def test_explain_warns_of_unknown_words_and_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").touch()
+    result = CliRunner().invoke(command, ["explain", "pretrained:shapes64", "-p", "red xylophone", "--out", str(tmp_path / "sheet.png")])
+    assert "prompt 'red xylophone': never seen in training: 'xylophone'" in result.stderr
+    assert "sheet.png exists and is replaced" in result.stderr
 
 
 @pytest.mark.parametrize(("prompt", "message"), [("star", "2 to 24 words can be explained"), ("", "prompt 1 is empty")])

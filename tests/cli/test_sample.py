@@ -234,7 +234,8 @@ def test_a_sheet_that_would_be_too_large_is_a_sentence(sample: Sample, tmp_path:
 
 def test_a_sheet_that_exists_is_replaced_with_a_word(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "sheet.png").write_text("another")
-    assert "sheet.png exists and is replaced" in sample("-p", "red", "--grid", "sheet.png").stderr
+    for arguments in (("-p", "red"), ("--mix", "red", "blue")):
+        assert "sheet.png exists and is replaced" in sample(*arguments, "--grid", "sheet.png").stderr
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 16
 
@@ -258,6 +259,7 @@ def test_a_way_on_a_page(sample: Sample) -> None:
 
 def test_mixes_of_two_prompts(sample: Sample) -> None:
     result = sample("--mix", "a red circle", "blue square", "--seeds", "1,4", "--grid", "mix.html")
+    assert "replaced" not in result.stderr
     assert (result.exit_code, result.stdout) == (0, "mix.html\n"), result.output
     rows = re.findall(r"<h2>(.*)</h2>", Path("mix.html").read_text(encoding="utf-8"))
     assert rows == ["shapes: a red circle, colours: blue square", "shapes: blue square, colours: a red circle"]
@@ -270,6 +272,14 @@ def test_variations_of_a_seed(sample: Sample) -> None:
         assert strip.width > 3 * 32
 
 
+LONG = "red circle " * 20
+
+
+@pytest.mark.parametrize("arguments", [["--interpolate", LONG, "red"], ["--mix", "red", LONG], ["--variations", "2", "-p", LONG]])
+def test_ways_say_what_of_a_prompt_is_left_out(sample: Sample, arguments: list[str]) -> None:
+    assert "has 42 tokens; the model reads 16, the rest is left out" in sample(*arguments, "--grid", "a.png").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -280,9 +290,15 @@ def test_variations_of_a_seed(sample: Sample) -> None:
         (["--variations", "3", "--interpolate", "red", "blue", "--grid", "a.png"], "give one of them"),
         (["--mix", "red", "blue", "--interpolate", "red", "blue", "--grid", "a.png"], "give one of them"),
         (["--mix", "red", "blue", "--grid", "a.png", "-p", "green"], "--mix takes its two prompts itself"),
+        (["-p", "red", "--frames", "5"], "--frames goes with --interpolate"),
+        (["-p", "red", "--variations", "3", "--grid", "a.png", "--frames", "5"], "--frames goes with --interpolate, not with --variations"),
+        (["-p", "red", "--strength", "0.2"], "--strength goes with --variations"),
+        (["--mix", "red", "blue", "--grid", "a.png", "--json"], "--json goes with a picture per prompt and seed, not with --mix"),
+        (["-p", "red", "--grid", "a.png", "--outdir", "b"], "--outdir goes with a file per picture, not with --grid"),
     ],
 )
-def test_ways_that_are_not_complete_are_refused(sample: Sample, arguments: list[str], message: str) -> None:
+def test_options_that_do_not_fit_together_are_refused(sample: Sample, tmp_path: Path, arguments: list[str], message: str) -> None:
     result = sample(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert not any(tmp_path.iterdir())

@@ -145,7 +145,7 @@ def test_a_set_below_a_value_says_so():
     ("content", "message"),
     [
         (b"- 1\n- 2\n", "must hold a mapping of keys to values, not list"),
-        (b"", "must hold a mapping of keys to values, not NoneType"),
+        (b"# nothing\n", "is empty: it must hold a mapping of keys to values"),
         (b"a: [1,\nb: }\n", "is not YAML: "),
         (b"a: !!python/object:os.system {}\n", "is not YAML: "),
         (b"a: \xff\xfe\n", "is not YAML: "),

@@ -185,4 +185,9 @@ def test_the_commands(es256: tuple[bytes, bytes, bytes], file: Path, tmp_path: P
     assert "assertion.dataHash.mismatch" in broken.output
     PICTURE.save(tmp_path / "plain.png")
     monkeypatch.setattr(marks, "has_c2pa", lambda: False)
+    (tmp_path / "text.png").write_text("text")
+    several = run("verify", tmp_path / "text.png", tmp_path / "gone.png", file)
+    assert several.exit_code == 1
+    assert [f"{tmp_path / name} cannot be read as a picture" in several.stderr for name in ("text.png", "gone.png")] == [True, True]
+    assert f"{file}: IPTC" in several.stdout
     assert run("verify", tmp_path / "plain.png").output.endswith('plain.png: no marks; C2PA was not looked for: pip install "gan-t2i[c2pa]"\n')

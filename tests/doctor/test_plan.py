@@ -34,12 +34,6 @@ def test_only_minutes_and_missing_configs_are_measured() -> None:
     assert [request.is_measured for request in requests] == [False, True, True, True]
 
 
-@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
-def test_minutes_are_positive(minutes: float) -> None:
-    with pytest.raises(UsageError, match=r"minutes = .*: give a number above 0"):
-        Request({}, (), {}, minutes)
-
-
 def test_a_request_is_shown_as_the_command_that_repeats_it() -> None:
     request = Request(None, ("batch=2",), {"data": {"source": "my pictures", "alpha": True}, "report": {"keep": 3}, "seed": 4}, 5.0)
     settings = "--set batch=2 --set data.alpha=true --set report.keep=3 --set seed=4"

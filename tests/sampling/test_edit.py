@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from gan_t2i.cli.main import command
@@ -86,3 +86,22 @@ def test_the_command(shapes: Text2Image, tmp_path: Path, monkeypatch: pytest.Mon
     assert result.output.endswith(f"{out}\n")
     with Image.open(out) as picture:
         assert picture.size == (64, 64)
+
+
+def test_the_command_says_what_it_takes_the_picture_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEPS", 1)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("black.png")
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(command, ["edit", "black.png", "pretrained:shapes64", *arguments])
+
+    result = run("-p", "a blue xylophone", "--out", "black.png")
+    assert result.exit_code == 0, result.output
+    assert "--from: 'a xylophone', a guess" in result.stderr
+    assert "prompt 'a blue xylophone': never seen in training: 'xylophone'" in result.stderr
+    assert "black.png exists and is replaced" in result.stderr
+    for same in (("-p", "a circle", "--from", "a  circle"), ("-p", "circle")):  # a single word is its own guess
+        result = run(*same)
+        assert result.exit_code == 2
+        assert "say with --from what the picture shows now" in result.stderr.splitlines()[-1]

@@ -168,6 +168,7 @@ def test_latest_skips_runs_without_a_snapshot(trained: RunFolder, tmp_path: Path
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "00000-done").symlink_to(trained.path)
     (tmp_path / "runs" / "00001-begun" / "snapshots").mkdir(parents=True)
+    (tmp_path / "runs" / "00001-begun" / "config.yaml").touch()
     assert Text2Image.load("latest").info.nimg == 40
     with pytest.raises(UsageError, match="has no snapshot yet"):
         Text2Image.load("runs/00001-begun")
