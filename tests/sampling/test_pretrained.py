@@ -10,6 +10,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.data.builtin.shapes_grammar import known_words
 from gan_t2i.runs import DEFAULT_MODEL, PRETRAINED, RunFolder, pretrained_model
 from gan_t2i.sampling.pipeline import Text2Image, generate_image
+from gan_t2i.text.weights import MINILM
 
 MODELS = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 
@@ -35,6 +36,14 @@ def test_the_shapes_model_knows_the_words_of_the_shapes() -> None:
     card = read_info(pretrained_model("shapes64")).card
     assert card is not None
     assert set(card.words) == known_words()
+
+
+def test_its_text_encoder_may_lie_in_a_folder(said: list[str]) -> None:
+    found = MINILM.find()
+    if found is None:
+        pytest.skip("the offline weights are not installed")
+    Text2Image.load("pretrained:shapes64", text_encoder=str(found.path))
+    assert f"from the local folder {found.path}" in said[-1]
 
 
 def test_another_name_is_refused() -> None:

