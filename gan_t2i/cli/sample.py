@@ -143,11 +143,12 @@ class Asked:
 
 def _check_options(ctx: click.Context, asked: Asked) -> None:
     """Raise `UsageError` for an option that has no effect in the mode, and for one that the mode needs."""
-    for param in ctx.command.params:
-        modes, place = _BELONGS.get(param.name or "", ([asked.mode], ""))
-        if asked.mode not in modes and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{param.opts[0]} goes with {place}{f', not with {asked.mode}' if asked.mode else ''}")
-    if asked.mode in _EXPLORATIONS and asked.grid is None:
+    mode, params = asked.mode, ctx.command.params
+    given = {param.opts[0] for param in params if ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE}
+    for option, (modes, place) in _BELONGS.items():
+        if option in given and mode not in modes:
+            raise click.UsageError(f"{option} goes with {place}{f', not with {mode}' if mode else ''}")
+    if mode in _EXPLORATIONS and asked.grid is None:
         raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
 
 
@@ -203,11 +204,11 @@ def _draw_variations(model: "Text2Image", asked: Asked) -> list["Row"]:
 
 _EXPLORATIONS = {"--interpolate": _draw_way, "--mix": _draw_mixes, "--variations": _draw_variations}
 _BELONGS = {
-    "frames": (["--interpolate"], "--interpolate"),
-    "strength": (["--variations"], "--variations"),
-    "outdir": ([""], "a file per picture"),
-    "overwrite": ([""], "a file per picture"),
-    "as_json": (["", "--grid"], "a picture per prompt and seed"),
+    "--frames": (["--interpolate"], "--interpolate"),
+    "--strength": (["--variations"], "--variations"),
+    "--outdir": ([""], "a file per picture"),
+    "--overwrite": ([""], "a file per picture"),
+    "--json": (["", "--grid"], "a picture per prompt and seed"),
 }
 """Option -> the modes in which it has an effect, and their name in a message."""
 
