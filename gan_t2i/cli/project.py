@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gan_t2i.cli.options import PictureFile, model_options
+from gan_t2i.cli.options import PictureFile, announce, model_options
 
 
 @click.command("project")
@@ -31,6 +31,7 @@ def command(
     from gan_t2i.sampling.project import project
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
+    announce(out)
     found = project(pipeline, read_picture(picture, pipeline), prompt, seed=seed, steps=steps)
     save_picture(found.sheet(), out)
     if as_json:

@@ -65,6 +65,7 @@ def project(model: Text2Image, picture: Tensor, prompt: str | None = None, *, se
     [prompt] = as_prompts(prompt) if prompt is not None else [None]
     seed, steps = as_integer(seed, "seed"), as_integer(steps, "steps")
     search = Inversion(model, picture, seed)
+    model.warn([prompt] if prompt is not None else [])
     words = guess_words(search) if prompt is None else prompt
     latents = {"rebuilt": search.wanted} if search.autoencoder else {}
     latents["words alone"] = search.draw(words)

@@ -24,11 +24,19 @@ def test_project_writes_a_sheet_and_prints_how_near_it_came(trained: RunFolder, 
     assert (words, path) == ("words: red circle", str(out))
     with Image.open(out) as sheet:
         assert sheet.width > 3 * 192
-    facts = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
+    again = CliRunner().invoke(command, [*arguments, "--json"])
+    assert f"{out} exists and is replaced" in again.stderr
+    facts = json.loads(again.stdout)
     assert (facts["prompt"], facts["guessed"], facts["seed"], facts["path"]) == ("red circle", False, 3, str(out))
     assert alone.split() == ["words", "alone", f"{facts['psnr']['words alone']:.1f}", "dB"]
     assert projected.split() == ["projected", f"{facts['psnr']['projected']:.1f}", "dB"]
     assert facts["psnr"]["projected"] > facts["psnr"]["words alone"]
+
+
+def test_unknown_words_are_named(picture: Path, tmp_path: Path) -> None:
+    arguments = ["-p", "red xylophone", "--steps", "0", "--out", str(tmp_path / "sheet.png")]
+    result = CliRunner().invoke(command, ["project", str(picture), "pretrained:shapes64", *arguments])
+    assert "prompt 'red xylophone': never seen in training: 'xylophone'" in result.stderr
 
 
 def test_bad_input_is_one_sentence(trained: RunFolder, picture: Path, tmp_path: Path) -> None:
