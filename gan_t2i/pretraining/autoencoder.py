@@ -13,6 +13,7 @@ from gan_t2i.checkpoint import below, load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.runtime import product_dtype, seeded_weights
+from gan_t2i.core.weights import hash_state
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.models.autoencoders.base import Autoencoder, LatentAutoencoder, TrainingSettings
 from gan_t2i.models.autoencoders.hub import HubAutoencoder
@@ -42,7 +43,7 @@ class ReadyAutoencoder:
     losses: Sequence[tuple[int, float]] = ()
     """Images shown in its training and the loss there; empty where it was not trained on these pictures."""
     taken_over: bool = False
-    """True for that of a training state or snapshot, which is not trained."""
+    """True for that of a training state or snapshot, which is not trained any further."""
 
 
 def ready_autoencoder(
@@ -53,21 +54,26 @@ def ready_autoencoder(
     seed: int,
     precision: str,
     source: Path | None = None,
+    init: Path | None = None,
     trained: bool = True,
 ) -> ReadyAutoencoder:
     """Return the autoencoder of a run on `device`, frozen.
 
     It is the one in `source`, a training state or a snapshot, if that has one; else it is trained on the pictures of `dataset`, or loaded
-    where an earlier run cached it. With `trained` False the run is only measured, so any weights do. Raises `GanT2IError` where there are too
-    few pictures, or where rebuilt pictures are too far from real ones.
+    where an earlier run cached it. Training goes on from the one in `init`, if that has one of the same sizes, and keeps the constants of its
+    latents, so that they go on meaning the same. With `trained` False the run is only measured, so any weights do. Raises `GanT2IError` where
+    there are too few pictures, or where rebuilt pictures are too far from real ones.
     """
     network = build_autoencoder(spec, dataset, seed).to(device).to(memory_format=torch.channels_last).requires_grad_(False).eval()
     if not isinstance(network, LatentAutoencoder):
         return ReadyAutoencoder(network)
     taken_over = load_from(network, source)
+    goes_on = not taken_over and load_from(network, init)
+    if goes_on and isinstance(network, HubAutoencoder):
+        taken_over = True  # it is never trained
     if taken_over or not trained:
         return ReadyAutoencoder(network, taken_over=taken_over)
-    if len(dataset.train) < LEAST_PICTURES:
+    if len(dataset.train) < LEAST_PICTURES and not goes_on:
         raise GanT2IError(
             f"autoencoder {spec.name} needs at least {LEAST_PICTURES} training pictures, and there are {len(dataset.train)}: "
             f"add pictures, {IN_PIXELS}"
@@ -77,16 +83,18 @@ def ready_autoencoder(
         standardize(network, dataset)
         return _checked(ReadyAutoencoder(network, rebuilt_psnr(network, dataset)), dataset)
     computed_in = str(product_dtype(device, precision))
-    path = cached_weights("autoencoder", [VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in])
+    beginning = [hash_state(network)] if goes_on else []
+    path = cached_weights("autoencoder", [VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in, *beginning])
     if (cached := _cached(network, path)) is not None:
         return _checked(cached, dataset)
-    log.info(f"autoencoder: training on {len(dataset.train):,} pictures (once)")
+    log.info(f"autoencoder: training {f'of that of {init} ' * goes_on}on {len(dataset.train):,} pictures (once)")
     position = path.with_suffix(".partial.safetensors")
     config = registry.config_for("autoencoder", spec.name, spec.params)
     assert isinstance(config, TrainingSettings)
     training = AutoencoderTraining(network, config, dataset, position, device=device, seed=seed, precision=precision)
     training.run()
-    standardize(network, dataset)
+    if not goes_on:
+        standardize(network, dataset)
     psnr = rebuilt_psnr(network, dataset)
     write_tensors(path, network.state_dict(), {"type": "autoencoder", "psnr": psnr, "losses": training.losses})
     position.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, build_networks, check_networks, latent_interface
 from gan_t2i.training.resident import Resident, make_resident, room
 from gan_t2i.training.step import TrainStep
-from gan_t2i.training.warm_start import init_source
+from gan_t2i.training.warm_start import data_fingerprint, init_source
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def prepare(config: TrainConfig, *, measured: bool = False, text_folder: Path | 
 
     `measured`: the run is only to be measured, so that its captioner need not have learned anything. `text_folder`: where embeddings go that
     nobody will use again; without it they go to the user's cache. `source`: a state that the run goes on from, whose autoencoder it
-    keeps; without it, a run with `init` takes over that one's.
+    keeps; without it, a run with `init` trains that one's further, or keeps it for the same pictures.
     Of several processes, the first of each node packs, encodes and teaches; the others find what it made.
     """
     if config.batch % (world_size() * config.accumulation):
@@ -204,10 +204,18 @@ def _prepare(config: TrainConfig, measured: bool, text_folder: Path | None, sour
     if len({dataset.caption_ids[item][0] for item in dataset.heldout}) < 2:
         log.warning("fewer than two captions are held out, so Text/match_gap is not measured: add pictures, or raise data.holdout_fraction")
     sampler = data.sampler(config.seed, cache.pooled)
-    if source is None and config.init is not None:
-        source = init_source(config.init)
+    init = init_source(config.init) if source is None and config.init is not None else None
+    if init is not None and data_fingerprint(init) == dataset.fingerprint:
+        source, init = init, None  # it has seen these very pictures
     autoencoder = ready_autoencoder(
-        config.autoencoder, dataset, device=device, seed=config.seed, precision=config.precision, source=source, trained=not measured
+        config.autoencoder,
+        dataset,
+        device=device,
+        seed=config.seed,
+        precision=config.precision,
+        source=source,
+        init=init,
+        trained=not measured,
     )
     if isinstance(sampler, Sampler) and not autoencoder.network.is_identity:
         sampler.gather = _noise_of(autoencoder.network, config.resolution) if measured else _latents_of(autoencoder.network, dataset)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gan_t2i.checkpoint import below, load_snapshot, read_tensors
+from gan_t2i.checkpoint import below, load_snapshot, read_info, read_tensors
 from gan_t2i.core import recipes
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.errors import UsageError
@@ -18,7 +18,7 @@ from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.models.residual_trunk import ResidualTrunk
 from gan_t2i.runs import PRETRAINED, RunFolder, resolve_snapshot, run_of
 from gan_t2i.training.networks import Networks
-from gan_t2i.training.state import read_progress
+from gan_t2i.training.state import DATA_SET, read_fingerprints, read_progress
 
 KEPT = ("alpha", "recolour")  # of the settings of the data
 MIN_SHARE = 0.5  # of a network's weights; with fewer in common the two runs have little to do with each other
@@ -28,6 +28,12 @@ def init_source(name: str) -> Path:
     """Return the file that `name` stands for: a run folder's training state, or a snapshot; raises `UsageError` where there is neither."""
     state = RunFolder(Path(name)).state
     return state if state.is_file() else resolve_snapshot(name)
+
+
+def data_fingerprint(source: Path) -> str | None:
+    """Return the fingerprint of the pictures that a training state or snapshot was trained on; None where it has none."""
+    is_state = source.name == RunFolder(source.parent).state.name
+    return read_fingerprints(source).get(DATA_SET) if is_state else read_info(source).data_fingerprint
 
 
 def settings_of(name: str) -> dict[str, Any]:

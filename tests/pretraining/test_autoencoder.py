@@ -89,6 +89,22 @@ def test_a_run_takes_over_that_of_its_source_where_the_sizes_are_its_own(
     assert f"autoencoder: that of {source} has other sizes, so this run has its own" in said
 
 
+def test_training_goes_on_from_that_of_init(
+    ready: ReadyAutoencoder, dataset: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = tmp_path / "state.safetensors"
+    begun = {name: x if name in ("mean", "std") else x * 1.01 for name, x in ready.network.state_dict().items()}
+    write_tensors(init, {f"autoencoder/{name}": x for name, x in begun.items()}, {})
+    monkeypatch.setattr(module, "LEAST_PICTURES", 10**6)  # those of its source were enough
+    further = ready_autoencoder(SPEC, dataset, **CPU, init=init)
+    assert not further.taken_over
+    assert further.psnr != ready.psnr
+    for name, x in further.network.state_dict().items():
+        assert torch.equal(x, begun[name]) == (name in ("mean", "std")), name
+    monkeypatch.setattr(AutoencoderTraining, "run", lambda self: pytest.fail("trained again"))
+    assert ready_autoencoder(SPEC, dataset, **CPU, init=init).psnr == further.psnr
+
+
 @pytest.mark.parametrize("stopped_after", [8, 6])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(
     dataset: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
