@@ -145,7 +145,7 @@ def measure(function: Callable[..., "Result"]) -> Callable[..., None]:
         data: str | None = None,
         **settings: Any,
     ) -> None:
-        # no docstring: `functools.wraps` brings that of the measure, which is the subcommand's help
+        """Measure the model, print the table and write the files. `functools.wraps` shows the measure's own docstring, which is the help."""
         from gan_t2i.evaluation.results import write, write_scalars
         from gan_t2i.runs import resolve_snapshot, run_of
 

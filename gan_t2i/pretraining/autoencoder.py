@@ -87,7 +87,7 @@ def ready_autoencoder(
     path = cached_weights("autoencoder", [VERSION, dataset.fingerprint, spec.model_dump(mode="json"), seed, computed_in, *beginning])
     if (cached := _cached(network, path)) is not None:
         return _checked(cached, dataset)
-    log.info(f"autoencoder: training {f'of that of {init} ' * goes_on}on {len(dataset.train):,} pictures (once)")
+    log.info(f"autoencoder: training {f'that of {init} further ' * goes_on}on {len(dataset.train):,} pictures (once)")
     position = path.with_suffix(".partial.safetensors")
     config = registry.config_for("autoencoder", spec.name, spec.params)
     assert isinstance(config, TrainingSettings)

@@ -67,7 +67,7 @@ class Inversion:
     best: Tensor | None = None
     """The offsets that came nearest so far; None before `begin`."""
     least: float
-    """What is left of the distance with them, and their penalty."""
+    """The distance that is left with them, plus their penalty."""
 
     @torch_defaults()
     @torch.no_grad()

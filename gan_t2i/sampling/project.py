@@ -33,7 +33,7 @@ class Projection:
     picture: Image.Image
     """The picture itself, at the model's size."""
     parts: dict[str, Image.Image]
-    """What the model makes of it: "rebuilt" by its autoencoder, where it has one, "words alone", and "projected"."""
+    """The model's versions by name: "rebuilt" by its autoencoder, where it has one, "words alone", and "projected"."""
 
     @property
     def psnr(self) -> dict[str, float]:

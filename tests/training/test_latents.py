@@ -19,6 +19,7 @@ from gan_t2i.core.images import from_uint8
 from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.models.latent_generator import LatentGenerator
+from gan_t2i.pretraining.autoencoder import ReadyAutoencoder
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
 from gan_t2i.runs import RunFolder
 from gan_t2i.text.batch import TextBatch
@@ -58,6 +59,24 @@ def test_a_run_keeps_its_autoencoder_when_the_cache_is_gone(
     monkeypatch.setattr(AutoencoderTraining, "run", lambda self: pytest.fail("trained again"))
     again, _ = start(**{**settings, "kimg": 0.016}, resume=str(run.path))
     assert again == run
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_run_with_init_keeps_the_autoencoder_for_the_same_pictures_and_trains_it_further_on_others(
+    start: Start, small_config: Callable[..., dict[str, Any]], settings: dict[str, Any], transparent_pictures: Path, snapshot: bool
+) -> None:
+    run, _ = start(**settings)
+    init = str(run.snapshots()[-1] if snapshot else run.path)
+
+    def begun(source: object) -> ReadyAutoencoder:
+        return prepare(TrainConfig.parse(small_config(**{**settings, "data": {"source": str(source)}, "init": init}))).autoencoder
+
+    same, others = begun(settings["data"]["source"]), begun(transparent_pictures)
+    assert (same.taken_over, others.taken_over) == (True, False)
+    first, kept, further = (x.state_dict() for x in (load_snapshot(run.snapshots()[-1])[0].autoencoder, same.network, others.network))  # type: ignore[union-attr]
+    assert all(torch.equal(first[name], kept[name]) for name in first)
+    assert torch.equal(first["std"], further["std"])
+    assert not torch.equal(first["decoder.0.weight"], further["decoder.0.weight"])
 
 
 @pytest.fixture
