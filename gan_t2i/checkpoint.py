@@ -71,7 +71,8 @@ class ModelCard:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Return the words of a prompt that occur in no training caption, in lower case."""
-        return [word for word in dict.fromkeys(split_words(prompt)) if word not in {*ARTICLES, *self.words}]
+        known = {*ARTICLES, *self.words}
+        return [word for word in dict.fromkeys(split_words(prompt)) if word not in known]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -136,16 +135,9 @@ class Text2Image:
         return self._stream(*checked)
 
     def _stream(self, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float) -> Iterator[Image.Image]:
-        said: Counter[str] = Counter()
+        self.warn(prompts if seeds else ())
         for prompt in prompts if seeds else ():
-            for warning in self.warnings(prompt):
-                if not said[warning]:
-                    _log(prompt, warning)
-                said[warning] += 1
             yield from draw(self.generator, self.encoder, [prompt], seeds, truncation_psi)
-        for warning, count in said.items():
-            if count > 1:
-                log.warning(f"{count - 1:,} other prompts: {warning}")
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Return the words of a prompt, in lower case, that the model was never trained with, where its model card lists the others."""
@@ -164,14 +156,13 @@ class Text2Image:
         return sentences
 
     def warn(self, prompts: Iterable[str]) -> None:
-        """Log the `warnings` for each prompt, as `generate` does."""
+        """Log the `warnings` for the prompts, as `generate` does: what several share is said for the first, and counted for the others."""
+        said: dict[str, list[str]] = {}
         for prompt in prompts:
             for warning in self.warnings(prompt):
-                _log(prompt, warning)
-
-
-def _log(prompt: str, warning: str) -> None:
-    log.warning(f"prompt {prompt[:40]!r}: {warning}")
+                said.setdefault(warning, []).append(prompt)
+        for warning, (first, *others) in said.items():
+            log.warning(f"prompt {first[:40]!r}{f' and {len(others):,} more' * bool(others)}: {warning}")
 
 
 def _encoder_folder(snapshot: Path) -> str | None:

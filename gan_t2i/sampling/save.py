@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gan_t2i.core.files import slug
 from gan_t2i.core.images import read_origin, save_picture
+from gan_t2i.sampling.draw import draw
 from gan_t2i.sampling.pipeline import Text2Image
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,10 @@ def save_all(
                 return False
         return True
 
+    model.warn(prompts)
     for prompt, stem in zip(prompts, stems(prompts, is_free), strict=True):
         missing = {seed: None for seed in seeds if overwrite or not path_of(stem, seed).exists()}
-        pictures = model.stream(prompt, seeds=missing, truncation_psi=truncation_psi)
+        pictures = draw(model.generator, model.encoder, [prompt], list(missing), truncation_psi)
         for seed in seeds:
             path = path_of(stem, seed)
             if seed in missing:

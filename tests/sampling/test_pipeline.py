@@ -104,11 +104,12 @@ def test_pictures_come_one_by_one(model: Text2Image, monkeypatch: pytest.MonkeyP
     prompts = ["red", "blue", "red circle " * 20]
     pictures = model.stream((prompt for prompt in prompts), seeds=range(2))
     assert not drawn
+    assert not said
     for number, picture in enumerate(expected, 1):
         assert same(next(pictures), picture)
         assert len(drawn) == number
-    assert not said
-    next(pictures)
+        assert len(said) == 1  # of the last prompt, before anything is drawn
+    assert len(list(pictures)) == 2
     assert len(said) == 1
     assert next(model.stream("red", seeds=range(10**15))) == expected[0]
     with pytest.raises(UsageError, match="prompt 2 is empty"):

@@ -123,3 +123,8 @@ def test_naming_is_linear() -> None:
     assert list(stems(["red"] * 500, is_free))[::499] == ["red.501", "red.1000"]
     assert len(asked) == len(set(asked)) == 1000
     assert file_names(["red"] * 20000, [0])[-1] == "red.20000-seed0.png"
+
+
+def test_what_prompts_share_is_said_once(model: Text2Image, tmp_path: Path, said: list[str]) -> None:
+    list(save_all(model, ["red circle " * 20, "blue circle " * 20], [0], 1.0, tmp_path))
+    assert [line.partition(": ")[0] for line in said] == [f"prompt {('red circle ' * 20)[:40]!r} and 1 more"]
