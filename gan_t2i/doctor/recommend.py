@@ -139,10 +139,10 @@ class Length:
         """Return the length that fills `minutes` at `rate` images per second, after `pretraining` minutes, cut to at most half of the time."""
         share = min(1.0, minutes / 2 / pretraining) if pretraining else 1.0
         training = minutes - share * pretraining
-        time = "an hour" if training == MINUTES else f"{training:.3g} minutes"
+        time = "an hour" if training == MINUTES else _in_minutes(f"{training:.3g}")
         why = f"about {time} at {rate:.3g} img/s, {source}"
         if pretraining:
-            why += f", after {share * pretraining:.2g} minutes of pretraining{', cut to half of the time' if share < 1 else ''}"
+            why += f", after {_in_minutes(f'{share * pretraining:.2g}')} of pretraining{', cut to half of the time' if share < 1 else ''}"
         images = rate * training * 60
         records = _IMAGES_PER_RECORD * (max(_TICKS, images / 1000) + _GRIDS)  # the images that could be shown in their time
         return cls(rounded((images - min(images / 2, records)) / 1000), why, share)
@@ -181,6 +181,10 @@ class Recommendation:
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _in_minutes(number: str) -> str:
+    return f"{number} minute{'s' * (number != '1')}"
 
 
 def inspect_and_recommend(
