@@ -84,8 +84,8 @@ def test_dry_run(train: Callable[..., Result], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "12 usable pairs, 24 captions; 2 pairs held out" in result.output
     for name, kind, parts in (("generator", "style", "mapping"), ("discriminator", "resnet", "head")):
-        (total,) = re.findall(rf"^{name} {kind}: ([\d,]+) parameters$", result.output, re.MULTILINE)
-        table = result.output.split(f"{name} {kind}:")[1]
+        (total,) = re.findall(rf"^{name} {kind}: ([\d,]+) parameters$", result.stdout, re.MULTILINE)
+        table = result.stdout.split(f"{name} {kind}:")[1]
         assert int(total.replace(",", "")) > 1000
         assert re.search(rf"^  {parts} +\w+ +[\d,]+  \S", table, re.MULTILINE)
         assert re.search(r"^  text_head +TextHead +[\d,]+  \S", table, re.MULTILINE)
