@@ -90,7 +90,7 @@ def test_dry_run(train: Callable[..., Result], tmp_path: Path) -> None:
         assert re.search(rf"^  {parts} +\w+ +[\d,]+  \S", table, re.MULTILINE)
         assert re.search(r"^  text_head +TextHead +[\d,]+  \S", table, re.MULTILINE)
     (estimate,) = re.findall(
-        r"^estimate on \S+, from \d steps of 4 pictures: (\d+) img/s, (\d+) minutes for 1000 kimg, ([\d.]+) GiB", result.output, re.MULTILINE
+        r"^estimate on \S+, from \d steps of 4 pictures: (\d+) img/s, (\d+) minutes for 1000 kimg, ([\d.]+) GiB", result.stdout, re.MULTILINE
     )
     rate, minutes, memory = map(float, estimate)
     assert minutes == pytest.approx(1e6 / rate / 60, rel=0.1)
