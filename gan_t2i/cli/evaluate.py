@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from gan_t2i.data.packing import PackedDataset
+    from gan_t2i.data.settings import DataConfig
     from gan_t2i.evaluation.features import FeatureSpace
     from gan_t2i.evaluation.results import Result
     from gan_t2i.evaluation.retrieval import RetrievalTask
@@ -46,12 +47,12 @@ class Subject:
         return self.pipeline.generate(prompts, seeds=seeds)
 
     @functools.cached_property
-    def trained_on(self) -> str | None:
-        """Source of the run's data; None for a snapshot outside of a run folder."""
+    def trained_on(self) -> "DataConfig | None":
+        """The run's data; None for a snapshot outside of a run folder."""
         from gan_t2i.core.config import read_yaml
         from gan_t2i.training.config import TrainConfig
 
-        return None if self.run is None else TrainConfig.parse(read_yaml(self.run.config)).data.source
+        return None if self.run is None else TrainConfig.parse(read_yaml(self.run.config)).data
 
     @functools.cached_property
     def dataset(self) -> "PackedDataset":
@@ -59,17 +60,15 @@ class Subject:
 
         Raises `UsageError` where they are unknown or streamed, and warns where the model was trained on others.
         """
-        from gan_t2i.core.config import read_yaml
         from gan_t2i.core.errors import UsageError
         from gan_t2i.data.builtin import resolve_source
         from gan_t2i.data.packing import PackedDataset, is_packed, load_dataset
         from gan_t2i.data.settings import DataConfig
-        from gan_t2i.training.config import TrainConfig
 
         if self.data is not None:
             settings = DataConfig(source=self.data, alpha=self.pipeline.info.has_alpha)
-        elif self.run is not None:
-            settings = TrainConfig.parse(read_yaml(self.run.config)).data
+        elif self.trained_on is not None:
+            settings = self.trained_on
         else:
             raise UsageError("a snapshot outside of a run folder does not say which data it was trained on: name them with --data")
         settings.require_packed("this measure", "name a set that fits into the cache with --data")
@@ -194,7 +193,8 @@ def shapes(subject: Subject, **settings: Any) -> "Result":
     from gan_t2i.evaluation.shapes.prompts import prompts_for
     from gan_t2i.evaluation.shapes.suite import run_suite
 
-    return run_suite(subject.generate, prompts=prompts_for(subject.trained_on), **settings)
+    data = subject.trained_on
+    return run_suite(subject.generate, prompts=prompts_for(data.source if data else None), **settings)
 
 
 @command.command()

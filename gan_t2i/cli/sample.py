@@ -20,7 +20,10 @@ from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, announce, mo
 from gan_t2i.core.log import PACKAGE
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from gan_t2i.core.stopping import StopRequest
+    from gan_t2i.sampling.best_of import Best, Judge
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.sampling.sheets import Row
 
@@ -61,6 +64,20 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
 @click.option(
     "--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation psi; below 1: less variety, more typical pictures."
 )
+@click.option(
+    "--best-of",
+    type=click.IntRange(2, 256),
+    metavar="N",
+    help="Draw N seeds of each prompt, from the one of --seeds on, and keep the picture that the judge ranks first. "
+    "It helps where seeds differ, as where several training pictures have one caption.",
+)
+@click.option(
+    "--judge",
+    type=click.Choice(["matcher"]),
+    default="matcher",
+    show_default=True,
+    help="Judge of --best-of: matcher is that of evaluate retrieval, trained once on the pictures of the run.",
+)
 @click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
 @click.option(
     "--frames", type=click.IntRange(2, 256), default=16, show_default=True, help="Pictures from A to B; an animation plays them there and back."
@@ -95,6 +112,10 @@ def command(
     asked = Asked([*prompts, *read_prompts(prompt_file)], **options)
     _check_options(ctx, asked)
     _check_prompts(asked, model)
+    if asked.best_of:
+        pipeline, judge = _load_with_judge(model, asked, text_encoder, device)
+        _write_pictures(ctx, pipeline, asked, _rank(pipeline, asked, judge))
+        return
     from gan_t2i.sampling.pipeline import Text2Image
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
@@ -112,6 +133,8 @@ class Asked:
     texts: list[str]
     seeds: list[int]
     trunc: float
+    best_of: int | None
+    judge: str
     interpolate: tuple[str, str] | None
     frames: int
     mix: tuple[str, str] | None
@@ -136,6 +159,16 @@ class Asked:
         return list(self.interpolate or self.mix or self.texts)
 
     @property
+    def drawn_seeds(self) -> Sequence[int]:
+        """The seeds that each prompt is drawn with."""
+        return range(self.seeds[0], self.seeds[0] + self.best_of) if self.best_of else self.seeds
+
+    @property
+    def kept(self) -> int:
+        """Number of pictures of each prompt that are written."""
+        return 1 if self.best_of else len(self.seeds)
+
+    @property
     def ends(self) -> tuple[int, int]:
         """The seeds of two prompts: the first, and the last where there are several."""
         return self.seeds[0], self.seeds[-1]
@@ -148,6 +181,10 @@ def _check_options(ctx: click.Context, asked: Asked) -> None:
     for option, (modes, place) in _BELONGS.items():
         if option in given and mode not in modes:
             raise click.UsageError(f"{option} goes with {place}{f', not with {mode}' if mode else ''}")
+    if "--judge" in given and not asked.best_of:
+        raise click.UsageError("--judge goes with --best-of")
+    if asked.best_of and len(asked.seeds) > 1:
+        raise click.UsageError(f"--best-of draws its seeds from the one of --seeds on: give one, not {len(asked.seeds):,}")
     if mode in _EXPLORATIONS and asked.grid is None:
         raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
 
@@ -161,12 +198,47 @@ def _check_prompts(asked: Asked, model: str) -> None:
     if not asked.prompts:
         is_model = model.partition(":")[0] in ("auto", "latest", "pretrained") or Path(model).exists()
         raise click.UsageError('no prompt: give -p "..." or --prompts FILE' + ("" if is_model else f'; did you mean -p "{model}"?'))
-    if (total := len(asked.texts) * len(asked.seeds)) > MOST:
+    if (total := len(asked.texts) * len(asked.drawn_seeds)) > MOST:
         raise click.UsageError(f"{total:,} pictures are more than {MOST:,}: ask for fewer at a time")
     from gan_t2i.core.arguments import as_number, as_prompts
 
     as_prompts(asked.prompts)
     as_number(asked.trunc, "--trunc")
+
+
+def _load_with_judge(model: str, asked: Asked, text_encoder: str | None, device: str) -> tuple["Text2Image", "Judge"]:
+    """Load the model of a run and the judge of its pictures, which is trained on first use.
+
+    Raises `UsageError` for a model outside of a run and for a run of streamed data, and `GanT2IError` where the data are gone.
+    """
+    from gan_t2i.cli.evaluate import Subject
+    from gan_t2i.core.errors import GanT2IError, UsageError
+    from gan_t2i.evaluation.matcher import matcher_judge
+    from gan_t2i.runs import resolve_snapshot, run_of
+
+    snapshot = resolve_snapshot(model)
+    subject = Subject(snapshot, run_of(snapshot), None, text_encoder, device)
+    instead = "choose among several --seeds yourself"
+    if subject.trained_on is None:
+        name = "pretrained" if model == "auto" else model
+        raise UsageError(f"the judge of --best-of is trained on a run's pictures, which {name} is without: name a run folder, or {instead}")
+    subject.trained_on.require_packed("the judge of --best-of", instead)
+    pipeline = subject.pipeline
+    try:
+        judge = matcher_judge(subject.retrieval_task.matcher, pipeline.encoder)
+    except UsageError as error:
+        raise GanT2IError(f"the judge of --best-of is trained on the run's pictures: {error}; put them back there, or {instead}") from error
+    return pipeline, judge
+
+
+def _rank(model: "Text2Image", asked: Asked, judge: "Judge") -> Iterator["Best"]:
+    """Yield the best picture of each prompt, and log its seed."""
+    from gan_t2i.sampling.best_of import best_of
+
+    seeds = asked.drawn_seeds
+    for best in best_of(model, asked.texts, judge, seeds=seeds, truncation_psi=asked.trunc):
+        log.info(f"{best.prompt[:40]!r}: of the seeds {seeds[0]}-{seeds[-1]}, the {asked.judge} ranks {best.seed} first ({best.score:.3f})")
+        yield best
 
 
 def _draw_way(model: "Text2Image", asked: Asked) -> list["Row"]:
@@ -204,6 +276,7 @@ def _draw_variations(model: "Text2Image", asked: Asked) -> list["Row"]:
 
 _EXPLORATIONS = {"--interpolate": _draw_way, "--mix": _draw_mixes, "--variations": _draw_variations}
 _BELONGS = {
+    "--best-of": (["", "--grid"], "a picture per prompt"),
     "--frames": (["--interpolate"], "--interpolate"),
     "--strength": (["--variations"], "--variations"),
     "--outdir": ([""], "a file per picture"),
@@ -225,28 +298,29 @@ def _write_rows(rows: Sequence["Row"], file: Path) -> None:
     click.echo(file)
 
 
-def _write_pictures(ctx: click.Context, pipeline: "Text2Image", asked: Asked) -> None:
-    """Draw every prompt with every seed, into files or on a sheet; a stop ends the process with the signal's exit code."""
+def _write_pictures(ctx: click.Context, pipeline: "Text2Image", asked: Asked, best: "Iterator[Best] | None" = None) -> None:
+    """Draw every prompt with every seed, or take the best of each, into files or on a sheet; a stop ends the process with the signal's code."""
     from gan_t2i.core.stopping import StopRequest
 
-    total = len(asked.texts) * len(asked.seeds)
+    total = len(asked.texts) * asked.kept
     with StopRequest() as stop, _results(asked.as_json) as show:
         watch = partial(_watched, total=total, stop=stop)
         if asked.grid is None:
-            done = _write_files(pipeline, asked, watch, show)
+            done = _write_files(pipeline, asked, best, watch, show)
         else:
-            done = _write_sheet(pipeline, asked, asked.grid, watch, show)
+            done = _write_sheet(pipeline, asked, asked.grid, best, watch, show)
     if done < total:
         log.info(f"stopped after {done:,} of {total:,} pictures; {'no sheet is written' if asked.grid else 'the same command goes on'}")
         ctx.exit(128 + (stop.signal or 0))  # the shell's code for a process that a signal ended
 
 
-def _write_files(pipeline: "Text2Image", asked: Asked, watch: Callable[..., Any], show: Show) -> int:
+def _write_files(pipeline: "Text2Image", asked: Asked, best: "Iterator[Best] | None", watch: Callable[..., Any], show: Show) -> int:
     """Write a file per picture; returns the number of files."""
     from gan_t2i.sampling.save import save_all
 
     done = drawn = 0
-    for saved in watch(save_all(pipeline, asked.texts, asked.seeds, asked.trunc, asked.outdir, overwrite=asked.overwrite)):
+    files = save_all(pipeline, asked.texts, asked.drawn_seeds, asked.trunc, asked.outdir, overwrite=asked.overwrite, best=best)
+    for saved in watch(files):
         show(saved.prompt, saved.seed, saved.path)
         done, drawn = done + 1, drawn + saved.drawn
     if drawn < done:
@@ -254,20 +328,30 @@ def _write_files(pipeline: "Text2Image", asked: Asked, watch: Callable[..., Any]
     return done
 
 
-def _write_sheet(pipeline: "Text2Image", asked: Asked, file: Path, watch: Callable[..., Any], show: Show) -> int:
-    """Write all pictures on one sheet, if no stop is requested; returns the number of pictures that were drawn."""
+def _write_sheet(pipeline: "Text2Image", asked: Asked, file: Path, best: "Iterator[Best] | None", watch: Callable[..., Any], show: Show) -> int:
+    """Write all pictures on one sheet, if no stop is requested; returns the number of pictures."""
     from gan_t2i.sampling.sheets import Row, check_sheet, save_sheet
 
-    each = len(asked.seeds)
+    each = asked.kept
     check_sheet(asked.texts, each, pipeline.info.resolution, file)  # before the drawing, which takes longer
     announce(file)
-    pictures = list(watch(pipeline.stream(asked.texts, seeds=asked.seeds, truncation_psi=asked.trunc)))
-    if len(pictures) == each * len(asked.texts):
-        labels = [f"seed {seed}" for seed in asked.seeds]
-        save_sheet([Row(text, pictures[at * each : (at + 1) * each], labels) for at, text in enumerate(asked.texts)], file)
-        for prompt, seed in product(asked.texts, asked.seeds) if asked.as_json else [("", 0)]:
+    drawn = list(watch(_drawn(pipeline, asked, best)))
+    if len(drawn) == each * len(asked.texts):
+        rows = [drawn[at : at + each] for at in range(0, len(drawn), each)]
+        save_sheet([Row(row[0][0], [picture for _, _, picture in row], [f"seed {seed}" for _, seed, _ in row]) for row in rows], file)
+        for prompt, seed, _ in drawn if asked.as_json else drawn[:1]:
             show(prompt, seed, file)
-    return len(pictures)
+    return len(drawn)
+
+
+def _drawn(pipeline: "Text2Image", asked: Asked, best: "Iterator[Best] | None") -> Iterator[tuple[str, int, "Image.Image"]]:
+    """Yield prompt, seed and picture of everything on the sheet, in order."""
+    if best is not None:
+        yield from ((each.prompt, each.seed, each.picture) for each in best)
+        return
+    pictures = pipeline.stream(asked.texts, seeds=asked.seeds, truncation_psi=asked.trunc)
+    for (prompt, seed), picture in zip(product(asked.texts, asked.seeds), pictures, strict=True):
+        yield prompt, seed, picture
 
 
 def _watched(items: Iterable[T], total: int, stop: "StopRequest") -> Iterator[T]:

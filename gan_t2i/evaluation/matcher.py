@@ -7,18 +7,20 @@ padded with -1.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from gan_t2i.core.config import Count, StrictConfig
-from gan_t2i.core.images import from_uint8
-from gan_t2i.core.runtime import autocast, seeded_rng
+from gan_t2i.core.images import from_uint8, to_uint8
+from gan_t2i.core.runtime import autocast, seeded_rng, torch_defaults
 from gan_t2i.ops.layers import activate, linear
+from gan_t2i.text.encoder import SentenceEncoder
 
 _CHUNK = 256  # pictures embedded at a time
 
@@ -90,6 +92,20 @@ class Matcher(nn.Module):
         """Cosines [N, M] on the CPU of uint8 pictures, given in parts [n, 3, R, R], with sentence vectors [M, E]."""
         pictures = torch.cat([self.embed_images(part) for part in images])
         return (pictures @ self.embed_text(pooled).T).float().cpu()
+
+
+def matcher_judge(matcher: Matcher, encoder: SentenceEncoder) -> Callable[[Sequence[Image.Image], str], list[float]]:
+    """Return a judge for `sampling.best_of`: pictures of the matcher's resolution and a prompt -> the cosine of each with the prompt.
+
+    `encoder` is the one whose sentence vectors the matcher was trained with.
+    """
+
+    @torch_defaults()
+    def judge(pictures: Sequence[Image.Image], prompt: str) -> list[float]:
+        cosines: list[float] = matcher.similarity([to_uint8(pictures)], encoder.encode([prompt]).pooled)[:, 0].tolist()
+        return cosines
+
+    return judge
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gan_t2i.core.files import slug
 from gan_t2i.core.images import read_origin, save_picture
+from gan_t2i.sampling.best_of import Best
 from gan_t2i.sampling.draw import draw
 from gan_t2i.sampling.pipeline import Text2Image
 
@@ -28,12 +29,20 @@ class Saved:
 
 
 def save_all(
-    model: Text2Image, prompts: Sequence[str], seeds: Sequence[int], truncation_psi: float, folder: Path, *, overwrite: bool = False
+    model: Text2Image,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    truncation_psi: float,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    best: Iterable[Best] | None = None,
 ) -> Iterator[Saved]:
     """Draw every prompt with every seed into `folder`, and yield each picture once it is in its file.
 
     A file that holds its picture already is left as it is. One that holds anything else is not replaced: the prompt takes the next number.
-    With `overwrite`, all are drawn again, and files are replaced. Raises `UsageError` where a file cannot be written.
+    With `overwrite`, all are drawn again, and files are replaced. With `best`, which `best_of` gives for the same prompts and seeds, only the
+    best picture of each prompt is written. Raises `UsageError` where a file cannot be written.
     """
     told = False
 
@@ -55,11 +64,13 @@ def save_all(
                 return False
         return True
 
-    model.warn(prompts)
-    for prompt, stem in zip(prompts, stems(prompts, is_free), strict=True):
-        missing = {seed: None for seed in seeds if overwrite or not path_of(stem, seed).exists()}
-        pictures = draw(model.generator, model.encoder, [prompt], list(missing), truncation_psi)
-        for seed in seeds:
+    if best is None:
+        model.warn(prompts)
+    for prompt, stem, one in zip(prompts, stems(prompts, is_free), [None] * len(prompts) if best is None else best, strict=True):
+        wanted = [one.seed] if one else seeds
+        missing = {seed: None for seed in wanted if overwrite or not path_of(stem, seed).exists()}
+        pictures = iter([one.picture]) if one else draw(model.generator, model.encoder, [prompt], list(missing), truncation_psi)
+        for seed in wanted:
             path = path_of(stem, seed)
             if seed in missing:
                 save_picture(next(pictures), path, origin(prompt, seed))

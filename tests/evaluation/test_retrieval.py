@@ -17,7 +17,7 @@ from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.data.packing import PackedDataset, load_dataset
 from gan_t2i.evaluation import retrieval as retrieval_suite
-from gan_t2i.evaluation.matcher import MatcherConfig, are_own, info_nce
+from gan_t2i.evaluation.matcher import MatcherConfig, are_own, info_nce, matcher_judge
 from gan_t2i.evaluation.retrieval import RetrievalTask, prepare_retrieval, run_retrieval, split_pairs
 from gan_t2i.text.encoder import build_encoder, interface_for
 
@@ -121,6 +121,16 @@ def test_recombined_captions_come_from_those_of_training(dataset: PackedDataset,
     heldout = {fewer.captions[fewer.caption_ids[item][0]].split()[-1] for item in fewer.heldout.tolist()}
     assert not {text.split()[-1] for text in recombined} & heldout
     torch.testing.assert_close(found.pooled[found.recombined], encoder.encode(recombined).pooled)
+
+
+def test_a_judge_ranks_the_picture_of_the_prompt_first(task: RetrievalTask, encoder: Any, real: Callable[[str], Image.Image]) -> None:
+    judge = matcher_judge(task.matcher, encoder)
+    prompts = [task.captions[number] for side in (task.train, task.heldout) for number in side.captions[:20, 0].tolist()]
+    first = 0
+    for at, prompt in enumerate(prompts):
+        scores = judge([real(prompts[at - shift]) for shift in range(8)], prompt)
+        first += max(scores) == scores[0]
+    assert first > 0.75 * len(prompts)  # six times chance
 
 
 def test_every_caption_is_requested_once_with_its_own_seeds(task: RetrievalTask) -> None:
