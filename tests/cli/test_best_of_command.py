@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gan_t2i.data.packing import load_dataset
 from gan_t2i.evaluation.matcher import matcher_judge
 from gan_t2i.evaluation.retrieval import prepare_retrieval
 from gan_t2i.runs import REPOSITORY, RunFolder
+from gan_t2i.sampling import draw
 from gan_t2i.sampling.best_of import Best, best_of
 
 PROMPTS = ["a red circle", "blue square"]
@@ -104,6 +106,25 @@ def test_a_sheet_of_the_best(run: RunFolder) -> None:
         assert "gan_t2i" in sheet.info["Software"]
 
 
+def test_a_stop_leaves_what_is_done_and_every_seed_is_drawn_once(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    to_pictures = draw.to_pictures
+
+    def stop_and_draw(images: Any) -> Any:
+        drawn.append(len(images))
+        if len(drawn) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return to_pictures(images)
+
+    monkeypatch.setattr(draw, "to_pictures", stop_and_draw)
+    result = sample(run.path, *BOTH, "-p", "green")
+    assert result.exit_code == 130
+    assert "stopped after 2 of 3 pictures; the same command goes on" in result.stderr
+    assert drawn == [1] * 8
+    assert sorted(map(str, Path("out").iterdir())) == result.stdout.splitlines()
+    assert sample(run.path, *BOTH, "-p", "green").stdout.splitlines()[:2] == result.stdout.splitlines()
+
+
 def test_without_a_run_there_is_no_judge(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = shutil.copy(run.snapshot(40), tmp_path / "model.safetensors")
     repository = tmp_path / "repository"
@@ -152,8 +173,9 @@ def test_without_the_run_s_pictures_there_is_no_judge(run: RunFolder, data: dict
         ([*["-p", "red"] * 4000, "--best-of", "256"], "1,024,000 pictures are more than 1,000,000"),
     ],
 )
-def test_options_that_do_not_fit_together_are_refused(trained: RunFolder, arguments: list[str], message: str) -> None:
-    result = sample(trained.path, *arguments)
+def test_options_that_do_not_fit_together_are_refused(run: RunFolder, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = sample(run.path, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert "model:" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
