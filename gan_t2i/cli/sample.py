@@ -232,13 +232,12 @@ def _load_with_judge(model: str, asked: Asked, text_encoder: str | None, device:
 
 
 def _rank(model: "Text2Image", asked: Asked, judge: "Judge") -> Iterator["Best"]:
-    """Yield the best picture of each prompt, and log its seed."""
+    """Return the best picture of each prompt, each drawn when it is asked for, and log who says so."""
     from gan_t2i.sampling.best_of import best_of
 
     seeds = asked.drawn_seeds
-    for best in best_of(model, asked.texts, judge, seeds=seeds, truncation_psi=asked.trunc):
-        log.info(f"{best.prompt[:40]!r}: of the seeds {seeds[0]}-{seeds[-1]}, the {asked.judge} ranks {best.seed} first ({best.score:.3f})")
-        yield best
+    log.info(f"each picture: of the seeds {seeds[0]}-{seeds[-1]}, the one that the judge {asked.judge} ranks first")
+    return best_of(model, asked.texts, judge, seeds=seeds, truncation_psi=asked.trunc)
 
 
 def _draw_way(model: "Text2Image", asked: Asked) -> list["Row"]:
