@@ -57,7 +57,7 @@ class Measured:
             "own shapes": ", ".join(f"{kind} {value.rate:.4g} GFLOP/s" for kind, value in training.ceilings.items()),
             "limit": f"{training.ceiling.rate:.4g} GFLOP/s over all of the step's own shapes; {training.share_of_limit:.0%} of it reached",
             "sampling": f"first picture {_ms(sampling.first)}, then {_ms(sampling.warm)} (encoder {_ms(sampling.encoder)}, generator "
-            f"{_ms(sampling.generator)}, {sampling.overhead:.2f} times their sum)",
+            f"{_ms(sampling.generator)}, {sampling.overhead:.2f} times their sum), {_ms(sampling.known)} from a known prompt",
             f"batch of {BATCH}": f"first {_ms(sampling.batch_first)} per picture, then {_ms(sampling.batch_warm)}",
             "memory": f"{training.peak_memory_gib:.2f} GiB at the peak",
         }

@@ -35,6 +35,7 @@ class Generator(nn.Module):
         """Map z [N, Z] and N encoded captions to images [N, C, R, R] float32, about [-1, 1].
 
         `truncation_psi` below 1 trades variety for typicality: it shrinks the z path alone and leaves the prompt as it is.
+        In a CUDA graph and in an export, it is a tensor [], on which nothing can branch.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
 

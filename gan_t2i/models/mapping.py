@@ -26,7 +26,7 @@ class MappingNetwork(nn.Module):
         self.shared_layers = nn.ModuleList(linear(i, o) for i, o in itertools.pairwise(widths))
         self.register_buffer("w_avg", torch.zeros(w_width))
 
-    def forward(self, z: Tensor, sentence: Tensor, truncation_psi: float = 1.0) -> Tensor:
+    def forward(self, z: Tensor, sentence: Tensor, truncation_psi: float | Tensor = 1.0) -> Tensor:
         """z [N, Z] and sentence [N, S] -> w [N, W]. A psi of 1 leaves the z path as it is, 0 gives every z the same w for a sentence."""
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.z_layers:
@@ -34,7 +34,7 @@ class MappingNetwork(nn.Module):
         if self.training:
             # decay 0.998 per forward pass, as in StyleGAN2 (arXiv 1912.04958): an average over some five hundred batches
             self.w_avg.lerp_(x.detach().float().mean(dim=0), 1 - 0.998)
-        if torch.compiler.is_exporting() or truncation_psi != 1:  # an exported graph cannot branch; it takes psi as a tensor
+        if isinstance(truncation_psi, Tensor) or truncation_psi != 1:  # a captured or exported graph takes a tensor, and cannot branch
             x = self.w_avg.lerp(x.float(), truncation_psi).to(x.dtype)
         x = torch.cat([x, self.norm_sentence(sentence).to(x.dtype)], dim=1)
         for layer in self.shared_layers:

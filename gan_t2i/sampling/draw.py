@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan_t2i.core.images import to_pictures
 from gan_t2i.core.runtime import seeded_rng, torch_defaults
 from gan_t2i.models.base import Generator
+from gan_t2i.sampling.captured import draw_picture
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -45,5 +45,4 @@ def latent(generator: Generator, seed: int, variation: int | None = None) -> Ten
 def draw_one(generator: Generator, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Image.Image:
     """Return the picture of one z [1, Z] and one encoded prompt; the generator must be in evaluation mode."""
     device = next(generator.parameters()).device
-    [picture] = to_pictures(generator(z.to(device), text.to(device), truncation_psi))
-    return picture
+    return draw_picture(generator, z.to(device), text.to(device), truncation_psi)

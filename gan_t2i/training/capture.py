@@ -1,7 +1,7 @@
 """A training step as CUDA graphs: the GPU replays it without Python, which would launch ten thousand kernels one by one.
 
 Three graphs share one pool of memory: the gradients with the penalty, those without it, and the update; the all-reduce over processes runs
-between them. A graph reads fixed addresses, so the inputs of a step are copied into the same buffers each time.
+between them.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gan_t2i.core.graphs import Backend, Replay, reason_of
 from gan_t2i.losses.inputs import StepInputs
 from gan_t2i.training.networks import Networks
 from gan_t2i.training.sync import GradientSync
 
 Metrics = dict[str, Tensor]
-Replay = Callable[[], Metrics]
 
 WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels and take their workspaces
 ALIGNMENT = 256  # bytes
@@ -41,43 +41,6 @@ class Step(Protocol):
     def gradients(self, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics: ...
 
     def update(self) -> Metrics: ...
-
-
-class Backend(Protocol):
-    """Records what a function does, to do it again."""
-
-    def warm_up(self, function: Callable[[], object]) -> None:
-        """Run a function as it will be captured."""
-
-    def capture(self, function: Replay) -> Replay:
-        """Record a function that returns scalars; each call of the result repeats it and returns new ones."""
-
-
-class CudaGraphs:
-    """The backend of a GPU."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        self._side = torch.cuda.Stream()
-
-    def warm_up(self, function: Callable[[], object]) -> None:
-        self._side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._side):
-            function()
-        torch.cuda.current_stream().wait_stream(self._side)
-
-    def capture(self, function: Replay) -> Replay:
-        graph = torch.cuda.CUDAGraph()
-        # other threads decode images meanwhile, and may pin memory
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            metrics = function()
-            values = torch.stack([value.float() for value in metrics.values()])
-
-        def replay() -> Metrics:
-            graph.replay()
-            return dict(zip(metrics, values.clone().unbind(), strict=True))  # the next replay overwrites them
-
-        return replay
 
 
 class CapturedStep:
@@ -127,7 +90,7 @@ class CapturedStep:
             with unmoved(step.networks):
                 found = gradients() | update()
         except RuntimeError as error:
-            raise CaptureError((str(error).splitlines() or ["unknown"])[0]) from error
+            raise CaptureError(reason_of(error)) from error
         if wrong := differing(expected, found, exact=self.exact):
             raise CaptureError(f"a replay gave other numbers than the step itself ({', '.join(wrong)})")
         self._gradients[with_penalty], self._update = (buffers, gradients), update

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan_t2i.core.distributed import own_rows
+from gan_t2i.core.graphs import Backend, CudaGraphs
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import autocast, product_dtype
@@ -26,7 +27,7 @@ from gan_t2i.losses.term import LossTerm
 from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.ops.augment import discriminator_view
 from gan_t2i.text.batch import TextBatch
-from gan_t2i.training.capture import Backend, CapturedStep, CaptureError, CudaGraphs, Metrics, to_device
+from gan_t2i.training.capture import CapturedStep, CaptureError, Metrics, to_device
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, update_ema
 from gan_t2i.training.orthogonal import orthogonalize_gradients
@@ -72,7 +73,7 @@ class TrainStep:
         self.ema_share = torch.zeros((), device=device)
         self.captured: CapturedStep | None = None
         if device.type == "cuda" and config.capture == "auto":
-            self.capture_with(CudaGraphs())
+            self.capture_with(CudaGraphs(device))
 
     def capture_with(self, backend: Backend) -> None:
         """Replay steps from now on; shapes and gradients keep their places."""

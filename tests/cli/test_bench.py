@@ -59,6 +59,7 @@ def test_configs_side_by_side(config: Path, tmp_path: Path) -> None:
         assert "convolution float32 1000 GFLOP/s" in table
         assert entry["machine_gflop_per_second"]["matmul float32"] == 500
         assert f"then {sampling['warm'] * 1000:.3g} ms (encoder" in table
+        assert f"{sampling['known'] * 1000:.3g} ms from a known prompt\n" in table
         assert f"then {sampling['batch_warm'] * 1000:.3g} ms\n" in table
         assert f"{training['peak_memory_gib']:.2f} GiB at the peak" in table
     assert not (tmp_path / "runs").exists()

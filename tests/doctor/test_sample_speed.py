@@ -23,11 +23,12 @@ def test_sampling_is_measured(trained: RunFolder, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(pipeline.encoder, "encode", note)
     speed = measure_sampling(pipeline, ["a red circle", "a blue square"], repeats=2)
-    # one at a time: the first, the counted, and each repeat's calls through the pipeline and alone; 16 at a time: the first and the repeats
-    assert drawn == {1: 1 + 1 + 2 * 2 * CALLS, BATCH: 1 + 2}
+    # one at a time: the first, the counted, and each repeat's calls through the pipeline, alone, and of a known prompt
+    # 16 at a time: the first and the repeats
+    assert drawn == {1: 1 + 1 + 2 * 3 * CALLS, BATCH: 1 + 2}
     assert {len(captions) for captions in told} == {1, BATCH}
     assert told[0] == ["a red circle"]
     assert told.count(["a blue square"]) == 2 * CALLS  # half of the prompts, through the pipeline and alone
-    assert min(speed.first, speed.warm, speed.encoder, speed.generator, speed.batch_first, speed.batch_warm) > 0
+    assert min(speed.first, speed.warm, speed.encoder, speed.generator, speed.known, speed.batch_first, speed.batch_warm) > 0
     assert speed.overhead == pytest.approx(speed.warm / (speed.encoder + speed.generator))
     assert 1e-5 < speed.gflop_per_image < 1

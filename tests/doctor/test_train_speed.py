@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from gan_t2i.core.graphs import Replay
 from gan_t2i.core.phases import REST, PhaseTimer
 from gan_t2i.doctor import train_speed
 from gan_t2i.doctor.flops import Call, FlopCounter, Layout
 from gan_t2i.doctor.train_speed import SHARES, ceilings_of, measure_training, shares, split_penalty, temporary_loop
-from gan_t2i.training.capture import Replay
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.session import Session, prepare
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from replayed import Replayed
 from torch import Tensor
 
 from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.runs import RunFolder
-from gan_t2i.training.capture import CapturedStep, InputBuffers, Metrics, Replay, differing, map_tensors, tensors_in
+from gan_t2i.training.capture import CapturedStep, InputBuffers, differing, map_tensors, tensors_in
 from gan_t2i.training.networks import Networks
 from gan_t2i.training.resident import make_resident
 from gan_t2i.training.session import Session
@@ -18,29 +19,6 @@ from gan_t2i.training.step import TrainStep
 
 MakeSession = Callable[..., Session]
 FINITE = {"name": "finite_difference", "interval": 2}
-
-
-class Replayed:
-    """Records functions and calls them again."""
-
-    def __init__(self, *, wrong: float = 0.0, broken: str = "") -> None:
-        self.wrong, self.broken = wrong, broken
-        self.warm_ups = self.captures = self.replays = 0
-
-    def warm_up(self, function: Callable[[], object]) -> None:
-        self.warm_ups += 1
-        function()
-
-    def capture(self, function: Replay) -> Replay:
-        if self.broken:
-            raise RuntimeError(self.broken)
-        self.captures += 1
-
-        def replay() -> Metrics:
-            self.replays += 1
-            return {name: value + self.wrong for name, value in function().items()}
-
-        return replay
 
 
 def moving(networks: Networks) -> list[Tensor]:

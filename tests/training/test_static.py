@@ -132,19 +132,29 @@ def run(step: TrainStep, nimg: int) -> tuple[int, set[str]]:
     return mode.count, set(metrics)
 
 
+def draw(step: TrainStep) -> tuple[int, ...]:
+    """Draw a picture as a graph would; returns its shape."""
+    with META:
+        text = TextBatch(torch.zeros(1, TOKENS, WIDTH), torch.ones(1, TOKENS, dtype=torch.bool), torch.zeros(1, WIDTH))
+        z, psi = torch.zeros(1, step.networks.images.z_width), torch.ones(())
+    with torch.no_grad(), NoLiterals(), OnDeviceAlone():
+        return tuple(step.networks.images.eval()(z, text, psi).shape)
+
+
 def small(name: str, **changes: Any) -> TrainConfig:
     """Return a recipe with a batch of two; widths cost nothing here."""
     return TrainConfig.parse({**read_yaml(recipes.find(name)), "batch": 2, "accumulation": 1, **changes})
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_the_step_of_every_recipe_can_be_captured(name: str) -> None:
+def test_the_step_and_the_pictures_of_every_recipe_can_be_captured(name: str) -> None:
     step = step_of(small(name))
     batch = step.config.batch
     with_penalty, named = run(step, 0)
     without, fewer = run(step, batch)
     assert with_penalty > without > 100
     assert named - fewer == {"Loss/r1_penalty", "Loss/r2_penalty"}
+    assert draw(step) == (1, step.config.data.channels, step.config.resolution, step.config.resolution)
 
 
 @pytest.mark.parametrize(
