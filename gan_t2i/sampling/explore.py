@@ -110,7 +110,7 @@ def features_of_first(generator: Generator, kept: int | Tensor) -> Iterator[None
         ran += 1
         x, *rest = output if isinstance(output, tuple) else (output,)
         x = x[torch.arange(x.shape[0], device=x.device) * (kept < ran)]  # numbers of rows, or zeros: the first row for each
-        return (x, *rest) if rest else x
+        return (x, *rest) if isinstance(output, tuple) else x
 
     handles = [module.register_forward_hook(keep) for module in generator.modules() if isinstance(module, Block)]
     try:
