@@ -67,15 +67,19 @@ def mix(model: Text2Image, shapes: str, colours: str, *, seeds: tuple[int, int] 
     prompts, psi = as_prompts([shapes, colours]), as_number(truncation_psi, "truncation_psi")
     z = torch.cat([latent(model.generator, as_integer(seed, "seed")) for seed in seeds])
     model.warn(prompts)
-    for kept in range(most_kept(model), 0, -1):
+    for kept in range(_checked_kept(model), 0, -1):
         yield _draw_mixed(model, prompts, z, kept, psi)
     yield draw_one(model.generator, z[1:], model.encoder.encode(prompts[1:]), psi)
 
 
-def most_kept(model: Text2Image) -> int:
-    """Return the number of blocks before the last, those whose features `mix` can keep; raises `UsageError` where there is none."""
-    count = sum(isinstance(module, Block) for module in model.generator.modules()) - 1
-    if count < 1:
+def most_kept(generator: Generator) -> int:
+    """Return the number of blocks before the last, those whose features a mix can keep; 0 where the generator does not draw in blocks."""
+    return max(0, sum(isinstance(module, Block) for module in generator.modules()) - 1)
+
+
+def _checked_kept(model: Text2Image) -> int:
+    """Return `most_kept`; raises `UsageError` where it is 0."""
+    if not (count := most_kept(model.generator)):
         raise UsageError(f"the generator {model.info.generator.name!r} does not draw in blocks: its pictures cannot be mixed")
     return count
 
@@ -88,24 +92,25 @@ def _draw_mixed(model: Text2Image, prompts: list[str], z: Tensor, kept: int, tru
     StyleGAN mixes the styles of two latents (arXiv 1812.04948, section 3.1). Here the words decide on colours, and a seed rarely does, so
     that prompts are mixed. Styles at a place stay those of the second prompt, as does its share of the picture where blocks add up to one.
     """
-    with _features_of_first(model.generator, kept):
+    with features_of_first(model.generator, kept):
         images = model.generator(z.to(model.device), model.encoder.encode(prompts).to(model.device), truncation_psi)
     return to_pictures(images)[1]
 
 
 @contextmanager
-def _features_of_first(generator: Generator, kept: int) -> Iterator[None]:
-    """Context in which both rows of a batch have the features of the first row after each of the first `kept` blocks."""
+def features_of_first(generator: Generator, kept: int | Tensor) -> Iterator[None]:
+    """Context in which all rows of a batch have the features of the first row after each of the first `kept` blocks.
+
+    `kept` is a number, or a tensor [] of whole numbers, which a graph takes as an input.
+    """
     ran = 0
 
     def keep(block: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         nonlocal ran
         ran += 1
-        if ran > kept:
-            return output
-        if isinstance(output, tuple):
-            return output[0][[0, 0]], *output[1:]
-        return output[[0, 0]]
+        x, *rest = output if isinstance(output, tuple) else (output,)
+        x = x[torch.arange(x.shape[0], device=x.device) * (kept < ran)]  # numbers of rows, or zeros: the first row for each
+        return (x, *rest) if isinstance(output, tuple) else x
 
     handles = [module.register_forward_hook(keep) for module in generator.modules() if isinstance(module, Block)]
     try:
@@ -136,7 +141,7 @@ def draw_point(
         moved = z + x * latent(model.generator, seed, 0) + y * latent(model.generator, seed, 1)
         z = F.normalize(moved) * z.norm()
     if mixed and to is not None and 0 < t < 1:
-        return _draw_mixed(model, [prompt, to], z.expand(2, -1), math.ceil((1 - t) * most_kept(model)), truncation_psi)
+        return _draw_mixed(model, [prompt, to], z.expand(2, -1), math.ceil((1 - t) * _checked_kept(model)), truncation_psi)
     text = model.encoder.encode([prompt])
     if to is not None:
         text = blend(text, model.encoder.encode([to]), t)

@@ -29,14 +29,18 @@ class Model:
             onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"]) for name in ("encoder.onnx", "generator.onnx")
         )
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], truncation: float = 1.0) -> Array:
-        """Return the images [N, C, R, R] of N prompts with a seed each, float32, about in [-1, 1]."""
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], truncation: float = 1.0, kept: int = 0) -> Array:
+        """Return the images [N, C, R, R] of N prompts with a seed each, float32, about in [-1, 1].
+
+        All rows have the features of the first row after each of the first `kept` blocks: with two rows, the second one has the shapes of
+        the first prompt in the colours of its own. At 0, each row is drawn by itself.
+        """
         rows = self.tokenizer.encode_batch(list(prompts))
         ids, mask = np.array([row.ids for row in rows]), np.array([row.attention_mask for row in rows], bool)  # [N, L]
         words, sentence = self.encoder.run(["words", "sentence"], {"ids": ids, "mask": mask})
         z = np.stack([latent(seed, self.facts["z_width"]) for seed in seeds])
-        inputs = {"words": words, "mask": mask, "sentence": sentence, "z": z, "truncation": np.array(truncation, np.float32)}
-        image: Array = self.generator.run(["image"], inputs)[0]
+        scalars = {"truncation": np.array(truncation, np.float32), "kept": np.array(kept, np.int64)}
+        image: Array = self.generator.run(["image"], {"words": words, "mask": mask, "sentence": sentence, "z": z, **scalars})[0]
         return image
 
 

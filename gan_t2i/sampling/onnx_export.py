@@ -22,12 +22,13 @@ from gan_t2i.core.marks import XMP
 from gan_t2i.core.runtime import torch_defaults
 from gan_t2i.models.base import Generator
 from gan_t2i.sampling.draw import latent
+from gan_t2i.sampling.explore import features_of_first, most_kept
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.sampling.publish import facts
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder
 
-FORMAT = 1
+FORMAT = 2
 TOLERANCE = 1e-3
 """Largest difference of an image, in [-1, 1], to torch's."""
 PACKED_TOLERANCE = 0.02
@@ -52,14 +53,15 @@ class _Encoder(nn.Module):
 
 
 class _Generator(nn.Module):
-    """Maps words, mask, sentence, z [N, Z] and truncation [] to images [N, C, R, R]."""
+    """Maps words, mask, sentence, z [N, Z], truncation [] and kept int64 [] to images [N, C, R, R]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
 
-    def forward(self, words: Tensor, mask: Tensor, sentence: Tensor, z: Tensor, truncation: Tensor) -> Tensor:
-        return self.generator(z, TextBatch(words, mask, sentence), truncation).float()
+    def forward(self, words: Tensor, mask: Tensor, sentence: Tensor, z: Tensor, truncation: Tensor, kept: Tensor) -> Tensor:
+        with features_of_first(self.generator, kept):
+            return self.generator(z, TextBatch(words, mask, sentence), truncation).float()
 
 
 @torch_defaults()
@@ -83,7 +85,7 @@ def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> Non
     text = {"words": words, "mask": mask, "sentence": sentence}
     with atomic_folder(folder) as place:
         _write(_Encoder(encoder), {"ids": ids, "mask": mask}, ["words", "sentence"], encoder.max_tokens, place / "encoder.onnx")
-        inputs = {**text, "z": z, "truncation": torch.tensor(0.5)}
+        inputs = {**text, "z": z, "truncation": torch.tensor(0.5), "kept": torch.tensor(0)}
         _write(_Generator(generator), inputs, ["image"], encoder.max_tokens, place / "generator.onnx")
         (place / "tokenizer.json").write_text(encoder.tokenizer_json(), encoding="utf-8")
         (place / "model.json").write_text(json.dumps(_description(model), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -123,7 +125,7 @@ def _write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], 
 
 
 def _compare(model: Text2Image, folder: Path, tolerance: float) -> float:
-    """Return the largest difference of the written model's images to torch's, drawn alone and in a batch, with and without truncation.
+    """Return the largest difference of the written model's images to torch's: alone, in a batch, with and without truncation, and of a mix.
 
     Raises `GanT2IError` where it is above `tolerance`.
     """
@@ -132,11 +134,12 @@ def _compare(model: Text2Image, folder: Path, tolerance: float) -> float:
     largest = 0.0
     try:
         written = Model(folder)
-        for prompts, psi in ((TRIED, 1.0), (TRIED[1:], 0.5), ((*TRIED, *TRIED), 0.5)):
+        for prompts, psi, kept in ((TRIED, 1.0, 0), (TRIED[1:], 0.5, 0), ((*TRIED, *TRIED), 0.5, 0), (TRIED, 1.0, most_kept(model.generator))):
             seeds = range(len(prompts))
             z = torch.cat([latent(model.generator, seed) for seed in seeds])
-            drawn = model.generator(z, model.encoder.encode(prompts), psi).numpy()
-            difference = float(np.abs(written.draw(prompts, seeds, psi) - drawn).max())
+            with features_of_first(model.generator, kept):
+                drawn = model.generator(z, model.encoder.encode(prompts), psi).numpy()
+            difference = float(np.abs(written.draw(prompts, seeds, psi, kept) - drawn).max())
             if not difference <= tolerance:
                 raise GanT2IError(f"images differ by {difference:.2g} from torch's")
             largest = max(largest, difference)
@@ -156,6 +159,7 @@ def _description(model: Text2Image) -> dict[str, Any]:
         "max_tokens": model.encoder.max_tokens,
         "resolution": model.info.resolution,
         "channels": 4 if model.info.has_alpha else 3,
+        "most_kept": most_kept(model.generator),
         "example": card.example if card else "",
         "words": card.words if card else (),
         "styles": card.styles if card else (),
@@ -177,6 +181,7 @@ def _readme(model: Text2Image, difference: float, *, packed: bool) -> str:
         width=model.encoder.width,
         side=model.info.resolution,
         channels=4 if model.info.has_alpha else 3,
+        most_kept=most_kept(model.generator),
         weights=PACKED if packed else "",
         tolerance=PACKED_TOLERANCE if packed else TOLERANCE,
         difference=difference,

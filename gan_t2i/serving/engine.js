@@ -20,6 +20,7 @@ window.answer = (() => {
     ort.env.wasm.wasmPaths = { wasm: new URL("vendor/ort-wasm-simd-threaded.wasm", location.href).href };
     const session = async name => ort.InferenceSession.create(new Uint8Array(await (await load("model/" + name)).arrayBuffer()));
     const [encoder, generator] = [await session(facts.files.encoder), await session(facts.files.generator)];
+    if (!facts.most_kept) document.querySelector("option[value=mix]").remove();
     return { ort, tokenizer: new Tokenizer(json, {}), facts, words: new Set(["a", "an", "the", ...facts.words]), encoder, generator };
   })();
   ready.catch(() => {}); // each request says it
@@ -131,18 +132,34 @@ window.answer = (() => {
     return { words, sentence: a.sentence.map((x, i) => between(x, b.sentence[i])), length };
   }
 
-  // Pixels uint8 [R, R, C] of a point of the page.
-  async function draw({ prompt, to, t, seed, x = 0, y = 0, truncation }) {
-    const { ort, facts, generator } = await ready;
-    let text = await encode(prompt);
-    if (to !== undefined) text = blend(text, await encode(to), t);
-    const { words, sentence, length } = text, width = sentence.length, R = facts.resolution, C = facts.channels;
-    const float = (data, shape) => new ort.Tensor("float32", data, shape);
-    const { image } = await generator.run({
-      words: float(words, [1, length, width]), mask: new ort.Tensor("bool", new Uint8Array(length).fill(1), [1, length]),
-      sentence: float(sentence, [1, width]), z: float(near(seed, x, y, facts.z_width), [1, facts.z_width]), truncation: float([truncation], []),
+  // Prompts as the rows of a batch, padded to the longest.
+  function batch(ort, texts) {
+    const N = texts.length, width = texts[0].sentence.length, length = Math.max(...texts.map(text => text.length));
+    const words = new Float32Array(N * length * width), mask = new Uint8Array(N * length), sentence = new Float32Array(N * width);
+    texts.forEach((text, row) => {
+      words.set(text.words, row * length * width);
+      mask.fill(1, row * length, row * length + text.length);
+      sentence.set(text.sentence, row * width);
     });
-    const level = (c, i) => (Math.min(1, Math.max(-1, image.data[c * R * R + i])) + 1) * 127.5;
+    return {
+      words: new ort.Tensor("float32", words, [N, length, width]), mask: new ort.Tensor("bool", mask, [N, length]),
+      sentence: new ort.Tensor("float32", sentence, [N, width]),
+    };
+  }
+
+  // Pixels uint8 [R, R, C] of a point of the page. A mix is the second row of two, after `kept` blocks with the features of the first.
+  async function draw({ prompt, to, t, mixed, seed, x = 0, y = 0, truncation }) {
+    const { ort, facts, generator } = await ready, R = facts.resolution, C = facts.channels;
+    const kept = mixed && t > 0 && t < 1 ? Math.ceil((1 - t) * facts.most_kept) : 0;
+    const texts = [await encode(prompt)];
+    if (to !== undefined) texts.push(await encode(to));
+    const rows = kept || to === undefined ? texts : [blend(...texts, t)], N = rows.length, z = near(seed, x, y, facts.z_width);
+    const { image } = await generator.run({
+      ...batch(ort, rows), z: new ort.Tensor("float32", rows.flatMap(() => [...z]), [N, z.length]),
+      truncation: new ort.Tensor("float32", [truncation], []), kept: new ort.Tensor("int64", [BigInt(kept)], []),
+    });
+    const last = image.data.subarray((N - 1) * C * R * R);
+    const level = (c, i) => (Math.min(1, Math.max(-1, last[c * R * R + i])) + 1) * 127.5;
     const pixels = new Uint8Array(R * R * C);
     for (let i = 0; i < R * R; i++) {
       const alpha = C === 4 ? Math.round(level(3, i)) : 255;
@@ -211,8 +228,6 @@ window.answer = (() => {
     },
     effects: async (point, signal) => ({ effects: await effects(point, signal) }),
   };
-
-  document.addEventListener("DOMContentLoaded", () => document.querySelector("option[value=mix]").remove()); // needs the blocks one by one
 
   return (path, body, signal) => turn = turn.catch(() => {}).then(async () => {
     signal?.throwIfAborted();

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import second_generator  # noqa: F401 (registers one without blocks)
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,9 +22,11 @@ from gan_t2i.core.marks import GENERATED
 from gan_t2i.core.runtime import seeded_rng, seeded_weights
 from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
+from gan_t2i.ops.checkpointing import Block
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling import onnx_export
 from gan_t2i.sampling.draw import latent
+from gan_t2i.sampling.explore import mix
 from gan_t2i.sampling.onnx_draw import Model, to_pixels
 from gan_t2i.sampling.onnx_draw import latent as latent_by_numpy
 from gan_t2i.sampling.onnx_export import PACKED_TOLERANCE, TOLERANCE, export_onnx
@@ -107,15 +110,26 @@ def test_packed_files_are_half_as_large_and_draw_almost_the_same(
     assert ["16 bits" in readme for readme in readmes] == [True, False]
 
 
+@pytest.mark.parametrize("prompts", [(TEN[0], TEN[5]), (TEN[5], TEN[0])], ids=["longer", "shorter"])
+def test_mixes_are_those_of_sample(trained: RunFolder, exported: Path, prompts: tuple[str, str]) -> None:
+    *mixes, last = mix(Text2Image.load(trained.path, device="cpu"), *prompts, seeds=(3, 7), truncation_psi=0.7)
+    kept = range(len(mixes), -1, -1)
+    images = [Model(exported).draw(prompts, (3, 7), 0.7, number)[1] for number in kept]
+    pixels, expected = (np.stack(pictures).astype(int) for pictures in (list(map(to_pixels, images)), [*mixes, last]))
+    assert np.abs(pixels - expected).max() <= 1
+    assert np.abs(expected[1:] - expected[:-1]).max(axis=(1, 2, 3)).min() > 2
+
+
 @pytest.mark.usefixtures("encoder_once")
 @pytest.mark.parametrize(
-    ("name", "params"),
+    ("name", "params", "most_kept"),
     [
-        ("residual", {"channel_base": 128, "channel_max": 16, "w_width": 32, "blocks": 1, "word_blocks": 1}),
-        ("transformer", {"width": 32, "heads": 2, "layers": 1, "w_width": 32}),
+        ("residual", {"channel_base": 128, "channel_max": 16, "w_width": 32, "blocks": 1, "word_blocks": 1}, 2),
+        ("transformer", {"width": 32, "heads": 2, "layers": 1, "w_width": 32}, 0),
+        ("second", {}, 0),
     ],
 )
-def test_generators_of_latents(trained: RunFolder, tmp_path: Path, name: str, params: dict[str, Any]) -> None:
+def test_generators_of_latents(trained: RunFolder, tmp_path: Path, name: str, params: dict[str, Any], most_kept: int) -> None:
     model = Text2Image.load(trained.path, device="cpu")
     sizes = {"text_width": model.encoder.width, "max_tokens": model.encoder.max_tokens}
     with seeded_weights(0):
@@ -125,6 +139,7 @@ def test_generators_of_latents(trained: RunFolder, tmp_path: Path, name: str, pa
     model.generator = LatentGenerator(G, autoencoder).eval()
     export_onnx(model, tmp_path / "model")
     assert largest_difference(model, tmp_path / "model", 0.7) < TOLERANCE
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["most_kept"] == most_kept
 
 
 def test_the_program_draws_the_picture_of_sample_without_torch(trained: RunFolder, exported: Path, tmp_path: Path) -> None:
@@ -152,9 +167,11 @@ def test_the_folder_explains_itself(trained: RunFolder, exported: Path) -> None:
     }
     description = json.loads((exported / "model.json").read_text())
     assert (description["z_width"], description["resolution"], description["channels"], description["max_tokens"]) == (8, 16, 3, 16)
+    assert (description["format"], description["most_kept"]) == (2, 2)
     assert {*description["files"].values()} < {path.name for path in exported.iterdir()}
     readme = (exported / "README.md").read_text()
     assert "`image` float32 [N, 3, 16, 16]" in readme
+    assert "From 1 to `most_kept`, here 2," in readme
     assert Text2Image.load(trained.path).info.data_fingerprint in readme
     for file in ("encoder.onnx", "generator.onnx"):
         assert str(Path(torch.__file__).parent).encode() not in (exported / file).read_bytes()  # no stack traces
@@ -206,8 +223,32 @@ class Deaf(Branching):
         return (z * psi)[:, :3, None, None] * self.gain
 
 
+class Same(Block):
+    """A block that changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Hidden(Branching):
+    """A generator whose graph would be wrong: it runs its blocks past the hooks that mix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Same(), Same()])
+
+    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
+        x = z[:, :3, None, None] * self.gain
+        for block in self.blocks:
+            x = block.forward(x) if torch.compiler.is_exporting() else block(x)
+        return x
+
+
 @pytest.mark.usefixtures("encoder_once")
-@pytest.mark.parametrize(("kind", "reason"), [(Branching, "in generator: "), (Deaf, "images differ by .* from torch's")])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Branching, "in generator: "), (Deaf, "images differ by .* from torch's"), (Hidden, "images differ by .* from torch's")],
+)
 def test_a_model_that_cannot_be_written(kind: type[Generator], reason: str, trained: RunFolder, tmp_path: Path) -> None:
     model = Text2Image.load(trained.path, device="cpu")
     model.generator = kind().eval()

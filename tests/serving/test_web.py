@@ -4,6 +4,7 @@ import base64
 import functools
 import http.server
 import io
+import json
 import shutil
 import subprocess
 import threading
@@ -31,6 +32,9 @@ POINTS: list[dict[str, Any]] = [
     {"prompt": "a red circle", "seed": 0, "truncation": 1.0, "to": "a green square, and a blue one", "t": 0.4},
     {"prompt": "a red circle", "seed": 0, "truncation": 1.0, "to": "a green square", "t": 1},
     {"prompt": "a red circle " * 20, "seed": 7, "truncation": 1.0},
+    {"prompt": "a red circle", "seed": 3, "truncation": 0.7, "to": "a green square, and a blue one", "t": 0.3, "mixed": True, "x": 0.5},
+    {"prompt": "a green square, and a blue one", "seed": 0, "truncation": 1.0, "to": "a red circle", "t": 0.6, "mixed": True},
+    {"prompt": "a red circle", "seed": 0, "truncation": 1.0, "to": "a green square", "t": 1, "mixed": True},
 ]
 
 
@@ -69,15 +73,21 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def browser(model: Text2Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """A browser on the page of the small model."""
-    folder = tmp_path_factory.mktemp("web") / "page"
+def site(model: Text2Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small model's page."""
+    folder = tmp_path_factory.mktemp("web")
     try:
         packages()
     except GanT2IError as error:
         pytest.skip(f"without a registry of npm there are no packages: {error}")
-    export_web(model, folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+    export_web(model, folder / "page")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(site: Path) -> Iterator[webdriver.Chrome]:
+    """A browser on the page of the small model."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever).start()
         options = webdriver.ChromeOptions()
         for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
@@ -85,7 +95,7 @@ def browser(model: Text2Image, tmp_path_factory: pytest.TempPathFactory) -> Iter
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(DRIVER))
         driver.set_script_timeout(60)
-        driver.get(f"http://127.0.0.1:{server.server_address[1]}/#p=a+red+circle")
+        driver.get(f"http://127.0.0.1:{server.server_address[1]}/page/#p=a+red+circle")
         yield driver
         driver.quit()
         server.shutdown()
@@ -137,3 +147,14 @@ class TestInABrowser:
         np.testing.assert_allclose([effect["share"] for effect in found], shares, atol=2 / 255)
         mask = Image.open(io.BytesIO(base64.b64decode(found[0]["mask"])))
         assert (mask.mode, mask.size) == ("LA", (16, 16))
+
+    def test_a_model_without_blocks_has_no_mixes(self, browser: webdriver.Chrome, site: Path) -> None:
+        def ways(name: str) -> Any:
+            browser.get(f"{browser.execute_script('return location.origin')}/{name}/")
+            ask(browser, "about", {})  # once the model is there
+            return browser.execute_script("return [...document.querySelectorAll('#way option')].map(option => option.value)")
+
+        shutil.copytree(site / "page", site / "blockless")
+        file = site / "blockless" / "model" / "model.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "most_kept": 0}))
+        assert [ways("blockless"), ways("page")] == [["blend"], ["blend", "mix"]]
