@@ -91,7 +91,7 @@ def _build(config: TrainConfig, interface: dict[str, int]) -> tuple[Generator, D
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, share: Tensor) -> None:
     """Replace the `share`, a scalar on their device, of the weights of `average` by those of `network`; buffers are copied."""
-    averages, targets = [p.detach() for p in average.parameters()], [p.detach() for p in network.parameters()]
+    averages, targets = list(average.parameters()), list(network.parameters())
     if share.device.type == "cpu":
         for old, target in zip(averages, targets, strict=True):
             old.lerp_(target, share)

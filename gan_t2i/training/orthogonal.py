@@ -42,15 +42,21 @@ def _by_rounds(y: Tensor) -> Tensor:
 
 def _by_square(y: Tensor) -> Tensor:
     """Compute the same from y y^T [m, m] alone, in float32: each round is a polynomial of it, so the long side is multiplied only twice."""
-    a, b, c = COEFFICIENTS
     squared = (y @ y.T).float()
-    product = torch.eye(len(y), device=y.device)
-    for _ in range(ROUNDS):
-        polynomial = torch.addmm(squared, squared, squared, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
-        product = polynomial @ product
+    product = polynomial = _polynomial(squared)
+    for _ in range(ROUNDS - 1):
         squared = polynomial @ squared @ polynomial
+        polynomial = _polynomial(squared)
+        product = polynomial @ product
     return product.to(y.dtype) @ y
+
+
+def _polynomial(squared: Tensor) -> Tensor:
+    """Return a + b s + c s^2 of s [m, m], by which a round multiplies y."""
+    a, b, c = COEFFICIENTS
+    result = torch.addmm(squared, squared, squared, beta=b, alpha=c)
+    result.diagonal().add_(a)
+    return result
 
 
 @torch.no_grad()
