@@ -66,9 +66,11 @@ def orthogonalize_gradients(parameters: Iterable[nn.Parameter], dtype: torch.dty
     """Orthogonalize, in place, the gradients of matrices and of kernels, read as matrices [outputs, rest]; those of one shape at once."""
     alike = defaultdict(list)
     for parameter in parameters:
-        if parameter.grad is not None and parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= MIN_SIDE:
-            alike[len(parameter), parameter[0].numel()].append(parameter.grad)
+        if parameter.grad is None or parameter.ndim < 2:
+            continue
+        shape = len(parameter), parameter.numel() // len(parameter)
+        if min(shape) >= MIN_SIDE:
+            alike[shape].append(parameter.grad)
     for gradients in alike.values():
         results = orthogonalize(torch.stack([gradient.flatten(1) for gradient in gradients]), dtype)
-        for gradient, result in zip(gradients, results, strict=True):
-            gradient.copy_(result.view(gradient.shape))
+        torch._foreach_copy_(gradients, [result.view_as(gradient) for gradient, result in zip(gradients, results, strict=True)])

@@ -32,20 +32,20 @@ def test_matrix_of_zeros_stays_zero() -> None:
     assert torch.equal(orthogonalize(torch.zeros(2, 16, 24), torch.bfloat16), torch.zeros(2, 16, 24))
 
 
-def test_kernels_are_read_as_matrices_and_thin_ones_and_biases_are_left_alone() -> None:
-    shapes = ((24, 16, 3, 3), (24, 144), (3, 24, 1, 1), (24,), (24, 24))
-    kernel, matrix, thin, bias, unused = (torch.nn.Parameter(torch.zeros(shape)) for shape in shapes)
+def test_kernels_are_read_as_matrices_and_thin_ones_and_scalars_are_left_alone() -> None:
+    shapes = ((24, 16, 3, 3), (24, 144), (3, 24, 1, 1), (), (24, 24))
+    kernel, matrix, thin, scale, unused = (torch.nn.Parameter(torch.zeros(shape)) for shape in shapes)
     kernel.data = kernel.data.to(memory_format=torch.channels_last)
-    before = {p: torch.randn(p.shape, generator=torch.Generator().manual_seed(p.ndim)) for p in (kernel, matrix, thin, bias)}
+    before = {p: torch.randn(p.shape, generator=torch.Generator().manual_seed(p.ndim)) for p in (kernel, matrix, thin, scale)}
     for parameter, gradient in before.items():
         parameter.grad = gradient.clone(memory_format=torch.preserve_format)
-    orthogonalize_gradients([kernel, matrix, thin, bias, unused], torch.float32)
+    orthogonalize_gradients([kernel, matrix, thin, scale, unused], torch.float32)
     for parameter in (kernel, matrix):  # of one shape as matrices
         assert parameter.grad is not None
         [alone] = orthogonalize(before[parameter].flatten(1)[None], torch.float32)
         torch.testing.assert_close(parameter.grad.flatten(1), alone)
     assert torch.equal(thin.grad, before[thin])
-    assert torch.equal(bias.grad, before[bias])
+    assert torch.equal(scale.grad, before[scale])
     assert unused.grad is None
 
 
