@@ -135,6 +135,7 @@ def test_the_picture_is_drawn_at_once_and_the_grid_after_a_pause(page: Page) -> 
     page.wait(lambda: page.find("large").get_attribute("alt") == "a red hearts, seed 0")
     page.wait(lambda: "Drawn in" in page.text("status"))
     assert page.is_done("a red heart")
+    assert page.browser.current_url.endswith("#p=a+red+heart")
 
 
 def test_a_word_lights_what_it_changes(page: Page) -> None:
