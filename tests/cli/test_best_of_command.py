@@ -21,7 +21,7 @@ from gan_t2i.data.packing import load_dataset
 from gan_t2i.evaluation.matcher import matcher_judge
 from gan_t2i.evaluation.retrieval import prepare_retrieval
 from gan_t2i.runs import REPOSITORY, RunFolder
-from gan_t2i.sampling import draw
+from gan_t2i.sampling import captured
 from gan_t2i.sampling.best_of import Best, best_of
 
 PROMPTS = ["a red circle", "blue square"]
@@ -108,7 +108,7 @@ def test_a_sheet_of_the_best(run: RunFolder) -> None:
 
 def test_a_stop_leaves_what_is_done_and_every_seed_is_drawn_once(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    to_pictures = draw.to_pictures
+    to_pictures = captured.to_pictures
 
     def stop_and_draw(images: Any) -> Any:
         drawn.append(len(images))
@@ -116,7 +116,7 @@ def test_a_stop_leaves_what_is_done_and_every_seed_is_drawn_once(run: RunFolder,
             signal.raise_signal(signal.SIGINT)
         return to_pictures(images)
 
-    monkeypatch.setattr(draw, "to_pictures", stop_and_draw)
+    monkeypatch.setattr(captured, "to_pictures", stop_and_draw)
     result = sample(run.path, *BOTH, "-p", "green")
     assert result.exit_code == 130
     assert "stopped after 2 of 3 pictures; the same command goes on" in result.stderr
