@@ -26,6 +26,8 @@ _SIDE = 16  # of the drawings that are compared
 class Projection:
     """A picture as a model draws it: from words, the z of a seed, and offsets to the styles."""
 
+    model: str
+    """`Text2Image.fingerprint` of the model that it belongs to."""
     prompt: str
     seed: int
     offsets: Tensor
@@ -47,8 +49,13 @@ class Projection:
         return sheet([[each] for each in (self.picture, *self.parts.values())], captions, cell=192, blocks=len(captions))
 
     def redraw(self, model: Text2Image, prompt: str) -> Image.Image:
-        """Draw another prompt with the same z and offsets; the projection's own gives its picture again."""
+        """Draw another prompt with the same z and offsets; the projection's own gives its picture again.
+
+        Raises `UsageError` for another model than that of the projection.
+        """
         [prompt] = as_prompts(prompt)
+        if model.fingerprint != self.model:
+            raise UsageError("the styles were found for another model: project the picture with this one")
         with moved(mapped_generator(model), self.offsets):
             return draw_one(model.generator, latent(model.generator, self.seed), encode_prompt(model.generator, model.encoder, prompt))
 
@@ -75,7 +82,7 @@ def project(model: Text2Image, picture: Tensor, prompt: str | None = None, *, se
     latents["projected"] = search.draw(words)
     parts = {name: to_pictures(search.decode(drawn))[0] for name, drawn in latents.items()}
     assert search.best is not None
-    return Projection(words, seed, search.best, to_pictures(picture)[0], parts)
+    return Projection(model.fingerprint, words, seed, search.best, to_pictures(picture)[0], parts)
 
 
 def guess_words(search: Inversion) -> str:

@@ -91,10 +91,10 @@ def _build(config: TrainConfig, interface: dict[str, int]) -> tuple[Generator, D
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, share: Tensor) -> None:
     """Replace the `share`, a scalar on their device, of the weights of `average` by those of `network`; buffers are copied."""
-    averages, targets = list(average.parameters()), list(network.parameters())
+    averages: list[Tensor] = list(average.parameters())
+    targets: list[Tensor] = list(network.parameters())
     if share.device.type == "cpu":
-        for old, target in zip(averages, targets, strict=True):
-            old.lerp_(target, share)
+        torch._foreach_lerp_(averages, targets, [share] * len(averages))
     else:  # few launches, where lerp takes one for each tensor
         moves = torch._foreach_sub(targets, averages)
         torch._foreach_mul_(moves, share)

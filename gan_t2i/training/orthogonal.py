@@ -5,6 +5,7 @@ https://kellerjordan.github.io/posts/muon/) replaces U S V^T by U V^T with a few
 2507.11005) lets Adam's second moment scale the result. This is AdaMuon without momentum, which GANs do without.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -20,29 +21,30 @@ MIN_SIDE = 16
 
 
 def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a float32 matrix [m, n] with the singular vectors of `x` [m, n] and singular values near 1, computed in `dtype`.
+    """Return float32 matrices [k, m, n] with the singular vectors of `x` [k, m, n] and singular values near 1, computed in `dtype`.
 
-    Singular values below about a fiftieth of the matrix's norm stay smaller.
+    Singular values below about a fiftieth of a matrix's norm stay smaller.
     """
-    tall = x.shape[0] > x.shape[1]
-    y = (x.T if tall else x).to(dtype)
-    y = y / (y.norm() + 1e-12)
-    y = _by_square(y) if y.shape[1] >= WIDE * y.shape[0] else _by_rounds(y)
-    return (y.T if tall else y).float()
+    tall = x.shape[1] > x.shape[2]
+    y = (x.mT if tall else x).to(dtype)
+    y = y / (torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True) + 1e-12)
+    y = _by_square(y) if y.shape[2] >= WIDE * y.shape[1] else _by_rounds(y)
+    return (y.mT if tall else y).float()
 
 
 def _by_rounds(y: Tensor) -> Tensor:
-    """Orthogonalize y [m, n] round by round."""
+    """Orthogonalize y [k, m, n] round by round."""
     a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
-        squared = y @ y.T
-        y = torch.addmm(y, torch.addmm(squared, squared, squared, beta=b, alpha=c), y, beta=a)  # a y + (b s + c s s) y, each rounded once
+        squared = y @ y.mT
+        # a y + (b s + c s s) y, each rounded once
+        y = torch.baddbmm(y, torch.baddbmm(squared, squared, squared, beta=b, alpha=c), y, beta=a)
     return y
 
 
 def _by_square(y: Tensor) -> Tensor:
-    """Compute the same from y y^T [m, m] alone, in float32: each round is a polynomial of it, so the long side is multiplied only twice."""
-    squared = (y @ y.T).float()
+    """Compute the same from y y^T [k, m, m] alone, in float32: each round is a polynomial of it, so the long side is multiplied only twice."""
+    squared = (y @ y.mT).float()
     product = polynomial = _polynomial(squared)
     for _ in range(ROUNDS - 1):
         squared = polynomial @ squared @ polynomial
@@ -52,16 +54,23 @@ def _by_square(y: Tensor) -> Tensor:
 
 
 def _polynomial(squared: Tensor) -> Tensor:
-    """Return a + b s + c s^2 of s [m, m], by which a round multiplies y."""
+    """Return a + b s + c s^2 of s [k, m, m], by which a round multiplies y."""
     a, b, c = COEFFICIENTS
-    result = torch.addmm(squared, squared, squared, beta=b, alpha=c)
-    result.diagonal().add_(a)
+    result = torch.baddbmm(squared, squared, squared, beta=b, alpha=c)
+    result.diagonal(dim1=1, dim2=2).add_(a)
     return result
 
 
 @torch.no_grad()
 def orthogonalize_gradients(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
-    """Orthogonalize the gradient of every matrix and of every kernel, read as a matrix [outputs, rest], in place."""
+    """Orthogonalize, in place, the gradients of matrices and of kernels, read as matrices [outputs, rest]; those of one shape at once."""
+    alike = defaultdict(list)
     for parameter in parameters:
-        if parameter.grad is not None and parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) >= MIN_SIDE:
-            parameter.grad.copy_(orthogonalize(parameter.grad.flatten(1), dtype).view(parameter.shape))
+        if parameter.grad is None or parameter.ndim < 2:
+            continue
+        shape = len(parameter), parameter.numel() // len(parameter)
+        if min(shape) >= MIN_SIDE:
+            alike[shape].append(parameter.grad)
+    for gradients in alike.values():
+        results = orthogonalize(torch.stack([gradient.flatten(1) for gradient in gradients]), dtype)
+        torch._foreach_copy_(gradients, [result.view_as(gradient) for gradient, result in zip(gradients, results, strict=True)])

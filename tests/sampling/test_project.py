@@ -29,6 +29,12 @@ def test_the_projection_is_nearer_than_the_words_alone(shapes: Text2Image) -> No
     assert shapes.generate(prompt, seeds=2) == [found.parts["words alone"]]
 
 
+def test_styles_belong_to_the_model_that_they_were_found_for(shapes: Text2Image, small: Callable[..., Text2Image]) -> None:
+    found = project(small("style"), torch.zeros(1, 4, 16, 16), "a star", steps=0)
+    with pytest.raises(UsageError, match="found for another model"):
+        found.redraw(shapes, "a star")
+
+
 def test_without_a_step_it_is_what_the_words_draw(shapes: Text2Image) -> None:
     found = project(shapes, torch.zeros(1, 3, 64, 64), "a star", steps=0)
     assert found.parts["projected"] == found.parts["words alone"]

@@ -19,7 +19,7 @@ def test_orthogonalized_matrix_keeps_singular_vectors_and_evens_singular_values(
     generator = torch.Generator().manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     singular = torch.logspace(-1, 0, 32)  # the least is a twenty-fifth of the norm
-    result = orthogonalize(scale * u @ torch.diag(singular) @ v, dtype)
+    [result] = orthogonalize((scale * u @ torch.diag(singular) @ v)[None], dtype)
     assert result.shape == shape
     assert result.dtype == torch.float32
     in_place = u.T @ result @ v.T
@@ -29,20 +29,23 @@ def test_orthogonalized_matrix_keeps_singular_vectors_and_evens_singular_values(
 
 
 def test_matrix_of_zeros_stays_zero() -> None:
-    assert torch.equal(orthogonalize(torch.zeros(16, 24), torch.bfloat16), torch.zeros(16, 24))
+    assert torch.equal(orthogonalize(torch.zeros(2, 16, 24), torch.bfloat16), torch.zeros(2, 16, 24))
 
 
-def test_kernels_are_read_as_matrices_and_thin_ones_and_biases_are_left_alone() -> None:
-    kernel, thin, bias, unused = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((24, 16, 3, 3), (3, 24, 1, 1), (24,), (24, 24)))
+def test_kernels_are_read_as_matrices_and_thin_ones_and_scalars_are_left_alone() -> None:
+    shapes = ((24, 16, 3, 3), (24, 144), (3, 24, 1, 1), (), (24, 24))
+    kernel, matrix, thin, scale, unused = (torch.nn.Parameter(torch.zeros(shape)) for shape in shapes)
     kernel.data = kernel.data.to(memory_format=torch.channels_last)
-    before = {p: torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) for p in (kernel, thin, bias)}
+    before = {p: torch.randn(p.shape, generator=torch.Generator().manual_seed(p.ndim)) for p in (kernel, matrix, thin, scale)}
     for parameter, gradient in before.items():
         parameter.grad = gradient.clone(memory_format=torch.preserve_format)
-    orthogonalize_gradients([kernel, thin, bias, unused], torch.float32)
-    assert kernel.grad is not None
-    assert torch.equal(kernel.grad.flatten(1), orthogonalize(before[kernel].flatten(1), torch.float32))
+    orthogonalize_gradients([kernel, matrix, thin, scale, unused], torch.float32)
+    for parameter in (kernel, matrix):  # of one shape as matrices
+        assert parameter.grad is not None
+        [alone] = orthogonalize(before[parameter].flatten(1)[None], torch.float32)
+        torch.testing.assert_close(parameter.grad.flatten(1), alone)
     assert torch.equal(thin.grad, before[thin])
-    assert torch.equal(bias.grad, before[bias])
+    assert torch.equal(scale.grad, before[scale])
     assert unused.grad is None
 
 
