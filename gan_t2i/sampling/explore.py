@@ -2,7 +2,7 @@
 width."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,10 +131,12 @@ def draw_point(
     x: float = 0.0,
     y: float = 0.0,
     truncation_psi: float = 1.0,
+    encode: Callable[[str], TextBatch] | None = None,
 ) -> Image.Image:
     """Draw one picture of a plane through the z of `seed`, at `x` and `y` in [-1, 1], for a prompt at `t` of the way to the prompt `to`.
 
     At x = y = t = 0 it is the picture of `Text2Image.generate`. A `mixed` way is that of `mix`, with the shapes of `prompt`.
+    `encode` encodes the prompts, except those of a mix, in place of the model's encoder.
     """
     z = latent(model.generator, seed)
     if x or y:
@@ -142,9 +144,10 @@ def draw_point(
         z = F.normalize(moved) * z.norm()
     if mixed and to is not None and 0 < t < 1:
         return _draw_mixed(model, [prompt, to], z.expand(2, -1), math.ceil((1 - t) * _checked_kept(model)), truncation_psi)
-    text = model.encoder.encode([prompt])
+    encode = encode or (lambda each: model.encoder.encode([each]))
+    text = encode(prompt)
     if to is not None:
-        text = blend(text, model.encoder.encode([to]), t)
+        text = blend(text, encode(to), t)
     return draw_one(model.generator, z, text, truncation_psi)
 
 

@@ -75,6 +75,8 @@ class Guard:
             await _fail(error, scope, receive, answer)
         except TimeoutError:
             await _fail(ApiError(503, f"no answer within {self._limits.seconds:g} s", code="timeout"), scope, receive, answer)
+        except asyncio.CancelledError:  # by uvicorn, when the time to drain is over; raised again, it would become a traceback and a bare 500
+            await _fail(ApiError(503, "the server has stopped before it was done", code="stopped"), scope, receive, answer)
         except Exception as error:  # its message may hold a prompt
             log.error(f"{type(error).__name__} in\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip())
             await _fail(ApiError(500, "the server failed", code="internal_error"), scope, receive, answer)

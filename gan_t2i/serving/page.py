@@ -63,8 +63,9 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     @router.post("/draw")
     async def draw(point: Point) -> Response:
         values = point.model_dump()
+        drawing = partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), encode=queue.encoded, **values)
         try:
-            picture = await queue.run(partial(draw_point, model, values.pop("prompt"), truncation_psi=values.pop("truncation"), **values))
+            picture = await queue.run(drawing)
         except UsageError as error:
             raise invalid("mixed", str(error)) from None
         return Response(encode_picture(picture, "PNG"), media_type="image/png", headers={"Cache-Control": "no-store"})

@@ -123,6 +123,10 @@ class DrawingQueue:
         if works:
             self._thread.submit(self._take_piece, works)
 
+    def encoded(self, prompt: str) -> TextBatch:
+        """Return an encoded prompt, which is kept for its next pictures; for work in the drawing thread."""
+        return self._read(prompt).text
+
     def close(self) -> None:
         """End the thread, after the picture that it is drawing."""
         self._thread.shutdown(cancel_futures=True)

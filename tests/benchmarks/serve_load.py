@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import httpx
+import httpx2
 import torch
 from PIL import Image
 
@@ -28,8 +28,8 @@ def report(name: str, seconds: Sequence[float]) -> None:
     print(f"{name}: {shares}")
 
 
-async def picture(client: httpx.AsyncClient, prompt: str, seed: int) -> Image.Image:
-    """Ask for a picture, again where the queue is full; raises `httpx.HTTPStatusError` for any other refusal."""
+async def picture(client: httpx2.AsyncClient, prompt: str, seed: int) -> Image.Image:
+    """Ask for a picture, again where the queue is full; raises `httpx2.HTTPStatusError` for any other refusal."""
     while True:
         fields = {"prompt": prompt, "seed": seed, "response_format": "b64_json", "output_format": "png"}
         answer = await client.post("/v1/images/generations", json=fields)
@@ -47,7 +47,7 @@ async def load(address: str, model: Text2Image) -> None:
     jobs = [(rng.choice(PROMPTS), rng.randrange(SEEDS)) for _ in range(REQUESTS)]
     seconds: list[float] = []
     wrong = 0
-    async with httpx.AsyncClient(base_url=address, timeout=120) as client:
+    async with httpx2.AsyncClient(base_url=address, timeout=120) as client:
 
         async def work() -> None:
             nonlocal wrong

@@ -116,17 +116,17 @@ def test_too_many_pictures_are_a_sentence(sample: Sample, tmp_path: Path, prompt
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, number: int, signal_number: int = signal.SIGINT) -> None:
     """Send a signal while the picture of that number is drawn."""
-    from gan_t2i.sampling import draw
+    from gan_t2i.sampling import captured
 
     left = iter(range(number - 1, -1, -1))
-    to_pictures = draw.to_pictures
+    to_pictures = captured.to_pictures
 
     def stop_and_draw(images: Any) -> Any:
         if next(left, -1) == 0:
             signal.raise_signal(signal_number)
         return to_pictures(images)
 
-    monkeypatch.setattr(draw, "to_pictures", stop_and_draw)
+    monkeypatch.setattr(captured, "to_pictures", stop_and_draw)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])

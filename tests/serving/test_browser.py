@@ -128,6 +128,16 @@ def test_pictures_change_while_a_prompt_is_typed(page: Page) -> None:
     assert [word.text for word in page.all("#words .unknown")] == ["dog"]
 
 
+def test_the_picture_is_drawn_at_once_and_the_grid_after_a_pause(page: Page) -> None:
+    page.open().type("a red heart")
+    page.browser.execute_script("window.setTimeout = () => 0")  # no pause ever ends
+    page.find("prompt").send_keys("s")
+    page.wait(lambda: page.find("large").get_attribute("alt") == "a red hearts, seed 0")
+    page.wait(lambda: "Drawn in" in page.text("status"))
+    assert page.is_done("a red heart")
+    assert page.browser.current_url.endswith("#p=a+red+heart")
+
+
 def test_a_word_lights_what_it_changes(page: Page) -> None:
     page.open().type("a red heart above a blue star")
     [word] = [button for button in page.all("#words button") if button.text == "blue"]

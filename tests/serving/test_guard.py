@@ -190,6 +190,21 @@ def test_a_request_has_its_time(connect: Callable[..., TestClient], brush: Brush
     assert counted(client, "gan_t2i_pictures_pending") == 0
 
 
+def test_what_a_stopping_server_gives_up_is_told(model: Text2Image, brush: Brush, said: list[str]) -> None:
+    app = create_app(model, "small")
+
+    async def cancel() -> list[Any]:
+        request = asyncio.create_task(post(app, URL, json.dumps({"prompt": "red"}).encode()))
+        assert await asyncio.to_thread(brush.drawing.acquire, timeout=30)
+        request.cancel()
+        return await request
+
+    start, content = asyncio.run(cancel())
+    error = json.loads(content["body"])["error"]
+    assert (start["status"], error["type"], error["code"]) == (503, "server_error", "stopped")
+    assert f"POST {URL} 503" in said
+
+
 def test_no_prompt_is_logged(
     connect: Callable[..., TestClient], model: Text2Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,6 +51,15 @@ def test_a_point_in_the_middle_is_the_picture_of_the_seed(client: TestClient, mo
     assert not same(draw(client, seed=3, x=0.5), draw(client, seed=3, y=0.5))
 
 
+def test_a_prompt_is_encoded_once(client: TestClient, model: Text2Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = model.encoder.encode
+    monkeypatch.setattr(model.encoder, "encode", lambda prompts: encoded.extend(prompts) or encode(prompts))
+    for seed in range(3):
+        draw(client, seed=seed, to="two blue squares", t=0.5)
+    assert encoded == [PROMPT, "two blue squares"]
+
+
 @pytest.mark.parametrize("values", [{"prompt": " "}, {"t": 2}, {"x": -1.5}, {"seed": -1}, {"truncation": "1"}, {"size": "64x64"}])
 def test_points_outside_of_the_plane_are_refused(client: TestClient, values: dict[str, Any]) -> None:
     response = client.post("/draw", json={"prompt": PROMPT, **values})
