@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 )
 @click.option("--card", type=click.File(encoding="utf-8"), help="Markdown: data, licences, figures and limits.  [default: the snapshot's own]")
 @click.option("--example", default="", help="A prompt to begin with, which `gan-t2i serve` shows.")
-@click.option("--judge", is_flag=True, help="Also write the judge of `sample --best-of`, which is trained on the pictures, beside a snapshot.")
 @click.option("--data", metavar="SOURCE", help="Pictures that a snapshot outside of a run folder was trained on.")
 @click.option("--licence", metavar="ID", help="Licence of the model as the hub calls it, such as mit or cc-by-4.0; for --to hub.")
 @text_encoder_option
@@ -35,7 +34,6 @@ def command(
     form: str,
     card: TextIO | None,
     example: str,
-    judge: bool,
     data: str | None,
     licence: str | None,
     text_encoder: str | None,
@@ -53,12 +51,9 @@ def command(
     """
     from gan_t2i.checkpoint import read_info
     from gan_t2i.core.errors import UsageError
-    from gan_t2i.evaluation.matcher import matcher_beside, write_matcher
     from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling import publish
 
-    if judge and form != "snapshot":
-        raise click.UsageError("--judge goes with --to snapshot")
     snapshot = resolve_snapshot(model)
     subject = Subject(snapshot, run_of(snapshot), data, text_encoder, "cpu")
     chosen = publish.card_of(subject.dataset, card.read(), example) if card else read_info(snapshot).card
@@ -70,8 +65,6 @@ def command(
         if destination.is_dir():
             raise UsageError(f"{destination} is a folder; name a file")
         publish.publish(snapshot, chosen, destination)
-        if judge:
-            write_matcher(subject.retrieval_task.matcher, matcher_beside(destination))
     elif licence is None:
         raise click.MissingParameter(param_hint="'--licence'", param_type="option")
     else:

@@ -76,7 +76,7 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[
     type=click.Choice(["matcher"]),
     default="matcher",
     show_default=True,
-    help="Judge of --best-of: matcher is that of evaluate retrieval. It comes with icons64; a run's is trained once on its pictures.",
+    help="Judge of --best-of: matcher is that of evaluate retrieval, trained once on the pictures of the run.",
 )
 @click.option("--interpolate", nargs=2, metavar="A B", help="Go from prompt A to prompt B; to a .gif or .webp as an animation, else a strip.")
 @click.option(
@@ -207,27 +207,28 @@ def _check_prompts(asked: Asked, model: str) -> None:
 
 
 def _load_with_judge(model: str, asked: Asked, text_encoder: str | None, device: str) -> tuple["Text2Image", "Judge"]:
-    """Load a model with the judge that lies beside it, or that of the pictures of its run, which is trained on first use.
+    """Load the model of a run and the judge of its pictures, which is trained on first use.
 
-    Raises `UsageError` where there is neither, and `GanT2IError` where the run's data are gone.
+    Raises `UsageError` for a model outside of a run and for a run of streamed data, and `GanT2IError` where the data are gone.
     """
     from gan_t2i.cli.evaluate import Subject
     from gan_t2i.core.errors import GanT2IError, UsageError
-    from gan_t2i.evaluation.matcher import matcher_beside, matcher_judge, read_matcher
+    from gan_t2i.evaluation.matcher import matcher_judge
     from gan_t2i.runs import resolve_snapshot, run_of
 
     snapshot = resolve_snapshot(model)
     subject = Subject(snapshot, run_of(snapshot), None, text_encoder, device)
-    if (file := matcher_beside(snapshot)).is_file():
-        return subject.pipeline, matcher_judge(read_matcher(file).to(subject.pipeline.device), subject.pipeline.encoder)
     instead = "choose among several --seeds yourself"
     if subject.trained_on is None:
-        raise UsageError(f"the judge of --best-of is trained on a run's pictures, which {model} is without: name a run folder, or {instead}")
+        name = "pretrained" if model == "auto" else model
+        raise UsageError(f"the judge of --best-of is trained on a run's pictures, which {name} is without: name a run folder, or {instead}")
     subject.trained_on.require_packed("the judge of --best-of", instead)
+    pipeline = subject.pipeline
     try:
-        return subject.pipeline, matcher_judge(subject.retrieval_task.matcher, subject.pipeline.encoder)
+        judge = matcher_judge(subject.retrieval_task.matcher, pipeline.encoder)
     except UsageError as error:
         raise GanT2IError(f"the judge of --best-of is trained on the run's pictures: {error}; put them back there, or {instead}") from error
+    return pipeline, judge
 
 
 def _rank(model: "Text2Image", asked: Asked, judge: "Judge") -> Iterator["Best"]:

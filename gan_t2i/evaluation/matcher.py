@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
 from gan_t2i.core.config import Count, StrictConfig
-from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8, to_uint8
 from gan_t2i.core.runtime import autocast, seeded_rng, torch_defaults
 from gan_t2i.ops.layers import activate, linear
@@ -62,7 +59,6 @@ class Matcher(nn.Module):
 
     def __init__(self, config: MatcherConfig, *, resolution: int, text_width: int) -> None:
         super().__init__()
-        self.sizes = {"config": config.model_dump(), "resolution": resolution, "text_width": text_width}
         self.side = min(resolution, config.side)
         layers: list[nn.Module] = []
         inputs = 3
@@ -96,26 +92,6 @@ class Matcher(nn.Module):
         """Cosines [N, M] on the CPU of uint8 pictures, given in parts [n, 3, R, R], with sentence vectors [M, E]."""
         pictures = torch.cat([self.embed_images(part) for part in images])
         return (pictures @ self.embed_text(pooled).T).float().cpu()
-
-
-def matcher_beside(snapshot: Path) -> Path:
-    """Return the file beside a snapshot for the matcher of its training pictures, which judges where these are not at hand."""
-    return snapshot.with_suffix(".matcher")
-
-
-def write_matcher(matcher: Matcher, path: Path) -> None:
-    """Write a matcher, rounded to bfloat16; raises `GanT2IError` where the file cannot be written."""
-    write_tensors(path, {name: tensor.bfloat16() for name, tensor in matcher.state_dict().items()}, {"type": "matcher", **matcher.sizes})
-
-
-def read_matcher(path: Path) -> Matcher:
-    """Return the matcher that `write_matcher` wrote; raises `GanT2IError` where the file is damaged or another one."""
-    tensors, sizes = read_tensors(path)
-    if sizes.pop("type", None) != "matcher":
-        raise GanT2IError(f"{path} holds no matcher")
-    matcher = Matcher(MatcherConfig(**sizes.pop("config")), **sizes)
-    load_weights(matcher, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
-    return matcher.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def matcher_judge(matcher: Matcher, encoder: SentenceEncoder) -> Callable[[Sequence[Image.Image], str], list[float]]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -19,7 +18,7 @@ from gan_t2i import Text2Image
 from gan_t2i.cli.main import command
 from gan_t2i.core.files import cache_dir
 from gan_t2i.data.packing import load_dataset
-from gan_t2i.evaluation.matcher import matcher_judge, read_matcher
+from gan_t2i.evaluation.matcher import matcher_judge
 from gan_t2i.evaluation.retrieval import prepare_retrieval
 from gan_t2i.runs import REPOSITORY, RunFolder
 from gan_t2i.sampling import captured
@@ -126,33 +125,6 @@ def test_a_stop_leaves_what_is_done_and_every_seed_is_drawn_once(run: RunFolder,
     assert sample(run.path, *BOTH, "-p", "green").stdout.splitlines()[:2] == result.stdout.splitlines()
 
 
-def test_an_exported_model_takes_its_judge_along(
-    run: RunFolder, tmp_path: Path, pictures: Path, ranked: Callable[[Sequence[int]], list[Best]]
-) -> None:
-    card, file = tmp_path / "card.md", tmp_path / "shared" / "model.safetensors"
-    card.write_text("# A model")
-    result = CliRunner().invoke(command, ["export", str(run.path), str(file), "--card", str(card), "--judge"])
-    assert result.exit_code == 0, result.output
-    matcher = file.with_suffix(".matcher")
-    assert {path.name for path in file.parent.iterdir()} == {file.name, matcher.name}
-    task = prepare_retrieval(load_dataset(pictures, 16, progress=False), Text2Image.load(run.path).encoder, torch.device("cpu"))
-    for name, tensor in task.matcher.state_dict().items():
-        assert torch.equal(read_matcher(matcher).state_dict()[name], tensor.bfloat16().float())
-    seeds = [best.seed for best in ranked(range(4))]
-    judged = sample(file, *BOTH, "--json")
-    assert [each["seed"] for each in json.loads(judged.stdout)] == seeds
-    shutil.copy(file, matcher)
-    refused = sample(file, *BOTH)
-    assert refused.exit_code == 1
-    assert refused.stderr.splitlines()[-1] == f"Error: {matcher} holds no matcher"
-
-
-def test_only_a_snapshot_has_a_judge_beside_it(run: RunFolder, tmp_path: Path) -> None:
-    result = CliRunner().invoke(command, ["export", str(run.path), str(tmp_path / "new"), "--to", "hub", "--judge"])
-    assert result.exit_code == 2
-    assert "--judge goes with --to snapshot" in result.stderr
-
-
 def test_without_a_run_there_is_no_judge(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = shutil.copy(run.snapshot(40), tmp_path / "model.safetensors")
     repository = tmp_path / "repository"
@@ -162,10 +134,10 @@ def test_without_a_run_there_is_no_judge(run: RunFolder, tmp_path: Path, monkeyp
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
-    for model in (snapshot, repository, "pretrained:shapes64"):
+    for model, name in [(snapshot, snapshot), (repository, repository), ("pretrained:shapes64", "pretrained:shapes64"), ("auto", "pretrained")]:
         result = sample(model, "-p", "red", "--best-of", 4)
         assert result.exit_code == 2
-        sentence = f"the judge of --best-of is trained on a run's pictures, which {model} is without: name a run folder, or choose among"
+        sentence = f"the judge of --best-of is trained on a run's pictures, which {name} is without: name a run folder, or choose among"
         assert result.stderr.splitlines()[-1] == f"Error: {sentence} several --seeds yourself"
         assert not any(empty.iterdir())
 
