@@ -24,7 +24,7 @@ from gan_t2i.models.base import Generator
 from gan_t2i.sampling.draw import latent
 from gan_t2i.sampling.explore import features_of_first, most_kept
 from gan_t2i.sampling.pipeline import Text2Image
-from gan_t2i.sampling.publish import facts
+from gan_t2i.sampling.publish import card_text, facts
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder
 
@@ -174,7 +174,7 @@ def _readme(model: Text2Image, difference: float, *, packed: bool) -> str:
     """Return the README of the folder: the card, how the files go together, how exact they are, and what the snapshot records."""
     card = model.info.card
     return README.read_text(encoding="utf-8").format(
-        card=card.text.strip() if card else f"# {model.info.data_name}",
+        card=card_text(card) if card else f"# {model.info.data_name}",
         facts=facts(model.info),
         z_width=model.generator.z_width,
         max_tokens=model.encoder.max_tokens,

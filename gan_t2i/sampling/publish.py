@@ -1,6 +1,7 @@
 """Publishing: a snapshot with a model card, which says to people and programs what the model knows, as a file or as a repository folder."""
 
 import json
+import re
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,11 @@ def card_of(dataset: "PackedDataset", text: str, example: str = "") -> ModelCard
     words = {word for caption in dataset.train_caption_ids for word in split_words(dataset.captions[caption])}
     styles = {str(style) for item in dataset.train.tolist() if (style := dataset.extras[item].get("style"))}
     return ModelCard(text, tuple(sorted(words)), tuple(sorted(styles)), example)
+
+
+def card_text(card: ModelCard) -> str:
+    """Return the text of a card for a folder of its own, in which links to places outside of it are words alone."""
+    return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", card.text.strip())
 
 
 def publish(snapshot: Path, card: ModelCard, destination: Path) -> None:
@@ -94,7 +100,7 @@ library_name: gan_t2i
 pipeline_tag: text-to-image
 tags: [text-to-image, gan]
 ---
-{card.text.strip()}
+{card_text(card)}
 
 ## Use
 

@@ -16,6 +16,7 @@ from gan_t2i.cli.main import command
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling import onnx_export
 from gan_t2i.sampling.pipeline import Text2Image
+from gan_t2i.sampling.publish import card_text
 
 
 @pytest.fixture
@@ -95,6 +96,11 @@ def test_onnx_takes_the_card(trained: RunFolder, card: Path, tmp_path: Path, mon
     assert export(trained.path, "--to", "onnx", tmp_path / "without").exit_code == 0
     assert export(trained.path, "--to", "onnx", tmp_path / "with", "--card", card).exit_code == 0
     assert [(tmp_path / name / "card").read_text() for name in ("without", "with")] == ["none", card.read_text()]
+
+
+def test_links_out_of_the_folder_become_words() -> None:
+    card = ModelCard("See [the recipe](../../configs/a.yaml), [words](words.txt) and [the hub](https://example.org/..).\n")
+    assert card_text(card) == "See the recipe, [words](words.txt) and [the hub](https://example.org/..)."
 
 
 def test_a_repository_is_loaded_like_the_snapshot(trained: RunFolder, repository: Path, card: Path, tmp_path: Path) -> None:
