@@ -111,9 +111,9 @@ def test_a_package_is_read_as_a_folder_too(tmp_path, place):
 
 
 def test_older_packages_have_everything_inside(tmp_path):
-    inside = {**ICONS, "info": {"name": "Old", "license": "MIT"}, "categories": {"Tools": ["key"]}, "chars": {"1f511-fe0f": "key"}}
+    inside = {**ICONS, "info": {"name": "Old", "license": "MIT"}, "categories": {"HomeTools": ["key"]}, "chars": {"1f511-fe0f": "key"}}
     reading = read(write(tmp_path, inside, {}).joinpath("icons.json").rename(tmp_path / "old.json"))
-    assert captions(reading)["tiny:key"] == ("key", "key, tools")
+    assert captions(reading)["tiny:key"] == ("key", "key, home tools")
     assert reading.records[0].extra == {"style": "Old", "licence": "MIT"}
 
 

@@ -42,7 +42,8 @@ class Icon:
     def captions(self) -> list[str]:
         """The names in words, and the first with its category."""
         texts = [words(name) for name in (self.name, *self.aliases)]
-        return [*texts, f"{texts[0]}, {self.category.lower().replace('&', 'and')}"] if self.category else texts
+        group = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.category).lower().replace("&", "and")  # some sets write FoodDrinks
+        return [*texts, f"{texts[0]}, {group}"] if group else texts
 
     def passed_over(self, settings: DataSettings) -> str | None:
         """Return what keeps the icon out of the data, if anything does."""
