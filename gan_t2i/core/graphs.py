@@ -31,12 +31,14 @@ class CudaGraphs:
         self._side = torch.cuda.Stream(device)
 
     def warm_up(self, function: Callable[[], object]) -> None:
+        """Run a function on the stream of the captures, after what the current stream has under way and before what comes next there."""
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             function()
         torch.cuda.current_stream().wait_stream(self._side)
 
     def capture(self, function: Replay) -> Replay:
+        """Record a function that returns tensors of one shape; raises RuntimeError where it does what a CUDA graph cannot hold."""
         graph = torch.cuda.CUDAGraph()
         # on the side stream, as torch's own lies on the device of the first capture; other threads decode images meanwhile, and may pin memory
         with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
