@@ -82,6 +82,8 @@ class DataConfig(DataSettings):
     """Train on tars in place, without packing them: for sets larger than the cache's disk."""
     shuffle_buffer: Annotated[int, Field(ge=2)] = 10_000
     """Size of a stream's shuffle buffer, in pictures."""
+    recolour_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the pictures with recoloured copies of which a pass shows one; fewer leave more time for the pictures themselves."""
 
     def require_packed(self, user: str, advice: str = "leave one of them out") -> None:
         """Raise `UsageError` if the data are streamed; `user` is the setting or the command that needs all of them packed."""

@@ -136,6 +136,11 @@ def test_a_pass_shows_each_picture_once_and_one_copy_of_it(packed: Callable[...,
     assert [sampler.item(position) for position in (40, 7)] == [Sampler(dataset, 0).item(position) for position in (40, 7)]
 
 
+def test_a_pass_shows_copies_of_a_share_of_the_pictures(packed: Callable[..., PackedDataset]) -> None:
+    sampler = Sampler(packed(recolour=3), 0, recolour_share=0.4)  # of one picture with copies: rounded to none
+    assert [sorted(sampler.item(position) for position in range(start, start + 2)) for start in (0, 2, 4)] == [[0, 1]] * 3
+
+
 def test_a_pack_without_copies_says_so_where_they_are_asked_for(packed: Callable[..., PackedDataset], said: list[str]) -> None:
     load_dataset(packed(recolour=2).folder, SIDE, DataSettings(recolour=2))
     assert not any("data.recolour" in line for line in said)

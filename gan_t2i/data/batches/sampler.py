@@ -41,26 +41,30 @@ class BatchSampler(Protocol):
 class Sampler:
     """A `BatchSampler` of a packed data set. `negatives` has a source for each column; None takes the caption of the picture before.
 
-    A pass also shows one recoloured copy of each training picture that has any.
+    A pass also shows one recoloured copy of each training picture that has any, or of a random `recolour_share` of these pictures.
     """
 
-    def __init__(self, dataset: PackedDataset, seed: int, negatives: Sequence[HardNegatives | None] = (None,)) -> None:
+    def __init__(
+        self, dataset: PackedDataset, seed: int, negatives: Sequence[HardNegatives | None] = (None,), recolour_share: float = 1.0
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.negatives = negatives
+        self._copies = round(recolour_share * len(dataset.recoloured))  # in a pass
         self.gather: Callable[[Sequence[int]], Tensor] = dataset.gather_packed
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)  # a batch may reach from one pass into the next
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         items = self.dataset.train
-        if self.dataset.recoloured:
+        if self._copies:
             rng = random.Random(f"copies {self.seed} {epoch}")
-            items = np.concatenate([items, [rng.choice(copies) for copies in self.dataset.recoloured.values()]])
+            copies = [rng.choice(each) for each in self.dataset.recoloured.values()]
+            items = np.concatenate([items, copies if self._copies == len(copies) else rng.sample(copies, self._copies)])
         return items[torch.randperm(len(items), generator=seeded_rng(self.seed, "epoch", epoch)).numpy()]
 
     def item(self, position: int) -> int:
         """Return the index in the data set of the picture at `position` of the endless sequence."""
-        epoch, offset = divmod(position, len(self.dataset.train) + len(self.dataset.recoloured))
+        epoch, offset = divmod(position, len(self.dataset.train) + self._copies)
         return int(self._order(epoch)[offset])
 
     def batch(self, nimg: int, count: int, rows: slice = slice(None)) -> Batch:
