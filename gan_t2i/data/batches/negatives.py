@@ -4,6 +4,9 @@ A random caption of another picture differs in colour or count already, so a dis
 single error makes every word count.
 """
 
+import contextlib
+import hashlib
+import json
 import logging
 import random
 import time
@@ -11,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.files import atomic_file, cache_dir
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.builtin.shapes import sample_captions
 from gan_t2i.data.builtin.shapes_grammar import Scene, composition, split_of, vocabulary
@@ -97,7 +102,7 @@ class Nearest:
             candidates = [candidates[index] for index in sample.sort().values.tolist()]
         width = NEAREST + min(max(len(self._own[item]) for item in dataset.train.tolist()), MOST_OWN)
         self._rows = {caption: row for row, caption in enumerate(trained)}
-        self._table = nearest_table(trained, candidates, vectors, width)
+        self._table = kept_table([self._texts[caption] for caption in trained], trained, candidates, vectors, width)
 
     def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
         """Return one of the `NEAREST` captions next to `caption` that are not those of the picture `item`; None where there is none."""
@@ -114,10 +119,33 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def nearest_table(queries: Sequence[int], candidates: Sequence[int], vectors: Callable[[Sequence[int]], Tensor], width: int) -> Tensor:
-    """Return, for each of the captions `queries`, the `width` of `candidates` with the largest cosine, nearest first: int32 [Q, <= width]."""
+def kept_table(
+    texts: Sequence[str], queries: Sequence[int], candidates: Sequence[int], vectors: Callable[[Sequence[int]], Tensor], width: int
+) -> Tensor:
+    """Return the `nearest_table` of `queries`, whose texts are `texts`; one that took long is kept in the cache."""
+    digest = hashlib.sha256(json.dumps([list(texts), list(queries), list(candidates), width]).encode())
+    keys = vectors(candidates).float()
+    digest.update(keys.numpy())
+    path = cache_dir() / "nearest" / f"{digest.hexdigest()[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError):  # it is not there, or damaged
+        return torch.from_numpy(np.load(path))
+    start = time.perf_counter()
+    table = nearest_table(queries, candidates, keys, vectors, width)
+    if time.perf_counter() - start > LONG_SECONDS:
+        with contextlib.suppress(OSError), atomic_file(path) as temporary, temporary.open("wb") as file:  # a full disk costs time alone
+            np.save(file, table.numpy())
+    return table
+
+
+def nearest_table(
+    queries: Sequence[int], candidates: Sequence[int], keys: Tensor, vectors: Callable[[Sequence[int]], Tensor], width: int
+) -> Tensor:
+    """Return, for each of the captions `queries`, the `width` of `candidates` with the largest cosine, nearest first: int32 [Q, <= width].
+
+    keys: the vectors [candidates, E] of `candidates`.
+    """
     ids = torch.tensor(candidates, dtype=torch.int32)
-    keys = F.normalize(vectors(candidates).float(), dim=1).T  # [E, candidates]
+    keys = F.normalize(keys, dim=1).T
     size = max(1, CHUNK_ELEMENTS // len(candidates))
     table = torch.empty(len(queries), min(width, len(candidates)), dtype=torch.int32)
     start_time = time.perf_counter()

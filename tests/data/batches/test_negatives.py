@@ -4,6 +4,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,6 +185,22 @@ def test_the_table_is_the_same_in_chunks(captioned: Captioned, monkeypatch: pyte
     for item, shown in ((10, 0), (20, 3), (39, 4)):
         caption = captioned.dataset.caption_ids[item][shown]
         assert captioned.choices(chunked, item, caption) == captioned.choices(whole, item, caption)
+
+
+def test_a_table_that_took_long_is_kept(captioned: Captioned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GAN_T2I_CACHE", str(tmp_path))
+    captioned.nearest()
+    assert not list(tmp_path.rglob("*.npy"))
+    monkeypatch.setattr(negatives_module, "LONG_SECONDS", 0.0)
+    searched = captioned.choices(captioned.nearest(), 10, captioned.dataset.caption_ids[10][0])
+    (kept,) = tmp_path.rglob("*.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(negatives_module, "nearest_table", None)
+        assert captioned.choices(captioned.nearest(), 10, captioned.dataset.caption_ids[10][0]) == searched
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert captioned.choices(captioned.nearest(), 10, captioned.dataset.caption_ids[10][0]) == searched
+    captioned.vectors = captioned.vectors.flip(0)  # of another encoder
+    assert captioned.choices(captioned.nearest(), 10, captioned.dataset.caption_ids[10][0]) != searched
 
 
 def test_a_caption_that_differs_in_case_alone_is_not_a_negative() -> None:
