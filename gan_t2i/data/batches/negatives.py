@@ -125,7 +125,7 @@ def kept_table(
     """Return the `nearest_table` of `queries`, whose texts are `texts`; one that took long is kept in the cache."""
     digest = hashlib.sha256(json.dumps([list(texts), list(queries), list(candidates), width]).encode())
     keys = vectors(candidates).float()
-    digest.update(keys.numpy())
+    digest.update(keys.numpy().tobytes())
     path = cache_dir() / "nearest" / f"{digest.hexdigest()[:32]}.npy"
     with contextlib.suppress(OSError, ValueError):  # it is not there, or damaged
         return torch.from_numpy(np.load(path))
