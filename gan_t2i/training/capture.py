@@ -44,10 +44,13 @@ class Step(Protocol):
 
 
 class CapturedStep:
-    """Replays the gradients and the update of a step; captures what it has not captured yet."""
+    """Replays the gradients and the update of a step; captures what it has not captured yet.
 
-    def __init__(self, step: Step, backend: Backend, *, exact: bool) -> None:
-        self.step, self.backend, self.exact = step, backend, exact
+    The step is not kept, so that it and its graphs are freed with their run, and not when Python next looks for cycles.
+    """
+
+    def __init__(self, backend: Backend, *, exact: bool) -> None:
+        self.backend, self.exact = backend, exact
         self.paused = False
         """Run eagerly, for what counts or times the operations."""
         self.forget()
@@ -57,23 +60,23 @@ class CapturedStep:
         self._gradients: dict[bool, tuple[InputBuffers, Replay]] = {}
         self._update: Replay | None = None
 
-    def __call__(self, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics:
+    def __call__(self, step: Step, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics:
         """Run a step on the inputs of its micro-batches, on the CPU; raises `CaptureError`, and has moved nothing then."""
         if not self.paused and with_penalty not in self._gradients:
-            self._capture(parts, with_penalty)
+            self._capture(step, parts, with_penalty)
         buffers, gradients = self._gradients.get(with_penalty, (None, None))
         if self.paused or buffers is None or gradients is None or self._update is None or not buffers.fit(parts):
-            metrics = self.step.gradients(to_device(parts, self.step.device), with_penalty)
-            self.step.sync.reduce()
-            return metrics | self.step.update()
+            metrics = step.gradients(to_device(parts, step.device), with_penalty)
+            step.sync.reduce()
+            return metrics | step.update()
         buffers.fill(parts)
         metrics = gradients()
-        self.step.sync.reduce()
+        step.sync.reduce()
         return metrics | self._update()
 
-    def _capture(self, parts: Sequence[StepInputs], with_penalty: bool) -> None:
+    def _capture(self, step: Step, parts: Sequence[StepInputs], with_penalty: bool) -> None:
         """Capture the gradients, and the update with the first of them, after a warm-up, and compare a replay with an eager step."""
-        step, buffers = self.step, InputBuffers(parts, self.step.device)
+        buffers = InputBuffers(parts, step.device)
         buffers.fill(parts)
 
         def run() -> Metrics:

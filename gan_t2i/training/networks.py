@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,9 @@ class Networks:
     auxiliary: dict[str, nn.Module] = field(default_factory=dict)
     """Frozen networks by name, pretrained before the run. The state keeps them, so that a run resumes with the very same."""
 
-    @property
+    @cached_property
     def images(self) -> Generator:
-        """G's average as a generator of images."""
+        """G's average as a generator of images, always the same one, whose pictures a GPU captures once."""
         return self.G_ema if self.autoencoder.is_identity else LatentGenerator(self.G_ema, self.autoencoder).eval()
 
 

@@ -77,7 +77,7 @@ class TrainStep:
 
     def capture_with(self, backend: Backend) -> None:
         """Replay steps from now on; shapes and gradients keep their places."""
-        self.captured = CapturedStep(self, backend, exact=self.config.deterministic or self.device.type == "cpu")
+        self.captured = CapturedStep(backend, exact=self.config.deterministic or self.device.type == "cpu")
 
     def moved(self) -> None:
         """Note that a state was loaded: the moments lie elsewhere now."""
@@ -106,7 +106,7 @@ class TrainStep:
         self._set_rates(nimg)
         if self.captured is not None:
             try:
-                return self.captured(parts, with_penalty)
+                return self.captured(self, parts, with_penalty)
             except CaptureError as error:
                 log.info(f"training steps run one operation at a time, as they cannot be captured: {error}")
                 self.captured = None

@@ -1,5 +1,7 @@
 """Captured steps, with a backend that replays the Python function; test_gpu.py has the real one."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from replayed import Replayed
 from torch import Tensor
 
+from gan_t2i.core.graphs import Replay
 from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.runs import RunFolder
 from gan_t2i.training.capture import CapturedStep, InputBuffers, differing, map_tensors, tensors_in
@@ -98,6 +101,27 @@ def test_a_rollback_captures_anew(start: Callable[..., tuple[RunFolder, int | No
     monkeypatch.setattr(Session, "run_step", run)
     start(kimg=0.02, report={"stats_kimg": 0.004, "grid_kimg": 1, "snapshot_kimg": 0.008, "grid_prompts": 1, "grid_seeds": 1})
     assert found == [(0, 2), (4, 3), (8, 3), (12, 3), (8, 5), (12, 5), (16, 6)]
+
+
+def test_a_session_is_freed_with_its_graphs_at_once(make_session: MakeSession) -> None:
+    """Else the memory of a GPU would fill up with those that were only measured: Python looks for cycles when it likes."""
+
+    class Recorded(Replayed):
+        def capture(self, function: Replay) -> Replay:
+            results = function()  # a graph does not keep its function
+            return lambda: results
+
+    session = make_session(penalty={"interval": 2})
+    session.step.capture_with(Recorded())
+    gc.collect()
+    gc.disable()
+    try:
+        session.run_step(0)
+        step = weakref.ref(session.step)
+        del session
+        assert step() is None
+    finally:
+        gc.enable()
 
 
 def test_inputs_of_other_shapes_run_eagerly(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:

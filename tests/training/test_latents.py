@@ -51,6 +51,13 @@ def test_a_snapshot_holds_the_decoder_and_draws_pictures(
     assert torch.equal(generator.autoencoder.rebuild(from_uint8(images)), session.rebuilt(images))
 
 
+def test_all_evaluations_of_a_run_draw_with_one_generator(make_session: Callable[..., Session], settings: dict[str, Any]) -> None:
+    """A GPU would capture the pictures of another one anew, in another stream, of which torch has 32."""
+    networks = make_session(**settings).networks
+    assert networks.images is networks.images
+    assert isinstance(networks.images, LatentGenerator)
+
+
 def test_a_run_keeps_its_autoencoder_when_the_cache_is_gone(
     start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
