@@ -60,6 +60,17 @@ def test_captured_steps_are_eager_ones(make_session: Callable[..., Session], sai
     assert all(map(torch.equal, *ends))
 
 
+def test_steps_are_captured_anew_when_all_graphs_are_gone(make_session: Callable[..., Session], said: list[str]) -> None:
+    """As after a rollback: the pool of memory is gone with the graphs."""
+    session = make_session(device="cuda", penalty={"interval": 2})
+    captured = session.step.captured
+    for _ in range(2):
+        for nimg in (0, 4, 8):
+            assert session.run_step(nimg)["Gradient/G"] > 0
+        session.step.moved()
+    assert session.step.captured is captured, said
+
+
 def test_it_learns_what_the_cpu_learns(start: Callable[..., tuple[RunFolder, int | None]], tmp_path: Path) -> None:
     """Ten steps in bfloat16 end near the CPU's weights, farther from those of another seed."""
     ends = []
