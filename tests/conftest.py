@@ -82,6 +82,20 @@ def counted(request: pytest.FixtureRequest) -> Callable[[str], Counter[str]]:
     return lambda name: counters.setdefault(name, Counter())
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send what a process of pytest-xdist counted to the one that prints it."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["counted"] = {name: dict(counter) for name, counter in session.config.stash.get(COUNTED, {}).items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what such a process counted."""
+    counters = node.config.stash.setdefault(COUNTED, {})
+    for name, counts in getattr(node, "workeroutput", {}).get("counted", {}).items():
+        counters.setdefault(name, Counter()).update(counts)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what the tests counted."""
     for name, counter in config.stash.get(COUNTED, {}).items():

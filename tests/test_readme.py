@@ -63,7 +63,7 @@ def test_the_two_set_up_commands_are_a_line_each() -> None:
     start = 'python3 -m venv .venv && . .venv/bin/activate && pip install -e ".['
     assert main_job.startswith(f'{start}offline]" && gan-t2i train ')
     assert main_job.endswith('&& gan-t2i sample latest -p "a red heart above a blue star" --seeds 0-3 --grid out.png')
-    assert tests == f'{start}test]" && pytest'
+    assert tests == f'{start}test]" && pytest -n 2'
     for line, words in ((main_job, "**Run the main job**"), (tests, "**Pass the tests**")):
         assert README.index(words) < README.index(line) < README.index(words) + 200
 
