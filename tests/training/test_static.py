@@ -125,6 +125,7 @@ def inputs_of(step: TrainStep, nimg: int) -> list[StepInputs]:
 
 def run(step: TrainStep, nimg: int) -> tuple[int, set[str]]:
     """Run the part of a step on the device; returns the number of operations and the names of the metrics."""
+    config = step.config
     inputs = inputs_of(step, nimg)
     with NoLiterals(), OnDeviceAlone() as mode:
         metrics = step.gradients(inputs, step.kind_at(nimg)) | step.update()
