@@ -127,17 +127,13 @@ class Pace:
 def _estimate(session: Session) -> str:
     """Return lines on the pace of a run and how close it comes to the machine's limit, from real steps in whole intervals of the penalty."""
     config, interval = session.config, session.config.penalty.interval
-
-    def operations_at(nimg: int) -> int:
+    counted = []
+    for number in range(min(interval, 2)):  # the first has the penalty, the others of an interval are like the second
         with session.step.eager(), FlopCounter() as counter:
-            session.run_step(nimg)
-        return counter.total
-
-    start, batch, alone = config.gan_from, config.batch, config.share_alone
-    # the first step of an interval has the penalty, the others are like the second
-    together = operations_at(start) + (interval - 1) * (operations_at(start + batch) if interval > 1 else 0)
-    operations = (1 - alone) * together / interval + (alone * operations_at(0) if alone else 0)
-    gflop = operations * world_size() / batch / 1e9  # per image
+            session.run_step(number * config.batch)
+        counted.append(counter.total)
+    operations = counted[0] + (interval - 1) * counted[-1]
+    gflop = operations * world_size() / (interval * config.batch) / 1e9  # per image
     pace = measure_pace(session, max(1, TIMED_STEPS // interval))
     reached, limit = pace.rate * gflop, convolution_rate(session.device, config.precision) * world_size()
     return (
@@ -150,33 +146,21 @@ def measure_pace(session: Session, intervals: int = 1) -> Pace:
     """Return speed and memory of a run, with its pretraining, from the steps of that many intervals of the penalty, or of more where those take
     less than `LEAST_SECONDS`."""
     config, device = session.config, session.device
-    steps, seconds = _timed(session, config.gan_from, intervals)
-    alone = config.share_alone
-    seconds_each = (1 - alone) * seconds / steps
-    if alone:
-        few, brief = _timed(session, 0, intervals)
-        seconds_each += alone * brief / few
-    where = f"{world_size()} processes, each {device}" if world_size() > 1 else str(device)
-    rate, pretraining = config.batch / seconds_each, _pretraining_minutes(session)
-    return Pace(where, steps, config.batch, config.kimg, rate, peak_memory_gib(device), pretraining)
-
-
-def _timed(session: Session, start: int, intervals: int) -> tuple[int, float]:
-    """Return a number of steps, as `measure_pace` takes it, and the seconds that as many took, the first of them after `start` images."""
-    config = session.config
 
     def run(steps: int) -> None:
         for number in range(steps):
-            session.run_step(start + number * config.batch)
+            session.run_step(number * config.batch)
 
     # a step with the penalty and one without: kernels are chosen, memory is allocated, and a GPU captures both
     run(min(2, config.penalty.interval))
     steps = intervals * config.penalty.interval
-    seconds = seconds_of(partial(run, steps), session.device)
+    seconds = seconds_of(partial(run, steps), device)
     if seconds < LEAST_SECONDS:
         steps *= math.ceil(LEAST_SECONDS / seconds)
-        seconds = seconds_of(partial(run, steps), session.device)
-    return steps, seconds
+        seconds = seconds_of(partial(run, steps), device)
+    where = f"{world_size()} processes, each {device}" if world_size() > 1 else str(device)
+    rate, pretraining = steps * config.batch / seconds, _pretraining_minutes(session)
+    return Pace(where, steps, config.batch, config.kimg, rate, peak_memory_gib(device), pretraining)
 
 
 def _pretraining_minutes(session: Session) -> dict[str, float]:

@@ -298,7 +298,7 @@ _WHY_LENGTH = {
 def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
     """Return config values for a run of this length, with the durations that follow from it.
 
-    The cool-down, the times of the reconstruction term and the interval of evaluations keep their share of the run; the warm-up takes at most
+    The cool-down, the fade of the reconstruction term and the interval of evaluations keep their share of the run; the warm-up takes at most
     a fifth of it. EMA half-life and report intervals are set anew. Pretraining keeps its length, which depends on the data, if there is time.
     """
     result, kimg = copy.deepcopy(dict(values)), length.kimg
@@ -313,7 +313,6 @@ def with_length(values: Mapping[str, Any], length: Length) -> dict[str, Any]:
         (optimizer, "cooldown_kimg", times),
         (result.get("evaluate", {}), "kimg", times),
         (terms.get("reconstruction", {}), "kimg", times),
-        (terms.get("reconstruction", {}), "alone_kimg", times),
     ]
     pretraining = (("caption", "kimg"), ("layout", "kimg"), ("layout", "localizer_kimg"))
     scaled += [(terms.get(name, {}), key, length.pretraining) for name, key in pretraining]

@@ -61,10 +61,10 @@ class TrainSpeed:
 
 
 class Loop:
-    """Runs the steps of a session with their report, as in training once D takes part."""
+    """Runs the steps of a session with their report, as in training."""
 
     def __init__(self, session: Session, report: Report) -> None:
-        self.session, self.report, self.nimg = session, report, session.config.gan_from
+        self.session, self.report, self.nimg = session, report, 0
 
     def run(self, steps: int) -> None:
         """Train for some steps; returns when the device is done."""

@@ -115,12 +115,7 @@ class Scores:
     @property
     def distance(self) -> Tensor:
         """Mean squared distance between generated images and the real ones of their captions, a scalar."""
-        return distance(self.fake, self.real)
-
-
-def distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the mean squared distance between images [n, C, R, R], a scalar."""
-    return (fake - real).square().mean()
+        return (self.fake - self.real).square().mean()
 
 
 def pair_logits(D: Discriminator, features: Tensor, conditions: TextCondition, caption_index: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """A training step as CUDA graphs: the GPU replays it without Python, which would launch ten thousand kernels one by one.
 
-The graphs share one pool of memory: the gradients of each kind of step, and the update; the all-reduce over processes runs between them.
+Three graphs share one pool of memory: the gradients with the penalty, those without it, and the update; the all-reduce over processes runs
+between them.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +19,6 @@ from gan_t2i.training.networks import Networks
 from gan_t2i.training.sync import GradientSync
 
 Metrics = dict[str, Tensor]
-Kind = Literal["alone", "plain", "penalty"]
-"""Kinds of steps: G alone, both networks, and both with D's penalty."""
 
 WARM_UPS = 3  # steps before a capture, in which libraries choose their kernels and take their workspaces
 ALIGNMENT = 256  # bytes
@@ -39,7 +38,7 @@ class Step(Protocol):
     sync: GradientSync
     device: torch.device
 
-    def gradients(self, parts: Sequence[StepInputs], kind: Kind) -> Metrics: ...
+    def gradients(self, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics: ...
 
     def update(self) -> Metrics: ...
 
@@ -58,30 +57,30 @@ class CapturedStep:
 
     def forget(self) -> None:
         """Capture everything again: some tensors, such as Adam's moments, are not where they were."""
-        self._gradients: dict[Kind, tuple[InputBuffers, Replay]] = {}
-        self._updates: dict[bool, Replay] = {}  # by whether G is alone: D has no gradients then
+        self._gradients: dict[bool, tuple[InputBuffers, Replay]] = {}
+        self._update: Replay | None = None
 
-    def __call__(self, step: Step, parts: Sequence[StepInputs], kind: Kind) -> Metrics:
+    def __call__(self, step: Step, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics:
         """Run a step on the inputs of its micro-batches, on the CPU; raises `CaptureError`, and has moved nothing then."""
-        if not self.paused and kind not in self._gradients:
-            self._capture(step, parts, kind)
-        buffers, gradients = self._gradients.get(kind, (None, None))
-        if self.paused or buffers is None or gradients is None or not buffers.fit(parts):
-            metrics = step.gradients(to_device(parts, step.device), kind)
+        if not self.paused and with_penalty not in self._gradients:
+            self._capture(step, parts, with_penalty)
+        buffers, gradients = self._gradients.get(with_penalty, (None, None))
+        if self.paused or buffers is None or gradients is None or self._update is None or not buffers.fit(parts):
+            metrics = step.gradients(to_device(parts, step.device), with_penalty)
             step.sync.reduce()
             return metrics | step.update()
         buffers.fill(parts)
         metrics = gradients()
         step.sync.reduce()
-        return metrics | self._updates[kind == "alone"]()
+        return metrics | self._update()
 
-    def _capture(self, step: Step, parts: Sequence[StepInputs], kind: Kind) -> None:
-        """Capture the gradients, and the update where it is the first of its kind, after a warm-up, and compare a replay with an eager step."""
+    def _capture(self, step: Step, parts: Sequence[StepInputs], with_penalty: bool) -> None:
+        """Capture the gradients, and the update with the first of them, after a warm-up, and compare a replay with an eager step."""
         buffers = InputBuffers(parts, step.device)
         buffers.fill(parts)
 
         def run() -> Metrics:
-            return step.gradients(buffers.inputs, kind) | step.update()
+            return step.gradients(buffers.inputs, with_penalty) | step.update()
 
         try:
             for _ in range(WARM_UPS):
@@ -89,15 +88,15 @@ class CapturedStep:
                     self.backend.warm_up(run)
             with unmoved(step.networks):
                 expected = run()
-            gradients = self.backend.capture(lambda: step.gradients(buffers.inputs, kind))
-            update = self._updates.get(kind == "alone") or self.backend.capture(step.update)
+            gradients = self.backend.capture(lambda: step.gradients(buffers.inputs, with_penalty))
+            update = self._update or self.backend.capture(step.update)
             with unmoved(step.networks):
                 found = gradients() | update()
         except RuntimeError as error:
             raise CaptureError(reason_of(error)) from error
         if wrong := differing(expected, found, exact=self.exact):
             raise CaptureError(f"a replay gave other numbers than the step itself ({', '.join(wrong)})")
-        self._gradients[kind], self._updates[kind == "alone"] = (buffers, gradients), update
+        self._gradients[with_penalty], self._update = (buffers, gradients), update
 
 
 def differing(expected: Metrics, found: Metrics, *, exact: bool) -> list[str]:

@@ -1,6 +1,5 @@
 """All settings of a training run. Durations are in kimg, thousands of training images shown."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -134,17 +133,6 @@ class TrainConfig(StrictConfig):
     report: ReportConfig = ReportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     monitor: MonitorConfig = MonitorConfig()
-
-    @property
-    def gan_from(self) -> int:
-        """Number of images after which D takes part, in whole intervals of its penalty."""
-        images = self.batch * self.penalty.interval
-        return math.ceil(self.terms["reconstruction"]["alone_kimg"] * 1000 / images) * images
-
-    @property
-    def share_alone(self) -> float:
-        """Share of the run in which G is alone."""
-        return min(1.0, self.gan_from / (self.kimg * 1000))
 
     def build_terms(self) -> dict[str, LossTerm]:
         """Build every registered auxiliary loss, by name."""

@@ -21,13 +21,13 @@ from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import autocast, product_dtype
 from gan_t2i.data.batches.sampler import Batch
 from gan_t2i.losses.adversarial import LOSSES
-from gan_t2i.losses.inputs import Draws, MicroBatch, Scores, StepInputs, StepNoise, distance, negative_weights, pair_logits
+from gan_t2i.losses.inputs import Draws, MicroBatch, Scores, StepInputs, StepNoise, negative_weights, pair_logits
 from gan_t2i.losses.penalties import slope_penalty
 from gan_t2i.losses.term import LossTerm
-from gan_t2i.losses.terms.reconstruction import nearest_z, weighted
+from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.ops.augment import discriminator_view
 from gan_t2i.text.batch import TextBatch
-from gan_t2i.training.capture import CapturedStep, CaptureError, Kind, Metrics, to_device
+from gan_t2i.training.capture import CapturedStep, CaptureError, Metrics, to_device
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import Networks, update_ema
 from gan_t2i.training.orthogonal import orthogonalize_gradients
@@ -101,26 +101,20 @@ class TrainStep:
         `encode` turns ids of captions into their embeddings. Returns metrics as scalars on the device, means over this process's share except
         for the norms of gradients.
         """
-        kind = self.kind_at(nimg)
+        with_penalty = self.config.penalty.is_due(nimg // self.config.batch)
         parts = self.inputs(batch, encode, nimg)
         self._set_rates(nimg)
         if self.captured is not None:
             try:
-                return self.captured(self, parts, kind)
+                return self.captured(self, parts, with_penalty)
             except CaptureError as error:
                 log.info(f"training steps run one operation at a time, as they cannot be captured: {error}")
                 self.captured = None
-        metrics = self.gradients(to_device(parts, self.device), kind)
+        metrics = self.gradients(to_device(parts, self.device), with_penalty)
         self.sync.reduce()
         return metrics | self.update()
 
     # on the CPU
-
-    def kind_at(self, nimg: int) -> Kind:
-        """Return the kind of the step after `nimg` images."""
-        if nimg < self.config.gan_from:
-            return "alone"
-        return "penalty" if self.config.penalty.is_due(nimg // self.config.batch) else "plain"
 
     def inputs(self, batch: Batch, encode: Callable[[Tensor], TextBatch], nimg: int) -> list[StepInputs]:
         """Make the inputs of each micro-batch of this process's share, on the CPU."""
@@ -168,7 +162,7 @@ class TrainStep:
         """Return what the terms and the penalty ask for."""
         config, autoencoder = self.config, self.networks.autoencoder
         drawn = {name: tensor for term in self.terms for name, tensor in term.draw(draws).items()}
-        if config.penalty.name == "finite_difference" and self.kind_at(draws.nimg) == "penalty":
+        if config.penalty.name == "finite_difference" and config.penalty.is_due(draws.nimg // config.batch):
             side, channels = config.resolution // autoencoder.factor, 3 if autoencoder.is_identity else autoencoder.latent_channels
             drawn[OFFSETS] = draws.normal(config.penalty.count(len(draws.rows)), (channels, side, side))
         return drawn
@@ -187,12 +181,12 @@ class TrainStep:
 
     # on the device
 
-    def gradients(self, parts: Sequence[StepInputs], kind: Kind) -> Metrics:
+    def gradients(self, parts: Sequence[StepInputs], with_penalty: bool) -> Metrics:
         """Leave the mean gradients of the micro-batches in the networks; returns metrics, means over them."""
         metrics: Metrics = {}
         self.sync.begin()
         for inputs in parts:
-            for name, value in self._forward_backward(self.micro_batch(inputs), kind).items():
+            for name, value in self._forward_backward(self.micro_batch(inputs), with_penalty).items():
                 share = value / len(parts)
                 metrics[name] = metrics[name] + share if name in metrics else share
             self.sync.end_part(len(parts))
@@ -204,7 +198,7 @@ class TrainStep:
         gathered = {"images": self.resident.images_at(inputs.images), "text": self.resident.text_at(inputs.text)}
         return MicroBatch(**{**vars(inputs), **gathered})
 
-    def _forward_backward(self, micro: MicroBatch, kind: Kind) -> Metrics:
+    def _forward_backward(self, micro: MicroBatch, with_penalty: bool) -> Metrics:
         """Add the gradients of a micro-batch to those in the networks."""
         D, config = self.networks.D, self.config
         # forward
@@ -212,8 +206,6 @@ class TrainStep:
             real = self._real(micro.images)
             text = micro.own_text
             fake = self.networks.G(nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched), text)
-        if kind == "alone":
-            return self._backward_alone(micro, real, fake)
         with autocast(self.device, config.precision), phase("D forward"):
             scores = self._score(micro, real, fake.detach().requires_grad_())
         real_logits, fake_logits = scores.real_logits[:, 0], scores.fake_logits
@@ -222,7 +214,7 @@ class TrainStep:
         d_loss = self.adversarial.discriminator(real_logits, fake_logits).mean()
         metrics = (
             _score_metrics(scores)
-            | self._latent_metrics(scores.fake)
+            | self._latent_metrics(scores)
             | {"Loss/G/distance": scores.distance.detach(), "Loss/D/loss": d_loss.detach()}
         )
         for term in self.terms:
@@ -237,12 +229,12 @@ class TrainStep:
         for term in self.terms:
             if (found := term.discriminator_loss(micro, scores)) is not None:
                 d_loss, metrics = d_loss + found[0], metrics | found[1]
-        if kind == "penalty":
+        if with_penalty:
             condition = scores.conditions[micro.caption_index[:, 0]]
             offsets = micro.drawn.get(OFFSETS)
             penalty, slopes = slope_penalty(config.penalty, D, scores.real_aug, scores.fake_aug, condition, offsets)
             d_loss, metrics = d_loss + penalty * config.penalty.interval, metrics | slopes
-        with phase("D backward with penalty" if kind == "penalty" else "D backward"):
+        with phase("D backward with penalty" if with_penalty else "D backward"):
             # only into D's parameters: the gradient of the images is not needed again
             (d_loss / config.accumulation).backward(inputs=[p for p in D.parameters() if p.requires_grad])
         return metrics
@@ -259,19 +251,11 @@ class TrainStep:
         fake_logits = pair_logits(D, D.trunk(fake_aug), conditions, micro.caption_index[:, :1])[:, 0]
         return Scores(real, fake, real_aug, fake_aug, conditions, real_logits, fake_logits)
 
-    def _backward_alone(self, micro: MicroBatch, real: Tensor, fake: Tensor) -> Metrics:
-        """Add the gradients of the reconstruction term to those of G."""
-        apart = distance(fake, real)
-        g_loss = weighted(apart, micro)
-        with phase("G backward"):
-            (g_loss / self.config.accumulation).backward()
-        return self._latent_metrics(fake) | {"Loss/G/distance": apart.detach(), "Loss/G/loss": g_loss.detach()}
-
-    def _latent_metrics(self, fake: Tensor) -> Metrics:
+    def _latent_metrics(self, scores: Scores) -> Metrics:
         """Return mean and standard deviation of generated latents; those of real ones are 0 and 1."""
         if self.networks.autoencoder.is_identity:
             return {}
-        fake = fake.detach()
+        fake = scores.fake.detach()
         return {"Latents/mean": fake.mean(), "Latents/std": fake.std()}
 
     @torch.no_grad()
@@ -283,10 +267,7 @@ class TrainStep:
         """Step both optimizers, clear the gradients, and update G's moving average; returns the norms of the gradients."""
         networks, config, metrics = self.networks, self.config, {}
         for name, network, optimizer in (("G", networks.G, networks.g_optimizer), ("D", networks.D, networks.d_optimizer)):
-            gradients = [p.grad for p in network.parameters() if p.grad is not None]
-            if not gradients:  # of D, while G is alone
-                continue
-            metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm(gradients)
+            metrics[f"Gradient/{name}"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
             with phase(f"{name} optimizer"):
                 if network is networks.G and config.optimizer.g_orthogonal:
                     orthogonalize_gradients(network.parameters(), product_dtype(self.device, config.precision))

@@ -62,16 +62,6 @@ def test_pretraining_counts_by_the_pictures_that_it_shows(small_config: Callable
     ]
 
 
-def test_steps_of_g_alone_count_by_their_share_of_the_run(small_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    values = small_config(kimg=0.4, terms={"reconstruction": {"weight": 1, "alone_kimg": 0.1}}, penalty={"interval": 1})
-    session, shown = prepare(TrainConfig.parse(values), measured=True), []
-    monkeypatch.setattr(Session, "run_step", lambda session, nimg: shown.append(nimg))
-    seconds = iter([0, 4, 0, 2])  # a step with D, and one without
-    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
-    assert measure_pace(session).rate == 4 / (0.75 * 4 + 0.25 * 2)
-    assert shown == [100, 100, 0, 0]  # each once before it is timed
-
-
 def test_the_decoder_s_lesson_counts_as_time_after_the_run(
     small_config: Callable[..., dict[str, Any]], many_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

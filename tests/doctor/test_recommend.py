@@ -8,7 +8,7 @@ import yaml
 
 from gan_t2i.core import recipes
 from gan_t2i.core.config import read_yaml
-from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Length, Machine, Recipe, recommend, with_length
+from gan_t2i.doctor.recommend import FEW_ON_CPU, ON_CPU, ON_GPU, Facts, Length, Machine, Recipe, recommend
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.networks import check_networks
 
@@ -170,11 +170,6 @@ def test_durations_follow_the_length_and_pretraining_does_not() -> None:
     short = recommend(FACTS, CPU, Length(2.0, "", pretraining=0.1)).config()
     assert (short.optimizer.cooldown_kimg, short.terms["reconstruction"]["kimg"], short.autoencoder.params["kimg"]) == (0.8, 3, 4)
     assert (short.optimizer.warmup_kimg, short.ema.half_life_kimg, short.report.stats_kimg) == (0.4, 0.5, 0.1)
-
-
-def test_the_time_of_g_alone_keeps_its_share_of_the_run() -> None:
-    values = with_length({"kimg": 100.0, "terms": {"reconstruction": {"weight": 1.0, "alone_kimg": 20.0}}}, Length(50, ""))
-    assert values["terms"]["reconstruction"]["alone_kimg"] == 10
 
 
 def test_without_pretrained_features_the_decoder_learns_without_them() -> None:

@@ -126,23 +126,6 @@ def test_reconstruction_draws_g_to_the_picture_of_its_caption_and_leaves_d_alone
     torch.testing.assert_close(gradients["D"], without["D"], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_g_is_alone_at_first(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch, accumulation: int) -> None:
-    terms = {"reconstruction": {"weight": 7.0, "alone_kimg": 0.012}}
-    session = make_session(precision="float32", accumulation=accumulation, terms=terms, penalty={"interval": 2})
-    assert (session.config.gan_from, session.config.share_alone) == (16, 0.4)  # in whole intervals of four images each
-    gradients, G = record_gradients(session, monkeypatch), session.networks.G
-    metrics = session.run_step(12)
-    config, batch = session.config, session.sampler.batch(12, 4)
-    fake = G(StepNoise.draw(config.seed, 12, 4, G.z_width, config.augment).z[:, 0], session.cache.gather(batch.captions))
-    distance = (fake - (batch.images.float() / 127.5 - 1)).square().mean()
-    torch.testing.assert_close(metrics["Loss/G/distance"], distance.detach())
-    torch.testing.assert_close(gradients["G"], gradients_of(7.0 * distance, G), rtol=1e-3, atol=1e-6)
-    assert "D" not in gradients  # its optimizer took no step
-    assert {"Loss/D/loss", "Loss/r1_penalty"} <= session.run_step(16).keys()
-    assert gradients["D"]
-
-
 def test_a_step_moves_both_networks_and_the_average(make_session: MakeSession) -> None:
     session = make_session(optimizer={"g_lr": 1e-3, "d_lr": 3e-3, "warmup_kimg": 0.034}, ema={"half_life_kimg": 0.02, "ramp": 0})
     networks = session.networks

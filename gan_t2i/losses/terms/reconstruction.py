@@ -4,12 +4,11 @@ It suits sets with about one image a caption and too few of them for D alone to 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gan_t2i.core.config import Count, NonNegative, Positive
+from gan_t2i.core.config import Count, Positive
 from gan_t2i.losses.inputs import Draws, MicroBatch, Scores
 from gan_t2i.losses.term import KIND, LossTerm, TermConfig
 from gan_t2i.models.base import Generator
@@ -32,11 +31,6 @@ def nearest_z(G: Generator, z: Tensor, text: TextBatch, real: Tensor, searched: 
     return z[:, 0].index_copy(0, searched, nearest)
 
 
-def weighted(distance: Tensor, batch: MicroBatch) -> Tensor:
-    """Return the term for a mean squared `distance` from the real images, a scalar."""
-    return batch.drawn["reconstruction/weight"] * distance
-
-
 @register(KIND, "reconstruction")
 class ReconstructionTerm(LossTerm):
     """Mean squared distance between generated images and the real ones of their captions."""
@@ -47,17 +41,10 @@ class ReconstructionTerm(LossTerm):
         kimg: Positive | None = None
         """Time over which the weight falls linearly to nothing, so that D alone settles the details; None keeps the weight."""
 
-        alone_kimg: NonNegative = 0.0
-        """Time at the start of the run in which G learns from this term alone, in cheaper steps; D takes part afterwards."""
-
         candidates: Count = 1
         """Latents z drawn for each image whose caption other images have too, of which `nearest_z` keeps one. The others are free to differ."""
 
     config: Config
-
-    def check(self, run: Any) -> None:
-        if self.config.alone_kimg and not self.active:
-            raise ValueError("terms.reconstruction.alone_kimg is a time in which this term alone trains G: give it a weight, or leave it out")
 
     def weight_at(self, nimg: int) -> float:
         """Return the weight after `nimg` images."""
@@ -69,4 +56,4 @@ class ReconstructionTerm(LossTerm):
         return {"reconstruction/weight": torch.tensor(self.weight_at(draws.nimg))}
 
     def generator_loss(self, batch: MicroBatch, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
-        return weighted(scores.distance, batch), {}
+        return batch.drawn["reconstruction/weight"] * scores.distance, {}
