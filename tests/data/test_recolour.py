@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,14 @@ def test_a_pass_shows_each_picture_once_and_one_copy_of_it(packed: Callable[...,
     assert [sampler.item(position) for position in (40, 7)] == [Sampler(dataset, 0).item(position) for position in (40, 7)]
 
 
-def test_a_pass_shows_copies_of_a_share_of_the_pictures(packed: Callable[..., PackedDataset]) -> None:
-    sampler = Sampler(packed(recolour=3), 0, recolour_share=0.4)  # of one picture with copies: rounded to none
-    assert [sorted(sampler.item(position) for position in range(start, start + 2)) for start in (0, 2, 4)] == [[0, 1]] * 3
+def test_a_pass_shows_copies_of_a_share_of_the_pictures() -> None:
+    copies = {0: [4, 5], 1: [6, 7], 2: [8, 9], 3: [10, 11]}
+    dataset: Any = SimpleNamespace(train=np.arange(4), recoloured=copies, gather_packed=None)
+    sampler = Sampler(dataset, 0, recolour_share=0.5)
+    passes = [sorted(sampler.item(position) for position in range(start, start + 6)) for start in range(0, 240, 6)]
+    assert all(shown[:4] == [0, 1, 2, 3] for shown in passes)
+    assert all(len({copy // 2 for copy in shown[4:]}) == 2 for shown in passes)  # of two pictures
+    assert {copy for shown in passes for copy in shown[4:]} == set(range(4, 12))
 
 
 def test_a_pack_without_copies_says_so_where_they_are_asked_for(packed: Callable[..., PackedDataset], said: list[str]) -> None:
