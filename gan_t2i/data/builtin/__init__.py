@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def resolve_source(data: str, resolution: int, settings: DataSettings | None = N
         return _shapes(data, resolution)
     if data == "emoji":
         return _emoji(resolution, "transparent" if settings and settings.alpha else "white")
-    return data if data.startswith(hub.PREFIX) else Path(data).expanduser()
+    return data if data.startswith(hub.PREFIX) else Path(os.path.expanduser(data))  # unlike Path's, it keeps ~name where nobody has that name
 
 
 def _shapes(name: str, resolution: int) -> Path:
