@@ -272,4 +272,6 @@ def test_any_other_source_is_a_path() -> None:
     assert builtin.resolve_source("./shapes", 64) == Path("shapes")
     assert builtin.resolve_source("~/set", 64) == Path.home() / "set"
     assert builtin.resolve_source("~old set", 64) == Path("~old set")
+    with pytest.raises(UsageError, match="data is an empty name"):
+        builtin.resolve_source("", 64)
     assert {"shapes", "basic-shapes", "emoji"} == builtin.BUILTIN
