@@ -53,8 +53,13 @@ def lookup(kind: str, name: str) -> type[Any]:
 
 
 def config_for(kind: str, name: str, params: Mapping[str, Any], *, where: str | None = None) -> StrictConfig:
-    """Validate `params` by the class's own `Config`; raises `UsageError` with the dotted path below `where`, the kind's params by default."""
-    config: StrictConfig = lookup(kind, name).Config.parse(params, where=where or f"{kind}.params")
+    """Validate `params` by the class's own `Config`; raises `UsageError` with the dotted path below `where`, the kind's params by
+    default, and with the other names where this class has no settings."""
+    settings, where = lookup(kind, name).Config, where or f"{kind}.params"
+    if params and not settings.model_fields:
+        others = ", ".join(other for other in names(kind) if other != name)
+        raise UsageError(f"unknown config key {where}.{next(iter(params))}: {kind} {name!r} has no settings; there are also: {others}")
+    config: StrictConfig = settings.parse(params, where=where)
     return config
 
 

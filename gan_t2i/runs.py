@@ -147,8 +147,8 @@ def resolve_snapshot(name: str, outdir: Path = RUNS) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if not path.is_dir():
-        raise UsageError(f"no such run or snapshot: {name}; name a run folder, a snapshot file, latest or pretrained")
+    if not name or not path.is_dir():
+        raise UsageError(f"no such run or snapshot: {name or repr(name)}; name a run folder, a snapshot file, latest or pretrained")
     if any((path / file).exists() for file in REPOSITORY[1:]):
         return _repository_snapshot(path)
     snapshots = RunFolder(path).snapshots()

@@ -62,6 +62,13 @@ def test_an_unknown_or_wrong_setting_gives_its_dotted_path(thing, call):
     assert refusal(call, "thing", "round", {"size": "big"}).startswith("config key thing.params.size = 'big': input should be a valid integer")
 
 
+def test_a_class_without_settings_points_to_the_others(thing):
+    registry.register("thing", "plain")(type("Plain", (), {"Config": type("Config", (StrictConfig,), {})}))
+    assert refusal(registry.config_for, "thing", "plain", {"size": 5}) == (
+        "unknown config key thing.params.size: thing 'plain' has no settings; there are also: round"
+    )
+
+
 def test_the_interface_may_not_be_a_setting_too(thing):
     with pytest.raises(ValueError, match=re.escape("thing 'round': size is set by the caller and may not be a config field too")):
         registry.build("thing", "round", {}, place="here", size=4)

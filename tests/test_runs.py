@@ -82,6 +82,7 @@ def test_an_unresolvable_name_is_refused_in_one_sentence(tmp_path):
     assert refusal("latest", tmp_path).startswith(f"there is no run with a snapshot in {tmp_path}/: train one first")
     assert refusal(str(run.path)).startswith(f"run {run.path} has no snapshot yet")
     assert refusal(str(tmp_path / "nothing")).startswith(f"no such run or snapshot: {tmp_path / 'nothing'}")
+    assert refusal("").startswith("no such run or snapshot: ''; name a run folder")
 
 
 def test_one_process_trains_in_a_run(tmp_path):

@@ -14,7 +14,9 @@ _PICTURE_OPTIONS = (
     click.option("--data-format", "format", metavar="NAME", help="Format of the data, or of the contents of a zip.  [default: detected]"),
     click.option("--caption-column", metavar="NAME", help="Column or key of the captions.  [default: text, caption, prompt or title]"),
     click.option("--caption-lines", metavar="first|all", help="Which lines of a text file are captions.  [default: all]"),
-    click.option("--image-root", metavar="FOLDER", help="Folder of the pictures that a COCO, OpenCLIP or dataset.json file names."),
+    click.option(
+        "--image-root", metavar="FOLDER", help="Folder of the pictures that a table, COCO or dataset.json file names.  [default: its own]"
+    ),
     click.option("--on-bad", type=click.Choice(["skip", "error"]), help="Count and leave out unusable items, or stop.  [default: skip]"),
     click.option("--crop", metavar="center|fit|pad", help="Centre square, the whole squeezed, or the whole with borders.  [default: center]"),
     click.option("--alpha", is_flag=True, default=None, help="Keep transparency, and learn to generate it."),

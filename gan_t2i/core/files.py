@@ -18,11 +18,14 @@ system is quicker, though it waits for other programs' writes."""
 
 def cache_dir() -> Path:
     """Return the root of everything that can be made again (packed pictures, embeddings, built-in data sets): ``$GAN_T2I_CACHE``, or
-    ``gan_t2i`` in the user's cache folder."""
+    ``gan_t2i`` in the user's cache folder. Raises `UsageError` where neither is known."""
     root = os.environ.get("GAN_T2I_CACHE")
     if root:
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_t2i"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_t2i"
+    except RuntimeError as error:  # a container whose user has neither a name nor $HOME
+        raise UsageError("no home folder is known, so there is no place for the cache: set GAN_T2I_CACHE to a folder") from error
 
 
 @contextlib.contextmanager

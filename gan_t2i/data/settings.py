@@ -21,7 +21,7 @@ class DataSettings(StrictConfig):
     caption_lines: Literal["first", "all"] = "all"
     """Lines of a text file that are captions of its picture."""
     image_root: str | None = None
-    """Folder of the pictures that a COCO, OpenCLIP or dataset.json file names; None takes the file's own."""
+    """Folder of the pictures that a table, COCO or dataset.json file names; None takes the file's own."""
     crop: Literal["center", "fit", "pad"] = "center"
     """The centre square, the whole picture squeezed into a square, or the whole picture with borders in the background colour."""
     background: str = "white"

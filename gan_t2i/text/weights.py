@@ -1,6 +1,7 @@
 """Finds the weights of a sentence-transformers model. Only safetensors are accepted, never a pickle."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def resolve(model: str, revision: str | None) -> Weights:
 
     Raises GanT2IError where it cannot be found, holds no safetensors, or does not have the hash that it must have.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if folder.is_dir():
         if revision is not None:
             raise UsageError(f"text_encoder.params.revision belongs to a model of the hub, and {model} is a local folder; leave it out")

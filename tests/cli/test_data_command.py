@@ -235,4 +235,5 @@ def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> No
         "holdout_fraction": 0.02,
         "stream": False,
         "shuffle_buffer": 10000,
+        "recolour_share": 1.0,
     }

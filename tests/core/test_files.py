@@ -1,9 +1,11 @@
 import contextlib
 import os
+import pwd
 import stat
 
 import pytest
 
+from gan_t2i.core.errors import UsageError
 from gan_t2i.core.files import atomic_file, atomic_folder, cache_dir, slug
 
 
@@ -114,3 +116,15 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache" / "gan_t2i"
+
+
+def test_without_a_home_the_cache_asks_for_a_folder(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "GAN_T2I_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def getpwuid(uid):
+        raise KeyError(uid)  # a container run with --user 12345
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    with pytest.raises(UsageError, match="set GAN_T2I_CACHE"):
+        cache_dir()

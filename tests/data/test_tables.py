@@ -251,6 +251,20 @@ def test_the_image_root_may_be_another_folder(folder, tmp_path):
         read(tmp_path / "list.tsv", DataSettings(image_root="nowhere"))
 
 
+@pytest.mark.parametrize("name", ["mine.csv", "mine.jsonl", "metadata.csv"])
+def test_a_table_may_lie_apart_from_its_pictures(folder, tmp_path, name):
+    text = '{"file_name": "sub/c.png", "text": "cat"}' if name.endswith("jsonl") else "file_name,text\nsub/c.png,cat\n"
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "apart" / name).write_text(text, encoding="utf-8")
+    assert captions(read(tmp_path / "apart" / name, DataSettings(image_root=str(folder)))) == [("cat",)]
+
+
+def test_an_image_root_without_a_file_that_names_pictures_is_refused(folder, tmp_path):
+    (folder / "a.txt").write_text("an apple", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"image_root .* is for a table, COCO or dataset\.json file, and .* is not one"):
+        read(folder, DataSettings(image_root=str(tmp_path)))
+
+
 def test_pictures_of_an_image_root_in_the_source_are_used(folder):
     (folder / "list.csv").write_text("filepath\ttitle\nc.png\tcat\n", encoding="utf-8")
     reading = read(folder, DataSettings(image_root=str(folder / "sub")))

@@ -84,6 +84,8 @@ def test_unusable_folders_get_one_sentence(saved, tmp_path):
         build_encoder("sentence-transformer", {"model": str(folder)}, {})
     with pytest.raises(UsageError, match="neither a folder that exists nor a model name"):
         weights.resolve("./nothing/here", None)
+    with pytest.raises(UsageError, match="neither a folder that exists nor a model name"):
+        weights.resolve("~nobody called so", None)
 
 
 def test_offline_package_is_located_without_import(tmp_path, monkeypatch):

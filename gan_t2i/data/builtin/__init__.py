@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +21,15 @@ def resolve_source(data: str, resolution: int, settings: DataSettings | None = N
     except that hf:owner/name stays a name.
 
     With `settings.alpha` the set is made with transparency, if it has any. A user's own folder called shapes or emoji is written ./shapes or
-    ./emoji.
+    ./emoji. Raises `UsageError` for an empty name.
     """
+    if not data:  # a shell variable that is not set, rather than the folder that one happens to be in
+        raise UsageError("data is an empty name: name a folder, a file, hf:owner/name or a built-in set")
     if data in ("shapes", "basic-shapes"):
         return _shapes(data, resolution)
     if data == "emoji":
         return _emoji(resolution, "transparent" if settings and settings.alpha else "white")
-    return data if data.startswith(hub.PREFIX) else Path(data).expanduser()
+    return data if data.startswith(hub.PREFIX) else Path(os.path.expanduser(data))  # unlike Path's, it keeps ~name where nobody has that name
 
 
 def _shapes(name: str, resolution: int) -> Path:

@@ -264,7 +264,7 @@ def _candidates() -> list[Path]:
 
 def _font_folders() -> list[Path]:
     """Return the usual font folders of Linux, macOS and Windows."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # stays ~ where no home is known
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
     system = [Path(folder) for folder in (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(os.pathsep) if folder]
     windows = [

@@ -28,11 +28,11 @@ from gan_t2i.data.settings import DataSettings
 
 # In the order of detection: a format may contain files of those below it.
 READERS: tuple[Reader, ...] = (
-    Reader("imagefolder", "metadata.jsonl, metadata.csv, metadata.parquet", find_metadata, read_metadata),
-    Reader("openclip", "a tab-separated .csv", find_openclip, read_openclip),
-    Reader("stylegan", "dataset.json", find_stylegan, read_stylegan, "the labels of dataset.json"),
+    Reader("imagefolder", "metadata.jsonl, metadata.csv, metadata.parquet", find_metadata, read_metadata, names_pictures=True),
+    Reader("openclip", "a tab-separated .csv", find_openclip, read_openclip, names_pictures=True),
+    Reader("stylegan", "dataset.json", find_stylegan, read_stylegan, "the labels of dataset.json", True),
     Reader("iconify", "icons.json", find_iconify, read_iconify, "the names of icons"),
-    Reader("coco", "captions_*.json", find_coco, read_coco, "COCO captions"),
+    Reader("coco", "captions_*.json", find_coco, read_coco, "COCO captions", True),
     Reader("cub", "train/filenames.pickle", find_cub, read_cub, "CUB's texts"),
     Reader("tars", "*.tar", find_tars, read_tars),
     Reader("parquet", "*.parquet", find_parquet, read_parquet),
@@ -177,6 +177,12 @@ def find_readers(source: Path, settings: DataSettings, bad: BadItems) -> list[tu
                 f"caption_column {settings.caption_column} is for tables and metadata, and {found[0][0].no_columns} have no columns"
             )
         found = [(reader, entries) for reader, entries in found if reader.no_columns is None]
+    if settings.image_root is not None:
+        found = [(reader, entries) for reader, entries in found if reader.names_pictures]
+        if not found:
+            raise UsageError(
+                f"image_root {settings.image_root} is for a table, COCO or dataset.json file, and {source} is not one: name the file"
+            )
     if named is None and len(found) > 1:
         found.sort(key=lambda one: _is_outnumbered(tree, *one))
     return [(reader, Source(tree, entries, settings, bad, is_whole=named is None)) for reader, entries in found]

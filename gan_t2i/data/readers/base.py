@@ -129,6 +129,7 @@ class Reader:
     find: Callable[[FileSource, Sequence[str] | None], Sequence[str]]
     read: Callable[[Source], Reading]
     no_columns: str | None = None  # its captions, in messages, where they are in no column that the user could choose
+    names_pictures: bool = False  # in files that may lie apart from the pictures
 
 
 def clean_captions(texts: Iterable[Any], where: str, bad: BadItems) -> tuple[str, ...]:

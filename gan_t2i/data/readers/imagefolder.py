@@ -43,7 +43,7 @@ def find_metadata(tree: FileSource, named: Sequence[str] | None) -> Sequence[str
 
 
 def read_metadata(source: Source) -> Reading:
-    """Read rows with one of `FILE_COLUMNS` (relative to the metadata's folder), a caption column, split and any others."""
+    """Read rows with one of `FILE_COLUMNS` (relative to the image root or the metadata's folder), a caption column, split and any others."""
     reading = source.read_each(_read_metadata)
     return reading.without_single_side() if len(source.entries) > 1 else reading
 
@@ -51,7 +51,7 @@ def read_metadata(source: Source) -> Reading:
 def _read_metadata(source: Source, name: str) -> Reading:
     folder = PurePosixPath(name).parent.as_posix().removeprefix(".")
     rows = list(_rows(source.tree, name, source.bad))
-    reading = _read_table(source, source.tree.below(folder), name, rows)
+    reading = _read_table(source, source.pictures(folder), name, rows)
     side = split_of_name(folder)
     reading.records = [record if record.split else replace(record, split=side) for record in reading.records]
     return reading

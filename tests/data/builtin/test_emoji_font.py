@@ -270,4 +270,8 @@ def test_a_failure_is_not_taken_for_a_race(tmp_path: Path, monkeypatch: pytest.M
 def test_any_other_source_is_a_path() -> None:
     assert builtin.resolve_source("some/folder", 64) == Path("some/folder")
     assert builtin.resolve_source("./shapes", 64) == Path("shapes")
+    assert builtin.resolve_source("~/set", 64) == Path.home() / "set"
+    assert builtin.resolve_source("~old set", 64) == Path("~old set")
+    with pytest.raises(UsageError, match="data is an empty name"):
+        builtin.resolve_source("", 64)
     assert {"shapes", "basic-shapes", "emoji"} == builtin.BUILTIN
