@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,11 @@ class ModelCard:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Return the words of a prompt that occur in no training caption, in lower case."""
-        known = {*ARTICLES, *self.words}
-        return [word for word in dict.fromkeys(split_words(prompt)) if word not in known]
+        return [word for word in dict.fromkeys(split_words(prompt)) if word not in self._known]
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset((*ARTICLES, *self.words))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Text to image with a trained model: a snapshot, its text encoder, and one forward pass per picture."""
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ from gan_t2i.sampling.publish import check_repository
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 
 log = logging.getLogger(__name__)
+
+MOST_WARNINGS = 20  # on the prompts of one call; a file may have thousands, each with another typing error
 
 
 class Text2Image:
@@ -145,24 +148,28 @@ class Text2Image:
 
     def warnings(self, prompt: str) -> list[str]:
         """Return a sentence on the words in `prompt` that the model does not know, and one on those that it does not read."""
+        return self._warnings(prompt, *self.encoder.count_tokens([prompt]))
+
+    def _warnings(self, prompt: str, length: int) -> list[str]:
         sentences = []
         if unknown := self.unknown_words(prompt):
             styles = self.info.card.styles if self.info.card is not None and "style" in split_words(prompt) else ()
             known = f"; its styles are {', '.join(styles)}" * bool(styles)
             sentences.append(f"never seen in training: {', '.join(map(repr, unknown))}{known}")
-        [length] = self.encoder.count_tokens([prompt])
         if length > self.encoder.max_tokens:
             sentences.append(f"it has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
         return sentences
 
     def warn(self, prompts: Iterable[str]) -> None:
         """Log the `warnings` for the prompts, as `generate` does: what several share is said for the first, and counted for the others."""
-        said: dict[str, list[str]] = {}
-        for prompt in prompts:
-            for warning in self.warnings(prompt):
+        prompts, said = list(prompts), dict[str, list[str]]()
+        for prompt, length in zip(prompts, self.encoder.count_tokens(prompts), strict=True):
+            for warning in self._warnings(prompt, length):
                 said.setdefault(warning, []).append(prompt)
-        for warning, (first, *others) in said.items():
+        for warning, (first, *others) in itertools.islice(said.items(), MOST_WARNINGS):
             log.warning(f"prompt {first[:40]!r}{f' and {len(others):,} more' * bool(others)}: {warning}")
+        if (left_out := len(said) - MOST_WARNINGS) > 0:
+            log.warning(f"{left_out:,} more such sentences on the prompts are left out")
 
 
 def _encoder_folder(snapshot: Path) -> str | None:

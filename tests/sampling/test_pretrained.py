@@ -73,3 +73,9 @@ def test_many_prompts_with_the_same_unknown_word_get_one_line(model: Text2Image,
     del said[:]
     model.generate([f"a {colour} qrypt" for colour in ("red", "green", "blue")])
     assert said == ["prompt 'a red qrypt' and 2 more: never seen in training: 'qrypt'"]
+
+
+def test_thousands_of_unknown_words_get_a_few_lines_and_a_count(model: Text2Image, said: list[str]) -> None:
+    del said[:]
+    model.warn(f"a qrypt{number}" for number in range(1000))
+    assert said[19:] == ["prompt 'a qrypt19': never seen in training: 'qrypt19'", "980 more such sentences on the prompts are left out"]
