@@ -102,6 +102,14 @@ def list_runs(outdir: Path) -> list[RunFolder]:
     return [RunFolder(path) for _, path in sorted(numbered)]
 
 
+def check_outdir(outdir: Path) -> None:
+    """Raise `UsageError` where no run folder can be made in `outdir`, before hours of packing."""
+    place = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "is not writable" if place.is_dir() else "is a file"
+        raise UsageError(f"no run folder can be made in {outdir}, as {place} {why}: give --outdir another folder")
+
+
 def new_run(outdir: Path, description: str) -> RunFolder:
     """Create the next numbered folder in `outdir`; raises `UsageError` if that fails."""
     runs = list_runs(outdir)

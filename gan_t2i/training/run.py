@@ -17,7 +17,7 @@ from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_file, remove_temporary
 from gan_t2i.core.log import muted
 from gan_t2i.data.batches import open_batches
-from gan_t2i.runs import RunFolder, list_runs, new_run
+from gan_t2i.runs import RunFolder, check_outdir, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.loop import train
 from gan_t2i.training.session import Session, prepare
@@ -165,6 +165,8 @@ def run_training(
     found = None
     if is_first():
         found = resume if isinstance(resume, RunFolder) else find_run(config, outdir, resume)
+        if found is None:
+            check_outdir(outdir)
     state = found.state if found is not None and found.state.is_file() else None
     session = prepare(config, source=from_first(state))
     with _claimed(found, outdir, description) as folder:

@@ -78,7 +78,7 @@ def rewrite(snapshot: Path, path: Path, **changes: Any) -> Path:
         (["--set", "device=tpu9"], "allowed: auto, cpu, cuda, cuda:N, mps"),
         (["--data", "nowhere"], "data nowhere does not exist"),
         (["--resume", "nowhere"], "--resume nowhere: nowhere has no state to go on from"),
-        (["--outdir", "small.yaml/runs"], "cannot make run folder small.yaml/runs/00000-small: "),
+        (["--outdir", "small.yaml/runs"], "no run folder can be made in small.yaml/runs, as "),
         (["--outdir", "small.yaml"], "'small.yaml' is a file"),
         (["--config", "missing.yaml"], "cannot read config missing.yaml: No such file or directory"),
         (["--kimg", "long"], "'long' is not a valid float"),

@@ -60,6 +60,21 @@ def test_a_finished_run_is_lengthened_by_name(start: Start, assert_same_state: C
     assert [run.path.name for run in list_runs(tmp_path / "runs")] == ["00000-small"]
 
 
+@pytest.mark.parametrize("fault", ["is a file", "is not writable"])
+def test_a_place_that_takes_no_run_is_refused_before_the_data_are_packed(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    place = tmp_path / "place"
+    if fault == "is a file":
+        place.touch()
+    else:
+        place.mkdir()
+        monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, whom no mode stops
+    monkeypatch.setattr("gan_t2i.training.run.prepare", None)
+    with pytest.raises(UsageError, match=f"as .*place {fault}: give --outdir another folder"):
+        start(outdir=place / "runs", **SHORT)
+
+
 def test_a_raised_kimg_is_a_new_run_for_auto(start: Start) -> None:
     start(**SHORT)
     assert start(**{**SHORT, "kimg": 0.016})[0].path.name == "00001-small"
