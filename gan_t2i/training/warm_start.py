@@ -20,7 +20,7 @@ from gan_t2i.runs import PRETRAINED, RunFolder, resolve_snapshot, run_of
 from gan_t2i.training.networks import Networks
 from gan_t2i.training.state import DATA_SET, read_fingerprints, read_progress
 
-KEPT = ("alpha", "recolour")  # of the settings of the data
+KEPT = ("alpha", "recolour", "recolour_share")  # of the settings of the data
 MIN_SHARE = 0.5  # of a network's weights; with fewer in common the two runs have little to do with each other
 
 
