@@ -200,6 +200,23 @@ def test_bad_lines_of_a_csv(folder):
     assert bad[0].why == "the line has more than the 2 values of the header"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_quote_that_is_never_closed_takes_no_rows_in_silence(folder, end):
+    rows = ["file_name,text", "sub/b.png,bee", 'a.png,"apple', "sub/b.png,wasp", 'sub/b.png,"a 5"" pipe"', ""]
+    (folder / "metadata.csv").write_bytes(end.join(rows).encode())
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [("bee",)]
+    assert [(item.kind, item.where) for item in bad] == [("malformed CSV", "metadata.csv:3")]
+    assert bad[0].why == "a quote in it is never closed, so the 2 lines after it are no rows of their own"
+
+
+def test_captions_of_several_lines_and_quotes_within_are_read(folder):
+    (folder / "metadata.csv").write_text('file_name,text\nsub/b.png,5" pipe\na.png,"apple\nof two lines"\n', newline="")
+    records, bad = read_records(folder)
+    assert [record.captions for record in records] == [('5" pipe',), ("apple of two lines",)]
+    assert not bad
+
+
 def test_a_loop_of_links_is_a_missing_image(folder):
     (folder / "loop.png").symlink_to(folder / "loop.png")
     jsonl(folder, GOOD, {"file_name": "loop.png", "text": "x"})

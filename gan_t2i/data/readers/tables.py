@@ -70,7 +70,8 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
     header = text.partition("\n")[0]
     delimiter = "\t" if "\t" in header else max(",;", key=header.count)  # Excel writes all three
     # newline="" keeps line ends within quoted values; str.splitlines would also split at form feeds and the like
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    stream = io.StringIO(text, newline="")
+    reader = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
     try:
         names = list(reader.fieldnames or ())
     except csv.Error as error:
@@ -79,6 +80,7 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
         if names.count(column) > 1:
             raise GanT2IError(f"{label} has the column {column!r} twice: rename one of them")
     while True:
+        start, before = stream.tell(), reader.line_num
         try:
             row = next(reader, None)
         except csv.Error as error:
@@ -87,6 +89,10 @@ def csv_rows(tree: FileSource, name: str, bad: BadItems) -> Iterator[Row]:
         if row is None:
             return
         where = f"{label}:{reader.line_num}"
+        if (swallowed := reader.line_num - before - 1) > 0 and stream.tell() == len(text) and text.count('"', start) % 2:
+            why = f"a quote in it is never closed, so the {swallowed:,} lines after it are no rows of their own"
+            bad.add("malformed CSV", f"{label}:{before + 1}", why)
+            return
         # DictReader puts values beyond the last column under None
         if None in row:
             bad.add("malformed CSV", where, f"the line has more than the {len(row) - 1} values of the header")
