@@ -20,7 +20,9 @@ def test_integers_of_every_library_are_the_same_seed(seed: Any) -> None:
     assert as_seeds([seed, 1]) == [3, 1]
 
 
-@pytest.mark.parametrize("seeds", [[4, 1], (4, 1), np.array([4, 1]), torch.tensor([4, 1]), {4: "", 1: ""}, iter([4, 1])], ids=lambda seeds: type(seeds).__name__)
+@pytest.mark.parametrize(
+    "seeds", [[4, 1], (4, 1), np.array([4, 1]), torch.tensor([4, 1]), {4: "", 1: ""}, iter([4, 1])], ids=lambda seeds: type(seeds).__name__
+)
 def test_several_seeds(seeds: Any) -> None:
     assert [(seed, type(seed)) for seed in as_seeds(seeds)] == [(4, int), (1, int)]
 
