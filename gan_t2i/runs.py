@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.files import slug
+from gan_t2i.core.files import existing_part, slug
 
 RUNS = Path("runs")
 """Default folder of runs, for training and for `resolve_snapshot`."""
@@ -104,7 +104,7 @@ def list_runs(outdir: Path) -> list[RunFolder]:
 
 def check_outdir(outdir: Path) -> None:
     """Raise `UsageError` where no run folder can be made in `outdir`, before hours of packing."""
-    place = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
+    place = existing_part(outdir)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         why = "is not writable" if place.is_dir() else "is a file"
         raise UsageError(f"no run folder can be made in {outdir}, as {place} {why}: give --outdir another folder")

@@ -46,6 +46,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def existing_part(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that is there and may be looked into."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if os.path.exists(place))
+
+
 @contextlib.contextmanager
 def output_file(path: Path) -> Iterator[Path]:
     """An `atomic_file` that the user named; raises `UsageError` where it cannot be written."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from gan_t2i import __version__
-from gan_t2i.core.files import cache_dir
+from gan_t2i.core.files import cache_dir, existing_part
 from gan_t2i.core.threads import busy_cores, cores, describe_load
 
 REQUIRED = (
@@ -162,7 +162,7 @@ def _disk() -> Check:
     state: State = "ok"
     folders = {"runs": (Path("runs"), "--outdir FOLDER"), "cache": (cache_dir(), "export GAN_T2I_CACHE=FOLDER")}
     for name, (folder, elsewhere) in folders.items():
-        place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+        place = existing_part(folder)
         free = shutil.disk_usage(place).free / 2**30
         line = f"{free:.1f} GiB free for {name} in {folder}"
         if not os.access(place, os.W_OK):

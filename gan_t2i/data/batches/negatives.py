@@ -127,7 +127,7 @@ def kept_table(
     keys = vectors(candidates).float()
     digest.update(keys.numpy().tobytes())
     path = cache_dir() / "nearest" / f"{digest.hexdigest()[:32]}.npy"
-    with contextlib.suppress(OSError, ValueError):  # it is not there, or damaged
+    with contextlib.suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
         return torch.from_numpy(np.load(path))
     start = time.perf_counter()
     table = nearest_table(queries, candidates, keys, vectors, width)
