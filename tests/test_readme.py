@@ -55,7 +55,7 @@ def test_readme_opens_with_pictures_and_a_command_that_needs_no_training() -> No
     assert README.index(figure[0]) < README.index("```")
     install, draw = blocks(README, "sh")[0].splitlines()
     assert install == 'pip install -e ".[offline]"'
-    assert draw.startswith("gan-t2i sample -p ")
+    assert draw.startswith("gan-t2i sample pretrained -p ")  # without the name, the newest run would draw
 
 
 def test_the_two_set_up_commands_are_a_line_each() -> None:
