@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gan_t2i.doctor.plan import Request, make_plan
 from gan_t2i.runs import RunFolder
 from gan_t2i.sampling.pipeline import Text2Image
 from gan_t2i.training.config import TrainConfig
-from gan_t2i.training.run import RECOMMENDED, REQUEST, find_requested, is_finished, run_training
+from gan_t2i.training.run import RECOMMENDED, REQUEST, find_requested, is_finished, named_run, run_training
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def train(
         settings: changes of single settings by dotted key, such as ``{"optimizer.g_lr": 1e-4, "data.caption_column": "title"}``.
         outdir: folder that the run's own folder is made in.
         resume: "auto" continues the newest unfinished run of the same call; "never" begins a new one; "latest", a run folder or a `Run`
-            continues that.
+            continues that, without config and data by its own config; a larger kimg lengthens it.
 
     Returns:
         The finished run.
@@ -127,6 +128,7 @@ def begin(
     keep_threads: bool = False,
 ) -> tuple[RunFolder, int | None]:
     """Train what is requested; arguments and result as for `training.run.run_training`. The description is the data's name by default."""
+    request = _with_config_of_run(request, outdir, resume)
     config = None if request.is_measured else make_plan(request).config
     with process_group(request.device):
         run: str | RunFolder = resume
@@ -145,6 +147,15 @@ def begin(
         name = description or Path(config.data.source).name
         options = {"changed_data": changed_data, "keep_threads": keep_threads}
         return run_training(config, outdir, resume=run, description=name, files=files, **options)
+
+
+def _with_config_of_run(request: Request, outdir: Path, resume: str) -> Request:
+    """Return a request that names nothing but a run to resume with that run's config, others as they are."""
+    data = request.apply({}).get("data")
+    if request.base is not None or request.minutes is not None or (isinstance(data, Mapping) and "source" in data):
+        return request
+    run = named_run(outdir, resume)
+    return request if run is None else replace(request, base=read_yaml(run.config))
 
 
 def _base(config: str | Path | Mapping[str, Any] | TrainConfig | None) -> tuple[Mapping[str, Any] | None, str | None]:

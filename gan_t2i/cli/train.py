@@ -25,7 +25,7 @@ from gan_t2i.core import threads
     default="auto",
     show_default=True,
     metavar="auto|never|latest|RUN",
-    help="auto: go on with the newest unfinished run of the same command.",
+    help="auto: go on with the newest unfinished run of the same command. RUN alone: with that run, by its own config.",
 )
 @click.option("--init", metavar="RUN", help="Begin with the weights of that run or snapshot, or pretrained.")
 @click.option("--changed-data", is_flag=True, help="Resume even if the data set has changed.")

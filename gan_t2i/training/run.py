@@ -77,7 +77,7 @@ def find_requested(request: Mapping[str, Any], outdir: Path, resume: str) -> tup
     keys = _differing(_request_values(theirs), ours) if theirs is not None else "how its config came about"
     if config is None or keys:
         fault = f"--resume {resume}: {run.path} was begun by another command, which differs in {keys or 'its config'}"
-        raise UsageError(f"{fault}: repeat that, or name its config: --config {shlex.quote(str(run.config))}")
+        raise UsageError(f"{fault}: repeat that, or leave the data and the minutes out, for the run's own config")
     return run, config
 
 
@@ -131,12 +131,17 @@ def _request_values(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find(same: Callable[[RunFolder], bool], outdir: Path, resume: str) -> RunFolder | None:
     """Return the newest run that is the `same`, if it is unfinished, or the run that `resume` names."""
-    if resume == "never":
+    if resume == "auto":
+        newest = next((run for run in reversed(list_runs(outdir)) if same(run)), None)
+        return None if newest is None or is_finished(newest) else newest
+    return named_run(outdir, resume)
+
+
+def named_run(outdir: Path, resume: str) -> RunFolder | None:
+    """Return the run that `resume` names, a folder or ``latest``, None for ``auto`` and ``never``; raises `UsageError` if it has no state."""
+    if resume in ("auto", "never"):
         return None
     runs = list_runs(outdir)
-    if resume == "auto":
-        newest = next((run for run in reversed(runs) if same(run)), None)
-        return None if newest is None or is_finished(newest) else newest
     run = runs[-1] if resume == "latest" and runs else RunFolder(Path(resume))
     if not run.state.is_file():
         raise UsageError(f"--resume {resume}: {run.path} has no state to go on from; name a run folder, latest, auto or never")
