@@ -59,7 +59,7 @@ class EncoderRecord:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A published snapshot's account of itself. Snapshots of a run have none, since its words come from the captions."""
+    """A published snapshot's account of itself. Snapshots of a run have none, since its words come from the captions, but for built-in sets."""
 
     text: str
     """Data, licences, figures and limits, in Markdown."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gan_t2i import registry
-from gan_t2i.checkpoint import BuildSpec, EncoderRecord, SnapshotInfo
+from gan_t2i.checkpoint import BuildSpec, EncoderRecord, ModelCard, SnapshotInfo
 from gan_t2i.core.distributed import first_of_node_first, from_first, own_rows, rank, world_size
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import cache_dir
@@ -20,12 +20,14 @@ from gan_t2i.core.runtime import pick_device, seeded_rng, set_gpu_arithmetic
 from gan_t2i.core.weights import hash_state
 from gan_t2i.data.batches import open_batches
 from gan_t2i.data.batches.sampler import Batch, BatchSampler, Sampler
+from gan_t2i.data.builtin import BUILTIN
 from gan_t2i.data.latents import load_latents
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.losses.term import LossTerm, RunParts
 from gan_t2i.models.autoencoders.base import Autoencoder
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder, encode, ready_autoencoder
 from gan_t2i.pretraining.rebuilding import find_features
+from gan_t2i.sampling.publish import card_of
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.cache import TextCache
 from gan_t2i.text.encoder import SentenceEncoder, build_encoder, interface_for
@@ -129,7 +131,16 @@ class Session:
             nimg=nimg,
             data_fingerprint=self.dataset.fingerprint,
             data_name=Path(config.data.source).resolve().name,
+            card=self._builtin_card,
         )
+
+    @cached_property
+    def _builtin_card(self) -> ModelCard | None:
+        """The card of a model of a built-in set; None for captions of people, whose words stay with them."""
+        source, captions = self.config.data.source, self.dataset.train_caption_ids
+        if source not in BUILTIN or not captions:
+            return None
+        return card_of(self.dataset, f"Trained on gan_t2i's built-in set {source}.", self.dataset.captions[captions[0]])
 
     def _autoencoder_spec(self) -> BuildSpec | None:
         config = self.config

@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from gan_t2i.checkpoint import read_info
 from gan_t2i.core.config import read_yaml
 from gan_t2i.runs import RunFolder, list_runs, new_run
 from gan_t2i.training.config import TrainConfig
@@ -89,6 +90,18 @@ def test_run_folder(trained: RunFolder, small_config: Callable[..., Any]) -> Non
     assert len(list(trained.path.glob("events.out.tfevents.*"))) == 1
     assert trained.snapshots() == [trained.snapshot(20), trained.snapshot(40)]
     assert TrainConfig.parse(read_yaml(trained.config)) == TrainConfig.parse(small_config())
+
+
+def test_a_model_of_a_built_in_set_knows_its_words(start: Start, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_t2i.data.batches.resolve_source", lambda *_: pictures)
+    cards = {}
+    for source in ("shapes", str(pictures)):
+        run, _ = start(data={"source": source}, kimg=0.004, resume="never")
+        cards[source] = read_info(run.snapshots()[-1]).card
+    assert cards[str(pictures)] is None  # words of people's captions stay with them
+    card = cards["shapes"]
+    assert card is not None
+    assert (card.example, card.unknown_words("an orange teapot on white")) == ("a red circle", ["orange", "teapot"])
 
 
 def test_runs_are_numbered(tmp_path: Path) -> None:
