@@ -84,6 +84,8 @@ class DataConfig(DataSettings):
     """Size of a stream's shuffle buffer, in pictures."""
     recolour_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the pictures with recoloured copies of which a pass shows one; fewer leave more time for the pictures themselves."""
+    caption_weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    """How often a picture is shown with its first caption, its second and so on, by proportion; the last weight is that of all others too."""
 
     def require_packed(self, user: str, advice: str = "leave one of them out") -> None:
         """Raise `UsageError` if the data are streamed; `user` is the setting or the command that needs all of them packed."""
@@ -92,7 +94,7 @@ class DataConfig(DataSettings):
 
     @model_validator(mode="after")
     def _made_when_packed(self) -> "DataConfig":
-        for name in ("alpha", "caption_forms", "caption_dropout", "caption_shuffle", "recolour"):
+        for name in ("alpha", "caption_forms", "caption_dropout", "caption_shuffle", "recolour", "caption_weights"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 self.require_packed(f"data.{name}")
         return self

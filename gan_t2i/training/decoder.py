@@ -38,7 +38,7 @@ class DecoderTraining:
         self.loss = RebuildingLoss(session.config.decoder.perceptual, session.config.resolution, session.device)
         self.decoder = copy.deepcopy(network.decoder)
         self.adam = AveragedAdam(self.decoder, LEARNING_RATE, session.device)
-        self.sampler = Sampler(session.dataset, session.config.seed, (), session.config.data.recolour_share)
+        self.sampler = Sampler(session.dataset, session.config.seed, (), session.config.data)
         self.total = math.ceil(session.config.decoder.kimg * 1000 / self.batch) * self.batch
 
     def step(self, nimg: int) -> Tensor:

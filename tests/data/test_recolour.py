@@ -140,7 +140,7 @@ def test_a_pass_shows_each_picture_once_and_one_copy_of_it(packed: Callable[...,
 def test_a_pass_shows_copies_of_a_share_of_the_pictures() -> None:
     copies = {0: [4, 5], 1: [6, 7], 2: [8, 9], 3: [10, 11]}
     dataset: Any = SimpleNamespace(train=np.arange(4), recoloured=copies, gather_packed=None)
-    sampler = Sampler(dataset, 0, recolour_share=0.5)
+    sampler = Sampler(dataset, 0, settings=DataConfig(recolour_share=0.5))
     passes = [sorted(sampler.item(position) for position in range(start, start + 6)) for start in range(0, 240, 6)]
     assert all(shown[:4] == [0, 1, 2, 3] for shown in passes)
     assert all(len({copy // 2 for copy in shown[4:]}) == 2 for shown in passes)  # of two pictures

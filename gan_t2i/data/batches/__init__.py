@@ -54,6 +54,6 @@ def open_batches(settings: DataConfig, resolution: int, negatives: Sequence[str]
 
     def sampler(seed: int, vectors: Vectors) -> BatchSampler:
         hard = {"one_change": one_change, "nearest": Nearest(dataset, vectors, seed) if "nearest" in negatives else None}
-        return Sampler(dataset, seed, [hard.get(kind) for kind in negatives], settings.recolour_share)
+        return Sampler(dataset, seed, [hard.get(kind) for kind in negatives], settings)
 
     return TrainingData(dataset, captions, [dataset.captions[caption] for caption in dataset.train_caption_ids], sampler)

@@ -1,6 +1,8 @@
 """The n-th picture of a run and its caption, a pure function of (seed, n), so that a run can resume anywhere."""
 
+import bisect
 import functools
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from torch import Tensor
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.negatives import HardNegatives
 from gan_t2i.data.packing import PackedDataset
+from gan_t2i.data.settings import DataConfig
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,19 @@ class BatchSampler(Protocol):
 class Sampler:
     """A `BatchSampler` of a packed data set. `negatives` has a source for each column; None takes the caption of the picture before.
 
-    A pass also shows one recoloured copy of each training picture that has any, or of a random `recolour_share` of these pictures.
+    A pass also shows one recoloured copy of each training picture that has any, or of a random share of these pictures, and captions are
+    drawn by weight: see `recolour_share` and `caption_weights` of the `settings`.
     """
 
     def __init__(
-        self, dataset: PackedDataset, seed: int, negatives: Sequence[HardNegatives | None] = (None,), recolour_share: float = 1.0
+        self, dataset: PackedDataset, seed: int, negatives: Sequence[HardNegatives | None] = (None,), settings: DataConfig | None = None
     ) -> None:
+        settings = settings or DataConfig()
         self.dataset = dataset
         self.seed = seed
         self.negatives = negatives
-        self._copies = round(recolour_share * len(dataset.recoloured))  # in a pass
+        self._weights = settings.caption_weights
+        self._copies = round(settings.recolour_share * len(dataset.recoloured))  # in a pass
         self.gather: Callable[[Sequence[int]], Tensor] = dataset.gather_packed
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)  # a batch may reach from one pass into the next
 
@@ -67,12 +73,18 @@ class Sampler:
         epoch, offset = divmod(position, len(self.dataset.train) + self._copies)
         return int(self._order(epoch)[offset])
 
+    def _caption(self, choices: Sequence[int], draw: float) -> int:
+        """Return the one of a picture's captions that `draw`, in [0, 1), stands for."""
+        weights = itertools.islice(itertools.chain(self._weights, itertools.repeat(self._weights[-1])), len(choices))
+        limits = list(itertools.accumulate(weights))
+        return choices[bisect.bisect(limits, draw * limits[-1])]
+
     def batch(self, nimg: int, count: int, rows: slice = slice(None)) -> Batch:
         """See `BatchSampler`."""
         items = [self.item(position) for position in range(nimg, nimg + count)]
         draws = torch.rand(count, generator=seeded_rng(self.seed, "caption", nimg)).tolist()
         own = [self.dataset.caption_ids[item] for item in items]
-        captions = [choices[int(draw * len(choices))] for choices, draw in zip(own, draws, strict=True)]
+        captions = [self._caption(choices, draw) for choices, draw in zip(own, draws, strict=True)]
         before = [captions[-1], *captions[:-1]]
         rng = random.Random(f"negatives {self.seed} {nimg}")
         columns = []
