@@ -236,4 +236,5 @@ def test_train_passes_the_same_options_on(monkeypatch: pytest.MonkeyPatch) -> No
         "stream": False,
         "shuffle_buffer": 10000,
         "recolour_share": 1.0,
+        "caption_weights": (1.0,),
     }

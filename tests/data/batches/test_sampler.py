@@ -10,6 +10,7 @@ from PIL import ImageColor
 
 from gan_t2i.data.batches.negatives import OneChange
 from gan_t2i.data.batches.sampler import Sampler
+from gan_t2i.data.settings import DataConfig
 from gan_t2i.data.builtin.shapes import make_shapes
 from gan_t2i.data.packing import pack
 from gan_t2i.training.session import Session
@@ -96,6 +97,15 @@ def test_all_captions_of_a_picture_are_shown(session: Session) -> None:
     counts = Counter(session.sampler.batch(0, 400).captions.tolist())
     assert set(counts) == {caption_id for item in session.dataset.train for caption_id in session.dataset.caption_ids[item]}
     assert min(counts.values()) > 5  # of 20 on average
+
+
+def test_captions_are_drawn_by_weight(session: Session) -> None:
+    dataset = session.dataset
+    places = {caption: place for item in dataset.train for place, caption in enumerate(dataset.caption_ids[item])}
+    assert set(places.values()) == {0, 1}
+    for weights, expected in (((1.0,), 200), ((3.0, 1.0), 300), ((1.0, 3.0, 100.0), 100)):
+        drawn = Sampler(dataset, 0, settings=DataConfig(caption_weights=weights)).batch(0, 400).captions.tolist()
+        assert abs(sum(places[caption] == 0 for caption in drawn) - expected) < 40  # four standard deviations
 
 
 def test_a_batch_is_a_function_of_seed_and_nimg(session: Session) -> None:
