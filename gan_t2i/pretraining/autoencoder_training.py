@@ -50,7 +50,7 @@ class AutoencoderTraining:
         self.network, self.config, self.position = network, config, position
         self.device, self.seed, self.precision = device, seed, precision
         self.loss = RebuildingLoss(config.perceptual, dataset.resolution, device)
-        self.adam = AveragedAdam(network, config.rate, device)
+        self.adam = AveragedAdam({network: config.rate}, device)
         self.sampler = Sampler(dataset, seed, ())
         self.nimg = 0
         self.losses: list[tuple[int, float]] = []

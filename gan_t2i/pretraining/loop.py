@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,23 +98,24 @@ def rate_factor(nimg: int, batch: int, total: int) -> float:
 
 
 class AveragedAdam:
-    """Adam whose rate follows `rate_factor`, and the moving average of the weights that it trains.
+    """Adam whose rates follow `rate_factor`, and the moving average of the weights that it trains.
 
     Args:
-        network: trainable from here to `finish`.
-        rate: highest learning rate.
-        device: where the network is.
+        rates: networks, trainable from here to `finish`, with the highest learning rate of each.
+        device: where the networks are.
     """
 
-    def __init__(self, network: nn.Module, rate: float, device: torch.device) -> None:
-        self.network, self.rate = network.requires_grad_(True), rate
-        self.parameters = list(network.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=rate, betas=(0.9, 0.99), fused=device.type != "mps")
+    def __init__(self, rates: Mapping[nn.Module, float], device: torch.device) -> None:
+        self.networks, self.rates = [network.requires_grad_(True) for network in rates], list(rates.values())
+        groups = [{"params": list(network.parameters()), "lr": rate} for network, rate in rates.items()]
+        self.parameters = [p for network in self.networks for p in network.parameters()]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=device.type != "mps")
         self.average = [p.detach().clone() for p in self.parameters]
 
     def step(self, loss: Tensor, nimg: int, batch: int, total: int) -> None:
         """Move the weights along the gradients of `loss`, after `nimg` of `total` images."""
-        self.optimizer.param_groups[0]["lr"] = self.rate * rate_factor(nimg, batch, total)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rate_factor(nimg, batch, total)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
         self.optimizer.step()
@@ -124,10 +125,11 @@ class AveragedAdam:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Give the network the average, and freeze it."""
+        """Give the networks the average, and freeze them."""
         for parameter, average in zip(self.parameters, self.average, strict=True):
             parameter.copy_(average)
-        self.network.requires_grad_(False)
+        for network in self.networks:
+            network.requires_grad_(False)
 
 
 def train_on_pairs(

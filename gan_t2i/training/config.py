@@ -89,6 +89,8 @@ class DecoderConfig(StrictConfig):
     """Length, in thousands of images; 0: there is none."""
     perceptual: NonNegative = 0.0
     """Weight of the distance in pretrained features, which wants sharp edges; 0 needs no such features."""
+    g_lr: NonNegative = 0.0
+    """Learning rate at which G's average learns with the decoder; 0 leaves it as it is."""
 
 
 class TrainConfig(StrictConfig):

@@ -1,15 +1,16 @@
 """Fine-tuning of the decoder after the game, so that it cleans what G draws.
 
 G's latents are near those of real images, and not the same: edges come out ragged. Here the decoder gets the latents that G's average draws for
-the captions of real images, of several candidates the nearest, and learns to show those images. Encoder, latents and G stay as they are, and
-a run can go on afterwards. It suits sets in which a caption settles its image, or the nearest candidate does; elsewhere it would teach a blur.
+the captions of real images, of several candidates the nearest, and learns to show those images. With `decoder.g_lr`, G's average learns with
+it. Encoder, latents and the G that D plays against stay as they are, and a run can go on afterwards. It suits sets in which a caption settles
+its image, or the nearest candidate does; elsewhere it would teach a blur.
 """
 
 import copy
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from gan_t2i.core.images import from_uint8
@@ -28,7 +29,7 @@ REAL_SHARE = 4  # one in so many images of a batch is decoded from its own laten
 
 
 class DecoderTraining:
-    """Trains a copy of the decoder of `session`'s autoencoder, in steps that follow from the run's seed."""
+    """Trains a copy of the decoder of `session`'s autoencoder, or one of G's average too, in steps that follow from the run's seed."""
 
     def __init__(self, session: Session) -> None:
         network = session.networks.autoencoder
@@ -36,14 +37,17 @@ class DecoderTraining:
         self.session, self.network, self.batch = session, network, session.config.batch
         self.candidates = session.config.terms["reconstruction"]["candidates"]
         self.loss = RebuildingLoss(session.config.decoder.perceptual, session.config.resolution, session.device)
-        self.decoder = copy.deepcopy(network.decoder)
-        self.adam = AveragedAdam(self.decoder, LEARNING_RATE, session.device)
+        self.decoder, self.G = copy.deepcopy(network.decoder), copy.deepcopy(session.networks.G_ema)
+        rates: dict[nn.Module, float] = {self.decoder: LEARNING_RATE}
+        if session.config.decoder.g_lr:
+            rates[self.G] = session.config.decoder.g_lr
+        self.adam = AveragedAdam(rates, session.device)
         self.sampler = Sampler(session.dataset, session.config.seed, (), session.config.data)
         self.total = math.ceil(session.config.decoder.kimg * 1000 / self.batch) * self.batch
 
     def step(self, nimg: int) -> Tensor:
         """Train on one batch after `nimg` images; returns the loss, detached."""
-        session, network, G = self.session, self.network, self.session.networks.G_ema
+        session, network, G = self.session, self.network, self.G
         batch = self.sampler.batch(nimg, self.batch)
         images = from_uint8(batch.images.to(session.device))
         rng = seeded_rng(session.config.seed, "decoder", nimg)
@@ -51,20 +55,21 @@ class DecoderTraining:
             text = session.cache.gather(batch.captions).to(session.device)
             z = torch.randn(self.batch, self.candidates, G.z_width, generator=rng).to(session.device)
             real = network.encode(images)
-            searched = batch.shared.nonzero()[:, 0].to(session.device)
-            latents = G(nearest_z(G, z, text, real, searched), text)
+            z = nearest_z(G, z, text, real, batch.shared.nonzero()[:, 0].to(session.device))
+        with autocast(session.device, session.config.precision):
+            latents = G(z, text)
             latents[::REAL_SHARE] = real[::REAL_SHARE]
             latents = latents * network.std + network.mean
-        with autocast(session.device, session.config.precision):
             shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))
         loss = self.loss(shown.float(), images, rng)
         self.adam.step(loss, nimg, self.batch, self.total)
         return loss.detach()
 
     def finish(self) -> None:
-        """Give the autoencoder the decoder, with the average of its weights."""
+        """Give the run the decoder and its G, with the averages of their weights."""
         self.adam.finish()
         self.network.decoder.load_state_dict(self.decoder.state_dict())
+        self.session.networks.G_ema.load_state_dict(self.G.state_dict())
 
 
 def finish_decoder(session: Session, report: Report, nimg: int, stop: StopRequest) -> bool:

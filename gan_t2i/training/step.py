@@ -205,7 +205,10 @@ class TrainStep:
         with autocast(self.device, config.precision), phase("G forward"):
             real = self._real(micro.images)
             text = micro.own_text
-            fake = self.networks.G(nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched), text)
+            z = nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched)
+        # a context of its own, as torch before 2.11 goes on with the weights that the search has cast, which have no gradient
+        with autocast(self.device, config.precision), phase("G forward"):
+            fake = self.networks.G(z, text)
         with autocast(self.device, config.precision), phase("D forward"):
             scores = self._score(micro, real, fake.detach().requires_grad_())
         real_logits, fake_logits = scores.real_logits[:, 0], scores.fake_logits

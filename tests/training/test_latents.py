@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gan_t2i.checkpoint import load_snapshot, read_info
+from gan_t2i.checkpoint import load_snapshot, read_info, read_tensors
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.losses.inputs import StepNoise
@@ -145,6 +145,17 @@ def test_the_decoder_learns_from_what_the_generator_draws(start: Start, settings
     longer, _ = start(**{**settings, "kimg": 0.016}, decoder={"kimg": 0.05}, resume=str(run.path))
     assert longer == run
     assert read_progress(run.state) == Progress(16, decoder_finished=True)
+
+
+def test_the_generator_learns_with_the_decoder(start: Start, settings: dict[str, Any]) -> None:
+    plain, _ = start(**settings)
+    run, _ = start(**settings, decoder={"kimg": 0.05, "g_lr": 1e-3})
+    before, after = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (plain, run))
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert {name.partition(".")[0] for name in changed} == {"autoencoder", "G"}
+    assert all(name.startswith(("autoencoder.decoder.", "G.")) for name in changed)
+    ours, theirs = (read_tensors(folder.state)[0] for folder in (plain, run))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items() if name.startswith(("G/", "D/")))  # the run can go on
 
 
 def test_the_same_command_finishes_a_decoder_that_a_stop_left(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from PIL import ImageColor
 
 from gan_t2i.data.batches.negatives import OneChange
 from gan_t2i.data.batches.sampler import Sampler
-from gan_t2i.data.settings import DataConfig
 from gan_t2i.data.builtin.shapes import make_shapes
 from gan_t2i.data.packing import pack
+from gan_t2i.data.settings import DataConfig
 from gan_t2i.training.session import Session
 
 HELDOUT_COLOUR = "orange"
