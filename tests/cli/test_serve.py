@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gan_t2i.cli.main import command
+from gan_t2i.core.errors import UsageError
 from gan_t2i.serving.server import is_loopback, listen, read_keys
 
 
@@ -43,7 +44,8 @@ def test_keys(here: Path) -> None:
     (here / "latin1").write_bytes(b"\xe9")
     assert "blank holds no API key: write one on a line" in refusal("--api-key-file", "blank")
     (here / "notes").write_text("abc\ndef # mine\n")
-    assert "a line of notes has several words: write one API key on each line" in refusal("--api-key-file", "notes")
+    with pytest.raises(UsageError, match="notes has several words: write one API key on each line"):
+        read_keys(here / "notes")
     (here / "windows").write_bytes(b"\xef\xbb\xbfabc\r\n\r\n def \r\n")
     assert read_keys(here / "windows") == ["abc", "def"]
     assert "cannot read the API keys in latin1" in refusal("--api-key-file", "latin1")
