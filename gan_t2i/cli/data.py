@@ -167,7 +167,9 @@ def _show_made(out: Path, size: int) -> None:
 
 def _show_captions(captions: list[str]) -> None:
     """Print a few captions from the beginning, the middle and the end."""
+    from gan_t2i.core.words import shorten
+
     shown = min(3, len(captions))
     for index in range(shown):
         caption = captions[index * (len(captions) - 1) // max(1, shown - 1)]
-        click.echo(f'  "{caption if len(caption) <= 120 else caption[:119] + "…"}"')
+        click.echo(f'  "{shorten(caption, 120)}"')

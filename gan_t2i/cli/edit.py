@@ -30,6 +30,7 @@ def command(
     from gan_t2i.sampling.pipeline import Text2Image
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
+    edited = edit(pipeline, read_picture(picture, pipeline), Change(prompt, source, seed, strength))
     announce(out)
-    save_picture(edit(pipeline, read_picture(picture, pipeline), Change(prompt, source, seed, strength)), out)
+    save_picture(edited, out)
     click.echo(out)

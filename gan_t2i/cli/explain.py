@@ -23,6 +23,7 @@ def command(model: str, prompt: str, seed: int, trunc: float, out: Path, as_json
     word is. The printed shares are means over the picture. A word may get attention and change nothing: the difference is what it does.
     """
     from gan_t2i.core.images import save_picture, sheet
+    from gan_t2i.core.words import shorten
     from gan_t2i.sampling.explain import explain
     from gan_t2i.sampling.pipeline import Text2Image
 
@@ -33,8 +34,9 @@ def command(model: str, prompt: str, seed: int, trunc: float, out: Path, as_json
     if as_json:
         click.echo(json.dumps({"prompt": prompt, "seed": seed, "path": str(out), "words": shares}, ensure_ascii=False, indent=2))
         return
-    width = max(len("word"), *(len(word.word) for word in found.words))
+    words = [shorten(word.word, 40) for word in found.words]
+    width = max(len("word"), *map(len, words))
     click.echo(f"{'word':{width}}  change  attention")
-    for share in shares:
-        click.echo(f"{share['word']:{width}}  {share['change']:6.1%}  {share['attention']:9.1%}")
+    for word, share in zip(words, shares, strict=True):
+        click.echo(f"{word:{width}}  {share['change']:6.1%}  {share['attention']:9.1%}")
     click.echo(out)

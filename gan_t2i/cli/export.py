@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from gan_t2i.cli.evaluate import Subject
-from gan_t2i.cli.options import text_encoder_option
+from gan_t2i.cli.options import read_text, text_encoder_option
 
 if TYPE_CHECKING:
     from gan_t2i.checkpoint import ModelCard
@@ -51,12 +51,14 @@ def command(
     """
     from gan_t2i.checkpoint import read_info
     from gan_t2i.core.errors import UsageError
+    from gan_t2i.core.files import check_folder
     from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling import publish
 
     snapshot = resolve_snapshot(model)
     subject = Subject(snapshot, run_of(snapshot), data, text_encoder, "cpu")
-    chosen = publish.card_of(subject.dataset, card.read(), example) if card else read_info(snapshot).card
+    text = read_text(card, "--card") if card else ""
+    chosen = publish.card_of(subject.dataset, text, example) if card else read_info(snapshot).card
     if form in ("onnx", "web"):
         _export_onnx(subject, chosen, destination, with_page=form == "web")
     elif chosen is None:
@@ -64,6 +66,7 @@ def command(
     elif form == "snapshot":
         if destination.is_dir():
             raise UsageError(f"{destination} is a folder; name a file")
+        check_folder(destination)
         publish.publish(snapshot, chosen, destination)
     elif licence is None:
         raise click.MissingParameter(param_hint="'--licence'", param_type="option")

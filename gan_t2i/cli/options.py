@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -28,6 +28,14 @@ _PICTURE_OPTIONS = (
 
 
 PROMPT_FILE = click.File("r", encoding="utf-8-sig")  # Windows editors begin a file with a mark, which is no part of a prompt
+
+
+def read_text(file: TextIO, option: str) -> str:
+    """Return the text of a file that `option` named; raises `UsageError` where it is not UTF-8."""
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{option} {file.name}: it is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 class InSections(click.Command):

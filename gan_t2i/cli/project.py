@@ -31,8 +31,8 @@ def command(
     from gan_t2i.sampling.project import project
 
     pipeline = Text2Image.load(model, text_encoder=text_encoder, device=device)
-    announce(out)
     found = project(pipeline, read_picture(picture, pipeline), prompt, seed=seed, steps=steps)
+    announce(out)
     save_picture(found.sheet(), out)
     if as_json:
         facts = {"prompt": found.prompt, "guessed": prompt is None, "seed": seed, "path": str(out), "psnr": found.psnr}

@@ -9,14 +9,14 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, announce, model_options
+from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, announce, model_options, read_text
 from gan_t2i.core.log import PACKAGE
 
 if TYPE_CHECKING:
@@ -359,7 +359,10 @@ def _watched(items: Iterable[T], total: int, stop: "StopRequest") -> Iterator[T]
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds: live in a terminal, a line now and then in a log file
-    with logging_redirect_tqdm([PACKAGE]), tqdm(items, "drawing", total, unit="img", mininterval=interval, delay=SHOWN_AFTER) as bar:
+    items = iter(items)
+    first = list(islice(items, 1))  # its messages, such as unknown words, would show the bar at once, and leave it at 0%
+    bar = tqdm(chain(first, items), "drawing", total, unit="img", mininterval=interval, delay=SHOWN_AFTER)
+    with logging_redirect_tqdm([PACKAGE]), bar:
         for item in bar:
             yield item
             if stop.signal is not None:
@@ -391,9 +394,5 @@ def _results(as_json: bool) -> Iterator[Show]:
 
 def read_prompts(file: TextIO | None) -> list[str]:
     """The lines of `file` that are not blank; none without a file."""
-    if file is None:
-        return []
-    try:
-        return [line.strip() for line in file if line.strip()]
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"--prompts {file.name}: it is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    lines = read_text(file, "--prompts").split("\n") if file is not None else []
+    return [line.strip() for line in lines if line.strip()]

@@ -6,12 +6,14 @@ from typing import TextIO
 
 import click
 
+from gan_t2i.cli.options import read_text
+
 log = logging.getLogger(__name__)
 
 
 @click.command("verify")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--trust", type=click.File("r"), help="Certificates (PEM) to trust as the roots of signatures.")
+@click.option("--trust", type=click.File(encoding="utf-8"), help="Certificates (PEM) to trust as the roots of signatures.")
 @click.pass_context
 def command(ctx: click.Context, files: tuple[Path, ...], trust: TextIO | None) -> None:
     """Show the marks that say that a model made a picture.
@@ -21,7 +23,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], trust: TextIO | None) -
     from gan_t2i.core.errors import GanT2IError
     from gan_t2i.core.marks import find_marks, has_c2pa
 
-    anchors = trust.read() if trust is not None else ""
+    anchors = read_text(trust, "--trust") if trust is not None else ""
     is_good = True
     for path in files:
         try:

@@ -88,13 +88,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_new(folder: Path) -> None:
-    """Raise `UsageError` where `folder`, which the user named, is a file or is not empty."""
+    """Raise `UsageError` where `folder`, which the user named, is a file, is not empty, or cannot be made."""
     if _is_taken(folder):
         raise UsageError(f"{folder} exists and is not empty; name a new folder, or remove it first")
+    check_folder(folder)
 
 
 def check_folder(path: Path) -> None:
-    """Raise `UsageError` where no file `path` can be made, since its folder cannot be written."""
+    """Raise `UsageError` where no file or folder `path` can be made, since its folder cannot be written."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise UsageError(f"cannot write {path}: {folder} is not a folder that you may write in")

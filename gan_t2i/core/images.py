@@ -24,6 +24,7 @@ QUALITY = 95
 """Quality of JPEG and WebP files, of 100."""
 ANIMATED = (".gif", ".webp")
 MARKED = {"PNG", "JPEG", "WEBP", "AVIF", "TIFF", "PDF"}  # Pillow's formats in which it writes XMP
+OPAQUE = {"JPEG", "MPO", "BMP", "DIB", "PPM", "PCX", "EPS"}  # those in which it writes no transparency
 TIFF_XMP = 700  # the tag of XMP in TIFF
 _GAP = 8  # pixels between the parts of a sheet
 _TEXT_SIZE = 13
@@ -60,9 +61,18 @@ def composite_on_grey_uint8(images: Tensor) -> Tensor:
 
 def composite_on_grey(picture: Image.Image) -> Image.Image:
     """Return an RGBA picture over the same grey, for measures and networks without transparency; an RGB picture stays as it is."""
+    return _on(picture, (GREY, GREY, GREY))
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Return an RGBA picture over white, for files without transparency; an RGB picture stays as it is."""
+    return _on(picture, (255, 255, 255))
+
+
+def _on(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if picture.mode != "RGBA":
         return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, (GREY, GREY, GREY)), picture).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
 
 
 def to_uint8(pictures: Sequence[Image.Image]) -> Tensor:
@@ -145,8 +155,8 @@ def check_writable(path: Path, picture: Image.Image | None = None) -> None:
 def save_picture(picture: Image.Image, path: str | Path, origin: str = "") -> None:
     """Write a picture in the format that `path` ends in, with the mark of generated media (IPTC) if that can hold it.
 
-    The file does not hold the prompt. `origin`: for a PNG, an identifier that `read_origin` returns. Raises `UsageError` where `path` cannot be
-    written.
+    A transparent picture lies on white in formats without transparency, such as JPEG. The file does not hold the prompt. `origin`: for a PNG,
+    an identifier that `read_origin` returns. Raises `UsageError` where `path` cannot be written.
     """
     path = Path(path)
     with output_file(path) as temporary:
@@ -202,6 +212,8 @@ def _encode(picture: Image.Image, file: Path | io.BytesIO, path: Path, origin: s
 
 
 def _write(picture: Image.Image, file: Path | io.BytesIO, form: str, origin: str = "", quality: int = QUALITY) -> None:
+    if form in OPAQUE:
+        picture = on_white(picture)
     if form == "TIFF":
         picture.save(file, format=form, tiffinfo={TIFF_XMP: XMP.encode()})
         return

@@ -88,7 +88,7 @@ def find_marks(path: Path, anchors: str = "") -> Marks:
         with Image.open(path) as picture:
             form, info = picture.format, picture.info
     except Exception as error:  # Pillow has many readers, and each raises what it likes
-        raise GanT2IError(f"{path} cannot be read as a picture: {' '.join(str(error).split())}") from error
+        raise GanT2IError(f"{path} cannot be read as a picture: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from error
     xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
     text = xmp.decode(errors="replace") if isinstance(xmp, bytes) else str(xmp)
     found = re.search(re.escape(SOURCE_TYPES) + r"(\w+)", text)

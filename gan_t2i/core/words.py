@@ -1,4 +1,4 @@
-"""Words of captions and prompts."""
+"""Words of captions and prompts, and how much of them a message shows."""
 
 import re
 
@@ -6,3 +6,8 @@ import re
 def split_words(text: str) -> list[str]:
     """Return the words of a caption or prompt in lower case, without punctuation."""
     return re.findall(r"\w+", text.lower())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return `text`, or where it has more than `limit` characters, its beginning with an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -17,7 +17,7 @@ from torch import Tensor
 from gan_t2i.core.arguments import as_integer, as_number, as_prompts
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import to_pictures
-from gan_t2i.core.words import split_words
+from gan_t2i.core.words import shorten, split_words
 from gan_t2i.data.decode import open_image, to_rgba
 from gan_t2i.data.recolour import COLOUR_WORDS
 from gan_t2i.data.records import LazyFile
@@ -74,9 +74,9 @@ def edit(model: Text2Image, picture: Tensor, change: Change) -> Image.Image:
     def told(source: str) -> None:
         model.warn([change.prompt, *([source] if change.source else [])])
         if source.split() == change.prompt.split():
-            raise UsageError(f"the prompt and --from are both {source!r}: say with --from what the picture shows now")
+            raise UsageError(f"the prompt and --from are both {shorten(source, 80)!r}: say with --from what the picture shows now")
         if change.source is None:
-            log.info(f"--from: {source!r}, a guess of what the picture shows")
+            log.info(f"--from: {shorten(source, 80)!r}, a guess of what the picture shows")
 
     return next(filter(None, edit_in_pieces(model, picture, change, told)))
 

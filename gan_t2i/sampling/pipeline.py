@@ -20,7 +20,7 @@ from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8, to_pictures, to_uint8
 from gan_t2i.core.runtime import pick_device, torch_defaults
 from gan_t2i.core.weights import hash_state
-from gan_t2i.core.words import split_words
+from gan_t2i.core.words import shorten, split_words
 from gan_t2i.models.base import Generator
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.runs import PRETRAINED, resolve_snapshot, run_of
@@ -31,6 +31,7 @@ from gan_t2i.text.encoder import SentenceEncoder, build_encoder
 log = logging.getLogger(__name__)
 
 MOST_WARNINGS = 20  # on the prompts of one call; a file may have thousands, each with another typing error
+MOST_UNKNOWN = 200  # characters of the unknown words in one warning; a prompt may be one word of thousands of letters
 
 
 class Text2Image:
@@ -155,7 +156,7 @@ class Text2Image:
         if unknown := self.unknown_words(prompt):
             styles = self.info.card.styles if self.info.card is not None and "style" in split_words(prompt) else ()
             known = f"; its styles are {', '.join(styles)}" * bool(styles)
-            sentences.append(f"never seen in training: {', '.join(map(repr, unknown))}{known}")
+            sentences.append(f"never seen in training: {shorten(', '.join(map(repr, unknown)), MOST_UNKNOWN)}{known}")
         if length > self.encoder.max_tokens:
             sentences.append(f"it has {length} tokens; the model reads {self.encoder.max_tokens}, the rest is left out")
         return sentences
@@ -167,7 +168,7 @@ class Text2Image:
             for warning in self._warnings(prompt, length):
                 said.setdefault(warning, []).append(prompt)
         for warning, (first, *others) in itertools.islice(said.items(), MOST_WARNINGS):
-            log.warning(f"prompt {first[:40]!r}{f' and {len(others):,} more' * bool(others)}: {warning}")
+            log.warning(f"prompt {shorten(first, 40)!r}{f' and {len(others):,} more' * bool(others)}: {warning}")
         if (left_out := len(said) - MOST_WARNINGS) > 0:
             log.warning(f"{left_out:,} more such sentences on the prompts are left out")
 

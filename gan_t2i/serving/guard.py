@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gan_t2i.core.log import visible
+from gan_t2i.core.words import shorten
 from gan_t2i.serving.errors import ApiError
 from gan_t2i.serving.settings import Limits
 
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 _OPEN = {"/", "/healthz"}  # need no key: a page that asks for one, and what tells a container's keeper that all is well
 _UPLOADS = {"/v1/images/edits"}
 _PICTURES = "/pictures/"  # nor do these: their names are secrets
+_METHODS = {"GET", "POST"}
+_LOGGED = 100  # characters of a request in the log
 _RETRY_SECONDS = 2
 _GONE = 499  # in the log, as nginx has it: the client has closed the connection
 
@@ -148,8 +152,10 @@ class Guard:
         # the template of a route, because the name of a picture is a secret
         path = getattr(scope.get("route"), "path", None)
         status = answer.status or _GONE
-        self._requests.labels(scope["method"], path or "other", status).inc()
-        log.info(f"{scope['method']} {path or scope['path']} {status}")
+        # clients may name what methods they like, and each label takes memory
+        self._requests.labels(scope["method"] if scope["method"] in _METHODS else "other", path or "other", status).inc()
+        request = shorten(visible(f"{scope['method']} {path or scope['path']}"), _LOGGED)  # one line, whatever the client sends
+        log.info(f"{request} {status}")
 
 
 async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gan_t2i.core.arguments import as_prompts
 from gan_t2i.core.errors import UsageError
-from gan_t2i.core.images import QUALITY, encode_picture
+from gan_t2i.core.images import QUALITY, encode_picture, on_white
 from gan_t2i.serving.errors import invalid
 from gan_t2i.serving.queue import Drawn, ReadPrompt
 
@@ -121,8 +121,8 @@ class Edit(PictureRequest):
 def encode(picture: Image.Image, request: PictureRequest, shrink: int = 1) -> bytes:
     """Return the picture as a file of the size and format that the request asks for, each side divided by `shrink`."""
     width, height = (max(1, side // shrink) for side in request.size or picture.size)
-    if picture.mode == "RGBA" and (request.background == "opaque" or request.output_format == "jpeg"):
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if request.background == "opaque" or request.output_format == "jpeg":
+        picture = on_white(picture)
     picture = on_canvas(picture, width, height)
     quality = QUALITY if request.output_compression is None else request.output_compression
     return encode_picture(picture, request.output_format.upper(), quality)

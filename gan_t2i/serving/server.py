@@ -16,13 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def read_keys(path: Path) -> list[str]:
-    """Return the API keys in a file, one a line; raises `UsageError` where it holds none."""
+    """Return the API keys in a file, one a line; raises `UsageError` where it holds none, or anything else."""
     try:
-        keys = path.read_text(encoding="utf-8").split()
+        keys = list(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the API keys in {path}: {error}") from error
     if not keys:
         raise UsageError(f"{path} holds no API key: write one on a line, such as that of: openssl rand -hex 32")
+    if any(len(key.split()) > 1 for key in keys):  # a note beside a key, whose words would be keys
+        raise UsageError(f"a line of {path} has several words: write one API key on each line, and nothing else")
     return keys
 
 
@@ -39,7 +41,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"cannot listen at {host}: {getattr(error, 'strerror', None) or error}") from error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
+        raise UsageError(f"cannot listen at {host}, port {port}: {reason}") from error
     # connections inherit it; without it, the second packet of an answer waits 40 ms for the client's word that it has the first
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

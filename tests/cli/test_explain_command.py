@@ -31,6 +31,12 @@ def test_explain_warns_of_unknown_words_and_of_a_file(tmp_path: Path) -> None:
     assert "sheet.png exists and is replaced" in result.stderr
 
 
+def test_a_long_word_leaves_the_table_narrow(tmp_path: Path) -> None:
+    arguments = ["explain", "pretrained:shapes64", "-p", f"red {'q' * 500}", "--out", str(tmp_path / "sheet.png")]
+    table = CliRunner().invoke(command, arguments).stdout.splitlines()[:3]
+    assert [len(line) for line in table] == [40 + len("  change  attention")] * 3
+
+
 @pytest.mark.parametrize(("prompt", "message"), [("star", "2 to 24 words can be explained"), ("", "prompt 1 is empty")])
 def test_what_cannot_be_explained_is_one_sentence(prompt: str, message: str) -> None:
     result = CliRunner().invoke(command, ["explain", "pretrained:shapes64", "-p", prompt])

@@ -75,6 +75,20 @@ def test_a_card_is_needed(trained: RunFolder, tmp_path: Path, form: str) -> None
     assert "Missing option '--card'" in result.output
 
 
+def test_a_card_is_text(trained: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "card").write_bytes(b"\xff")
+    result = export(trained.path, tmp_path / "x", "--card", tmp_path / "card")
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == f"Error: --card {tmp_path / 'card'}: it is not UTF-8 text (invalid start byte at byte 0)"
+
+
+@pytest.mark.parametrize("form", ["snapshot", "onnx", "hub"])
+def test_what_cannot_be_made_is_a_sentence(trained: RunFolder, card: Path, form: str) -> None:
+    result = export(trained.path, card / "x", "--to", form, "--card", card, "--licence", "mit")
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == f"Error: cannot write {card / 'x'}: {card} is not a folder that you may write in"
+
+
 def test_a_repository_needs_a_licence_and_a_new_folder(trained: RunFolder, repository: Path, card: Path, tmp_path: Path) -> None:
     result = export(trained.path, tmp_path / "new", "--to", "hub", "--card", card)
     assert (result.exit_code, (tmp_path / "new").exists()) == (2, False)

@@ -41,11 +41,13 @@ def test_unknown_words_are_named(picture: Path, tmp_path: Path) -> None:
 
 def test_bad_input_is_one_sentence(trained: RunFolder, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
+    (tmp_path / "sheet.png").touch()
     for path, options, code, message in (
         (picture, [], 2, "say what the picture shows (-p)"),
         (picture, ["-p", ""], 2, "prompt 1 is empty"),
         (tmp_path / "text.png", ["-p", "red"], 1, "text.png cannot be used: the file is not one of"),
         (tmp_path / "none.png", ["-p", "red"], 2, "does not exist"),
     ):
-        result = CliRunner().invoke(command, ["project", str(path), str(trained.path), *options])
+        result = CliRunner().invoke(command, ["project", str(path), str(trained.path), *options, "--out", str(tmp_path / "sheet.png")])
+        assert "replaced" not in result.output
         assert (result.exit_code, message in result.output.splitlines()[-1]) == (code, True), result.output

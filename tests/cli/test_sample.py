@@ -169,7 +169,8 @@ def test_another_picture_is_not_replaced(sample: Sample) -> None:
 
 
 def test_progress_shows_on_stderr(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "drawing" not in sample("-p", "red").stderr
+    for prompt in ("red", "red " * 30):  # the second one with a warning
+        assert "drawing" not in sample("-p", prompt).stderr
     monkeypatch.setattr("gan_t2i.cli.sample.SHOWN_AFTER", 0)
     result = sample("-p", "red", "--seeds", "0-2")
     assert "drawing: 100%" in result.stderr

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gan_t2i.cli.main import command
-from gan_t2i.serving.server import is_loopback, listen
+from gan_t2i.core.errors import UsageError
+from gan_t2i.serving.server import is_loopback, listen, read_keys
 
 
 @pytest.fixture
@@ -42,6 +43,11 @@ def test_keys(here: Path) -> None:
     (here / "blank").write_text(" \n\n")
     (here / "latin1").write_bytes(b"\xe9")
     assert "blank holds no API key: write one on a line" in refusal("--api-key-file", "blank")
+    (here / "notes").write_text("abc\ndef # mine\n")
+    with pytest.raises(UsageError, match="notes has several words: write one API key on each line"):
+        read_keys(here / "notes")
+    (here / "windows").write_bytes(b"\xef\xbb\xbfabc\r\n\r\n def \r\n")
+    assert read_keys(here / "windows") == ["abc", "def"]
     assert "cannot read the API keys in latin1" in refusal("--api-key-file", "latin1")
     assert "missing" in refusal("--api-key-file", "missing")
 
@@ -49,7 +55,7 @@ def test_keys(here: Path) -> None:
 def test_an_address_that_is_taken(here: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert refusal("--port", port).startswith("Error: cannot listen at 127.0.0.1: Address already in use")
+        assert refusal("--port", port) == f"Error: cannot listen at 127.0.0.1, port {port}: Address already in use"
     assert "no such run or snapshot: nowhere" in refusal("nowhere")
 
 

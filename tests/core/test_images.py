@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from gan_t2i.core.images import composite, composite_on_grey, composite_on_grey_uint8, from_uint8, sheet, to_pictures
+from gan_t2i.core.images import composite, composite_on_grey, composite_on_grey_uint8, from_uint8, save_picture, sheet, to_pictures
 
 
 def solid(colour, side=16):
@@ -59,6 +59,13 @@ def test_a_plain_background_is_the_same_for_tensors_and_files():
     assert composite_on_grey_uint8(torch.zeros(1, 4, 1, 1, dtype=torch.uint8)).flatten().tolist() == [128] * 3
     red = solid("red")
     assert np.array_equal(np.asarray(composite_on_grey(red)), np.asarray(red))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "mpo", "bmp", "ppm", "pcx"])
+def test_a_transparent_picture_is_on_white_in_a_format_without_transparency(tmp_path, suffix):
+    save_picture(Image.new("RGBA", (16, 16)), tmp_path / f"blank.{suffix}")
+    with Image.open(tmp_path / f"blank.{suffix}") as picture:
+        assert picture.convert("RGBA").getextrema() == ((255, 255),) * 4
 
 
 def test_a_sheet_shows_transparency_as_a_checkerboard():

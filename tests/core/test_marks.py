@@ -179,6 +179,9 @@ def test_the_commands(es256: tuple[bytes, bytes, bytes], file: Path, tmp_path: P
     assert f"{file}: IPTC source type: trainedAlgorithmicMedia\n" in shown.output
     assert f"{file}: C2PA: signed by Ada of Tests: unchanged since, by a certificate that nobody vouches for here\n" in shown.output
     assert "unchanged since, trusted" in run("verify", file, "--trust", root).output
+    unreadable = run("verify", file, "--trust", file)
+    assert unreadable.exit_code == 2
+    assert f"--trust {file}: it is not UTF-8 text" in unreadable.output.splitlines()[-1]
     change(file)
     broken = run("verify", file)
     assert broken.exit_code == 1
@@ -189,5 +192,6 @@ def test_the_commands(es256: tuple[bytes, bytes, bytes], file: Path, tmp_path: P
     several = run("verify", tmp_path / "text.png", tmp_path / "gone.png", file)
     assert several.exit_code == 1
     assert [f"{tmp_path / name} cannot be read as a picture" in several.stderr for name in ("text.png", "gone.png")] == [True, True]
+    assert "gone.png cannot be read as a picture: No such file or directory\n" in several.stderr
     assert f"{file}: IPTC" in several.stdout
     assert run("verify", tmp_path / "plain.png").output.endswith('plain.png: no marks; C2PA was not looked for: pip install "gan-t2i[c2pa]"\n')

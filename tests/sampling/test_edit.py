@@ -101,7 +101,10 @@ def test_the_command_says_what_it_takes_the_picture_for(tmp_path: Path, monkeypa
     assert "--from: 'a xylophone', a guess" in result.stderr
     assert "prompt 'a blue xylophone': never seen in training: 'xylophone'" in result.stderr
     assert "black.png exists and is replaced" in result.stderr
+    long = run("-p", f"a blue {'q' * 5000}", "--out", "black.png")
+    assert max(map(len, long.stderr.splitlines())) < 300
     for same in (("-p", "a circle", "--from", "a  circle"), ("-p", "circle")):  # a single word is its own guess
-        result = run(*same)
+        result = run(*same, "--out", "black.png")
         assert result.exit_code == 2
+        assert "replaced" not in result.stderr
         assert "say with --from what the picture shows now" in result.stderr.splitlines()[-1]

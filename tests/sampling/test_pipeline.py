@@ -75,7 +75,7 @@ def test_it_draws_what_training_drew(model: Text2Image, trained: RunFolder, smal
 def test_a_long_prompt_is_reported(model: Text2Image, said: list[str]) -> None:
     prompt = "red circle " * 20
     pictures = model.generate([prompt, "a red circle"])
-    assert said == [f"prompt {prompt[:40]!r}: it has 42 tokens; the model reads 16, the rest is left out"]
+    assert said == [f"prompt {prompt[:39] + '…'!r}: it has 42 tokens; the model reads 16, the rest is left out"]
     assert same(model.generate(prompt)[0], pictures[0])
 
 

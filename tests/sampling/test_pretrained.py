@@ -69,6 +69,14 @@ def test_words_that_it_was_never_trained_with_get_a_warning(model: Text2Image, s
     assert "prompt 'A Xylem, in a qrypt': never seen in training: 'xylem'" in said[-1]
 
 
+@pytest.mark.parametrize("word", ["q" * 10_000, " ".join(f"qrypt{number}" for number in range(1000))], ids=["long", "many"])
+def test_a_warning_of_unknown_words_is_short(model: Text2Image, word: str) -> None:
+    [warning, *_] = model.warnings(f"a {word}")
+    assert warning.startswith(f"never seen in training: '{word[:6]}")
+    assert warning.endswith("…")
+    assert len(warning) < 300
+
+
 def test_many_prompts_with_the_same_unknown_word_get_one_line(model: Text2Image, said: list[str]) -> None:
     del said[:]
     model.generate([f"a {colour} qrypt" for colour in ("red", "green", "blue")])

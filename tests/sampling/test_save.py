@@ -127,4 +127,4 @@ def test_naming_is_linear() -> None:
 
 def test_what_prompts_share_is_said_once(model: Text2Image, tmp_path: Path, said: list[str]) -> None:
     list(save_all(model, ["red circle " * 20, "blue circle " * 20], [0], 1.0, tmp_path))
-    assert [line.partition(": ")[0] for line in said] == [f"prompt {('red circle ' * 20)[:40]!r} and 1 more"]
+    assert [line.partition(": ")[0] for line in said] == [f"prompt {('red circle ' * 20)[:39] + '…'!r} and 1 more"]

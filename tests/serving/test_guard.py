@@ -231,6 +231,14 @@ def test_no_prompt_is_logged(
     assert "unspeakable" not in caplog.text
 
 
+def test_what_a_client_sends_is_one_short_line_and_few_metrics(client: TestClient, said: list[str]) -> None:
+    client.get("/a%0aPOST /v1/images/edits 200%1b[31m")
+    client.get("/" + "b" * 10_000)
+    client.request("BREW", "/")
+    assert said == [r"GET /a\nPOST /v1/images/edits 200\x1b[31m 404", f"GET /{'b' * 94}… 404", "BREW / 405"]
+    assert counted(client, 'gan_t2i_requests_total{method="other",path="/",status="405"}') == 1
+
+
 def test_metrics(client: TestClient) -> None:
     client.post(URL, json={"prompt": "red", "n": 2})
     client.get("/nothing/1")
