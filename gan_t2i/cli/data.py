@@ -94,11 +94,13 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
     or COCO file, icons.json, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
     """
+    from gan_t2i.core.files import check_new
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source
     from gan_t2i.data.settings import DataSettings
 
-    packing.check_resolution(resolution)  # before a built-in set is made
+    packing.check_resolution(resolution)  # before a built-in set is made, as is the next
+    check_new(out)
     settings = DataSettings.parse(without_none(caption_forms=["{}", *forms] if forms else None, **chosen))
     dataset = packing.pack(resolve_source(source, resolution, settings), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
