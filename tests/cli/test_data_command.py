@@ -124,8 +124,11 @@ def test_inspect_writes_files_and_prints(shapes: Path, tmp_path: Path) -> None:
     assert "written: " in result.stderr
     (tmp_path / "file").write_text("")
     refused = run("inspect", shapes, "--html", tmp_path / "file/report.html")
-    assert refused.exit_code == 2
+    assert (refused.exit_code, refused.stdout) == (2, "")
     assert "cannot write" in refused.stderr
+    again = run("inspect", shapes, "--json", tmp_path / "report.json", "--html", tmp_path / "report.html", "--on-bad", "error")
+    assert again.stderr.count("exists and is replaced") == 2
+    assert "--write FILE` and the options given here" in again.stdout
 
 
 def test_pack_redacts(tmp_path: Path) -> None:
