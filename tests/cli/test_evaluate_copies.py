@@ -59,7 +59,7 @@ def test_refusals(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     for arguments, code, said in [
         ([], 1, "at least 20 training pictures, and there are 10"),
-        (["--features", "matcher"], 1, "at least 20"),
+        (["--features", "matcher"], 2, "--features matcher was trained on the training pictures"),
         (["--features", "vgg"], 2, "--features vgg is not a network"),
         (["--prompts", tmp_path / "empty.txt"], 2, "holds no prompt"),
         (["--crop", "pad"], 2, r"No such option:? '?--crop"),
