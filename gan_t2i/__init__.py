@@ -37,3 +37,7 @@ def __getattr__(name: str) -> Any:
 
         return images.save_picture
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__  # for completion, which would not know the names above

@@ -53,6 +53,10 @@ def test_pictures_and_minutes_give_a_run(pictures: Path, rates: list[float], sai
     assert (run.folder / "recommended.yaml").is_file()
 
 
+def test_completion_knows_the_public_names() -> None:
+    assert dir(gan_t2i) == sorted(gan_t2i.__all__)
+
+
 @pytest.mark.parametrize("kind", ["mapping", "config", "file"])
 def test_a_config_is_a_mapping_a_config_or_a_file(kind: str, small_config: Callable[..., dict[str, Any]], here: Path) -> None:
     values = small_config(kimg=0.004)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from gan_t2i.cli.options import OutputFile, announce, without_none
 from gan_t2i.core import threads
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,8 @@ log = logging.getLogger(__name__)
 @click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Training steps per repeat.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Repeats of each measurement; medians are shown.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, in place of the configs'.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file.")
-@click.option("--profile", "trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a profiler trace of a few steps to this file.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write all figures to this file.")
+@click.option("--profile", "trace", type=OutputFile(), help="Write a profiler trace of a few steps to this file.")
 def command(
     configs: tuple[str, ...],
     data: str | None,
@@ -38,7 +39,6 @@ def command(
     """
     if trace is not None and len(configs) > 1:
         raise click.UsageError("--profile traces one config: name a single one")
-    from gan_t2i.cli.options import without_none
     from gan_t2i.core import recipes
     from gan_t2i.core.config import read_yaml
     from gan_t2i.doctor.bench import run_benchmark
@@ -52,6 +52,7 @@ def command(
         base = read_yaml(recipes.path_of(name))
         request = Request(base, overrides, {"data": without_none(source=data), **without_none(device=device)})
         parsed.append(TrainConfig.parse(request.apply(base)))
+    announce(json_file, trace)
     results = []
     for name, config in zip(configs, parsed, strict=True):
         measured = run_benchmark(name, config, steps=steps, repeats=repeats, trace=trace)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gan_t2i.cli.options import picture_options, without_none
+from gan_t2i.cli.options import OutputFile, announce, picture_options, without_none
 
 
 @click.group("data")
@@ -94,11 +94,13 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
     SOURCE is a folder of captioned pictures, a metadata file, a zip, a tar or a pattern such as 'set/{0000..0009}.tar', a parquet, CSV
     or COCO file, icons.json, hf:owner/name, or shapes, basic-shapes or emoji. Ctrl-C stops; the same command resumes.
     """
+    from gan_t2i.core.files import check_new
     from gan_t2i.data import packing
     from gan_t2i.data.builtin import resolve_source
     from gan_t2i.data.settings import DataSettings
 
-    packing.check_resolution(resolution)  # before a built-in set is made
+    packing.check_resolution(resolution)  # before a built-in set is made, as is the next
+    check_new(out)
     settings = DataSettings.parse(without_none(caption_forms=["{}", *forms] if forms else None, **chosen))
     dataset = packing.pack(resolve_source(source, resolution, settings), out, resolution, settings)
     click.echo(f"packed into {out} at {resolution} x {resolution} pixels")
@@ -110,10 +112,8 @@ def pack(source: str, out: Path, resolution: int, forms: tuple[str, ...], **chos
 
 @command.command("inspect")
 @click.argument("source")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="Write everything here; - prints it."
-)
-@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with examples here.")
+@click.option("--json", "json_file", type=OutputFile(allow_dash=True), help="Write everything here; - prints it.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write a page with examples here.")
 @click.option("--limit", type=click.IntRange(1), help="Number of pictures to inspect, evenly spaced over the data.  [default: all]")
 @picture_options
 def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: int | None, **chosen: str | None) -> None:
@@ -128,6 +128,7 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
 
     inspection, recommendation = inspect_and_recommend(source, without_none(**chosen), limit=limit)
     preset = recommendation.recipe.name
+    announce(json_file, html_file)
     values = {**inspection.to_json(), "recommended": {"preset": preset, "config": recommendation.values}}
     if json_file == Path("-"):
         click.echo(json.dumps(values, indent=2, ensure_ascii=False))
@@ -136,7 +137,8 @@ def inspect(source: str, json_file: Path | None, html_file: Path | None, limit: 
         _show_captions([record.captions[0] for record in inspection.examples])
         if recommendation.facts.shortage:
             click.echo(recommendation.facts.shortage)
-        click.echo(f"recommended: --preset {preset}, adapted to the data by `gan-t2i doctor --data {shlex.quote(source)} --write FILE`")
+        doctor = f"`gan-t2i doctor --data {shlex.quote(source)} --write FILE`" + " and the options given here" * any(chosen.values())
+        click.echo(f"recommended: --preset {preset}, adapted to the data by {doctor}")
         if json_file is not None:
             write_json(json_file, values)
     if html_file is not None:

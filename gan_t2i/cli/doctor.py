@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gan_t2i.cli.options import config_options, config_values, picture_options, without_none
+from gan_t2i.cli.options import OutputFile, config_options, config_values, picture_options, without_none
 from gan_t2i.core import threads
 from gan_t2i.core.log import muted
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @click.option("--data", help="Captioned pictures, as for train: recommend a config for them.")
 @config_options
-@click.option("--write", "write_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the recommended config here.")
+@click.option("--write", "write_file", type=OutputFile(), help="Write the recommended config here.")
 @picture_options
 @click.pass_context
 def command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from gan_t2i.cli.options import PROMPT_FILE, PictureFile, model_options, without_none
+from gan_t2i.cli.options import PROMPT_FILE, OutputFile, PictureFile, announce, model_options, without_none
 from gan_t2i.cli.sample import read_prompts
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def command() -> None:
     """Measure a trained model.
 
     For a snapshot in a run folder, figures and sheets go into the run's evaluation/ folder, unless --json and --sheet name other files, and the
-    figures to TensorBoard. Settings that differ from the defaults are part of the file names.
+    figures to TensorBoard. Settings that differ from the defaults, and other data than the run's, are part of the file names.
     """
 
 
@@ -132,7 +132,7 @@ def measure(function: Callable[..., "Result"]) -> Callable[..., None]:
     """Turns a function that measures a `Subject` into the body of a subcommand, which prints and writes the `Result`."""
 
     @click.argument("model", metavar="[RUN_OR_SNAPSHOT]", default="latest")
-    @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file.")
+    @click.option("--json", "json_file", type=OutputFile(), help="Write all figures to this file.")
     @model_options
     @functools.wraps(function)
     def body(
@@ -155,9 +155,14 @@ def measure(function: Callable[..., "Result"]) -> Callable[..., None]:
         info = subject.pipeline.info
         metadata = {"snapshot": str(snapshot), "nimg": info.nimg, "resolution": info.resolution}
         if "dataset" in vars(subject):
-            metadata["data_fingerprint"] = subject.dataset.fingerprint
-        for path in write(result, subject.run, metadata, json_file, sheet_file):
+            fingerprint = subject.dataset.fingerprint
+            metadata |= {"data_fingerprint": fingerprint, "own_data": fingerprint == info.data_fingerprint}
+        announce(json_file, sheet_file)
+        written = write(result, subject.run, metadata, json_file, sheet_file)
+        for path in written:
             log.info(f"written: {path}")
+        if sheet_file is not None and sheet_file not in written:
+            log.info(f"no picture failed, so there is nothing to show in {sheet_file}")
         if subject.run is not None:
             write_scalars(subject.run, result.scalars(), info.nimg)
 

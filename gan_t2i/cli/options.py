@@ -61,17 +61,30 @@ class InSections(click.Command):
                 formatter.write_dl(records)
 
 
-class PictureFile(click.Path):
-    """A file that a picture is written to, in the format that its name ends in."""
+class OutputFile(click.Path):
+    """A file that the command writes."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, dir_okay=False)
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, dir_okay=False, allow_dash=allow_dash)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Raise `UsageError` for a file that cannot be written, before anything is drawn."""
-        from gan_t2i.core.images import check_writable
+        """Raise `UsageError` for a file that cannot be written, before anything is computed for it."""
+        from gan_t2i.core.files import check_folder
 
         path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        if value != "-":
+            check_folder(path)
+        return path
+
+
+class PictureFile(OutputFile):
+    """A file that a picture is written to, in the format that its name ends in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raise `UsageError` for a file that cannot be written."""
+        from gan_t2i.core.images import check_writable
+
+        path: Path = super().convert(value, param, ctx)
         check_writable(path)
         return path
 
@@ -81,19 +94,15 @@ class SheetFile(PictureFile):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Raise `UsageError` for a file that cannot be written."""
-        if not str(value).lower().endswith(".html"):
-            return super().convert(value, param, ctx)
-        from gan_t2i.core.files import check_folder
-
-        path: Path = click.Path.convert(self, value, param, ctx)  # type: ignore[assignment]
-        check_folder(path)
-        return path
+        is_page = str(value).lower().endswith(".html")
+        return OutputFile.convert(self, value, param, ctx) if is_page else super().convert(value, param, ctx)
 
 
-def announce(file: Path) -> None:
-    """Log that `file`, which is about to be written, replaces one that exists."""
-    if file.exists():
-        log.info(f"{file} exists and is replaced")
+def announce(*files: Path | None) -> None:
+    """Log which of `files`, which are about to be written, replace one that exists."""
+    for file in files:
+        if file is not None and file.exists():
+            log.info(f"{file} exists and is replaced")
 
 
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError, UsageError
-from gan_t2i.core.files import atomic_folder, cache_dir
+from gan_t2i.core.files import atomic_folder, cache_dir, check_new
 from gan_t2i.core.threads import cores
 from gan_t2i.data import partial, svg
 from gan_t2i.data.captions import apply_forms, augment, describe_augmentation
@@ -176,14 +176,17 @@ def pack(
 
     `source` is a path, hf:owner/name or a `datasets.Dataset`, as for `readers.read`. Ctrl-C saves the progress in a hidden folder beside
     `destination`, and the same call resumes from it. The result does not depend on `workers` (threads; all cores by default). Raises
-    `UsageError` for a wrong option or where `destination` is not empty, and `GanT2IError` where no pair is usable or, with
-    on_bad="error", at the first bad item.
+    `UsageError` for a wrong option, for a `source` that is packed, or where `destination` is not empty, and `GanT2IError` where no pair is
+    usable or, with on_bad="error", at the first bad item.
     """
     check_resolution(resolution)
     settings = settings or DataSettings()
     destination = Path(destination)
+    check_new(destination)
     name = hub.name_of(source)
     source = hub.load(source) if is_hub(source) else Path(source)
+    if isinstance(source, Path) and is_packed(source):
+        raise UsageError(f"{source} is packed already: train on it as it is, or pack the pictures that it was made from")
     reading = read(source, settings)
     try:
         with atomic_folder(destination) as folder:
@@ -210,8 +213,6 @@ def pack(
             copies = append_copies(images, split, resolution, settings, digest)
             meta = describe(records, split, copies, bad.items, reading, resolution, settings, digest)
             (folder / META).write_text(json.dumps(meta), encoding="utf-8")
-    except FileExistsError as error:
-        raise UsageError(f"{destination} already exists; choose another folder or remove it") from error
     except OSError as error:
         if error.errno not in FULL:
             raise

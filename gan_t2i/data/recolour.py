@@ -23,6 +23,7 @@ from gan_t2i.data.splits import Split
 HUES = {"red": 0, "orange": 28, "yellow": 50, "green": 125, "blue": 215, "purple": 275, "pink": 330}  # degrees
 LIGHTENED = {"pink": (0.6, 0.5), "yellow": (1.0, 0.4)}  # factor of the saturation, and how far the brightness moves to its largest value
 COLOUR_WORDS = {*HUES, "black", "white", "brown", "grey", "gray", "golden", "gold", "silver", "violet", "colourful", "colorful", "rainbow"}
+COLOUR_WORDS |= {"beige", "cyan", "magenta", "turquoise"}
 CLEAR = (70, 50)  # least saturation and brightness of 255 of a pixel whose hue counts
 DRAWN = (20, 245)  # a pixel of lower saturation and higher brightness is white ground
 LEAST_SHARE = 0.3  # of what is drawn must have the main hue

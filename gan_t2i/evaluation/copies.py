@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import sheet, to_uint8
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.duplicates import COLOUR_SIDE, MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, coarse_colours, difference_hash
@@ -129,11 +129,11 @@ class CopiesResult(Result):
 
 
 def check_copies(dataset: PackedDataset, network: str) -> None:
-    """Raises `GanT2IError` where there are too few training pictures, or where the network was trained on them and so sets them apart."""
+    """Raises `UsageError` for a network that was trained on the training pictures and so sets them apart, `GanT2IError` where they are few."""
+    if network == "matcher":
+        raise UsageError("--features matcher was trained on the training pictures, so new pictures lie farther from them in it: take another")
     if len(dataset.train) < _LEAST:
         raise GanT2IError(f"evaluate copies needs at least {_LEAST} training pictures, and there are {len(dataset.train)}")
-    if network == "matcher":
-        raise GanT2IError("--features matcher was trained on the training pictures, so new pictures lie farther from them in it: take another")
 
 
 def run_copies(

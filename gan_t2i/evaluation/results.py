@@ -57,11 +57,14 @@ def write(
 ) -> list[Path]:
     """Write a result and its sheet to the given files, else into the run's evaluation/, and return the paths.
 
-    `metadata` describes the model: it comes first in the JSON file, and its "nimg" is in the default file names. Without a run, only the given
-    files are written. Raises `UsageError` where a file cannot be written.
+    `metadata` describes the model: it comes first in the JSON file, and its "nimg" is in the default file names. If its "own_data" is False,
+    for figures of pictures that the model was not trained on, the start of its "data_fingerprint" is too. Without a run, only the given files
+    are written. Raises `UsageError` where a file cannot be written.
     """
     if run is not None:
         parts = [result.suite, f"{metadata['nimg']:09d}", *(f"{name}{value}" for name, value in result.changed.items())]
+        if not metadata.get("own_data", True):
+            parts.append(f"data{metadata['data_fingerprint'][:8]}")
         path = run.path / "evaluation" / f"{'-'.join(parts)}.json"
         json_file, sheet_file = json_file or path, sheet_file or path.with_suffix(".png")
     written = []

@@ -66,8 +66,10 @@ def test_configs_side_by_side(config: Path, tmp_path: Path) -> None:
 
 
 def test_a_trace_names_the_phases(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "trace.json").touch()
     result = bench(config, "--profile", tmp_path / "trace.json")
     assert result.exit_code == 0, result.output
+    assert "trace.json exists and is replaced" in result.stderr
     assert f"written: {tmp_path / 'trace.json'}" in result.stderr
     events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     found = Counter(event["name"] for event in events if str(event.get("name")).startswith("gan_t2i/"))
@@ -99,3 +101,4 @@ def test_a_file_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     result = bench(config, "--json", tmp_path / "file" / "x.json")
     assert result.exit_code == 2
     assert f"cannot write {tmp_path / 'file' / 'x.json'}" in result.stderr
+    assert result.stdout == ""  # nothing is measured for it

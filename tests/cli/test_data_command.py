@@ -79,12 +79,15 @@ def test_pack_and_inspect(shapes: Path, tmp_path: Path) -> None:
     assert "30 usable pairs" in result.output
     assert f"gan-t2i train --data '{packed}' --set resolution=16" in result.output
     assert run("pack", shapes, packed, "--resolution", 16).exit_code == 2
+    again = run("pack", packed, tmp_path / "again", "--resolution", 16)
+    assert again.exit_code == 2
+    assert f"{packed} is packed already: train on it as it is" in again.stderr
     assert run("pack", shapes, tmp_path / "other", "--resolution", 17).exit_code == 2
     for path in (shapes, packed):
         shown = run("inspect", path)
         assert shown.exit_code == 0, shown.output
         assert "30 usable pairs, 90 captions; 5 pairs held out" in shown.output
-    assert re.search(rf"recommended: --preset \w+, adapted to the data by `gan-t2i doctor --data '{packed}' --write FILE`", shown.output)
+    assert re.search(rf"recommended: --preset \w+, adapted to the data by `gan-t2i doctor --data '{packed}' --write FILE`\n", shown.output)
 
 
 def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +95,8 @@ def test_pack_a_builtin_set(tmp_path: Path, shapes: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(builtin, "resolve_source", lambda data, resolution, settings: shapes if data == "shapes" else Path(data))
     assert run("pack", "shapes", tmp_path / "packed", "--resolution", 16).exit_code == 0
+    monkeypatch.setattr(builtin, "resolve_source", None)  # nothing is made for a folder that is in use
+    assert "packed exists and is not empty" in run("pack", "shapes", tmp_path / "packed", "--resolution", 16).stderr
 
 
 def test_inspect_reports_bad_items(tmp_path: Path) -> None:
@@ -119,8 +124,11 @@ def test_inspect_writes_files_and_prints(shapes: Path, tmp_path: Path) -> None:
     assert "written: " in result.stderr
     (tmp_path / "file").write_text("")
     refused = run("inspect", shapes, "--html", tmp_path / "file/report.html")
-    assert refused.exit_code == 2
+    assert (refused.exit_code, refused.stdout) == (2, "")
     assert "cannot write" in refused.stderr
+    again = run("inspect", shapes, "--json", tmp_path / "report.json", "--html", tmp_path / "report.html", "--on-bad", "error")
+    assert again.stderr.count("exists and is replaced") == 2
+    assert "--write FILE` and the options given here" in again.stdout
 
 
 def test_pack_redacts(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_it_refuses_before_it_measures(pictures: Path, tmp_path: Path) -> None:
     assert "--write needs --data, --config or --preset" in doctor("--write", tmp_path / "new.yaml").output
     again = doctor("--data", pictures, "--write", tmp_path / "there.yaml")
     assert (again.exit_code, "name a new file" in again.output) == (2, True)
+    nowhere = doctor("--data", pictures, "--write", tmp_path / "there.yaml" / "new.yaml")
+    assert (nowhere.exit_code, nowhere.stdout, "cannot write" in nowhere.stderr) == (2, "", True)
     wrong = doctor("--config", tmp_path / "there.yaml")
     assert wrong.exit_code == 2
     assert "did you mean batch?" in wrong.output

@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gan_t2i.cli.main import command
 from gan_t2i.data.packing import pack
 from gan_t2i.data.settings import DataSettings
+from gan_t2i.evaluation.shapes import suite
+from gan_t2i.evaluation.shapes.grader import Grade
 from gan_t2i.evaluation.shapes.prompts import SUITE_TASKS
 from gan_t2i.runs import RunFolder
 
@@ -56,6 +58,17 @@ def test_an_earlier_snapshot_with_named_files(run: RunFolder, tmp_path: Path) ->
     assert not (run.path / "evaluation").exists()
 
 
+def test_a_sheet_without_failures(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "grade_estimate", lambda *arguments: Grade(True, "all of it"))
+    files = ["--json", str(tmp_path / "a.json"), "--sheet", str(tmp_path / "b.png")]
+    (tmp_path / "a.json").touch()
+    result = CliRunner().invoke(command, ["evaluate", "shapes", str(run.path), *QUICK, *files])
+    assert result.exit_code == 0, result.output
+    assert f"{files[1]} exists and is replaced" in result.stderr
+    assert f"no picture failed, so there is nothing to show in {files[3]}" in result.stderr
+    assert not (tmp_path / "b.png").exists()
+
+
 def test_a_snapshot_outside_of_a_run_leaves_nothing_behind(trained: RunFolder, tmp_path: Path) -> None:
     snapshot = Path(shutil.copy(trained.snapshot(40), tmp_path / "model.safetensors"))
     result = CliRunner().invoke(command, ["evaluate", "shapes", str(snapshot), *QUICK])
@@ -79,6 +92,7 @@ def test_refusals(run: RunFolder, tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["evaluate", "shapes", str(run.snapshot(40)), *QUICK, "--json", str(tmp_path / "file" / "x.json")])
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
+    assert "model:" not in result.stderr  # nothing is drawn for it
     assert [path.name for path in run.path.glob("events.*")] == events
 
 
@@ -91,7 +105,7 @@ def test_retrieval_of_the_run_s_own_data(run: RunFolder, pictures: Path) -> None
         (f"{kind}_{side}", "2") for side in ("train", "heldout") for kind in ("real", "generated")
     ]
     values = json.loads((run.path / "evaluation" / "retrieval-000000040.json").read_text())
-    assert (values["nimg"], values["suite"]) == (40, "retrieval")
+    assert (values["nimg"], values["suite"], values["own_data"]) == (40, "retrieval", True)
     events = EventAccumulator(str(run.path)).Reload()
     for name, score in values["scores"].items():
         for what in ("r1", "gap"):
@@ -123,8 +137,11 @@ def test_pictures_against_those_of_other_data(run: RunFolder, many_pictures: Pat
     assert "not the pictures and captions that the model was trained on" in result.stderr
     header, *lines = result.stdout.splitlines()
     assert header.split() == ["features", "hash", "d", "side", "figure", "generated", "std", "rebuilt", "real", "n"]
-    values = json.loads((run.path / "evaluation" / "pictures-000000040-featuresrandom-limit100-seeds2.json").read_text())
-    assert (values["nimg"], values["suite"], len(values["figures"])) == (40, "pictures", 8)
+    [file] = (run.path / "evaluation").iterdir()
+    values = json.loads(file.read_text())
+    # not in the place of the run's own figures
+    assert file.name == f"pictures-000000040-featuresrandom-limit100-seeds2-data{values['data_fingerprint'][:8]}.json"
+    assert (values["nimg"], values["suite"], values["own_data"], len(values["figures"])) == (40, "pictures", False, 8)
     events = EventAccumulator(str(run.path)).Reload()
     for figure, line in zip(values["figures"], lines, strict=False):
         assert line.split()[:5] == ["random", figure["sha256"][:12], "256", "train", figure["name"]]

@@ -132,8 +132,9 @@ def test_the_holdout_fraction_is_checked(fraction):
 def test_a_destination_in_use_is_left_alone(tmp_path, source):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UsageError, match="used already exists"):
-        pack(source, tmp_path / "used", 16, progress=False)
+    for data in (source, "hf:nobody/nothing"):  # before anything is read
+        with pytest.raises(UsageError, match="used exists and is not empty"):
+            pack(data, tmp_path / "used", 16, progress=False)
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine.txt"]
 
 
@@ -376,6 +377,8 @@ def test_a_packed_folder_is_a_source_at_its_resolution(tmp_path, source):
     assert load_dataset(tmp_path / "packed", 16).fingerprint == packed.fingerprint
     with pytest.raises(UsageError, match=r"resolution must be 16, at which .*packed is packed, not 32"):
         load_dataset(tmp_path / "packed", 32)
+    with pytest.raises(UsageError, match=r"packed is packed already: train on it as it is"):
+        pack(tmp_path / "packed", tmp_path / "again", 32, progress=False)
 
 
 def test_a_missing_source(tmp_path):

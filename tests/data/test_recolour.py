@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.batches.sampler import Sampler
+from gan_t2i.data.inspect.captions import COLOURS
 from gan_t2i.data.packing import META, PackedDataset, load_dataset, pack
 from gan_t2i.data.recolour import HUES, is_colourless_name, recolour, with_colour
 from gan_t2i.data.settings import DataConfig, DataSettings
@@ -86,6 +87,7 @@ def test_the_colour_stands_before_the_name(name: str, colour: str, expected: str
 def test_names_without_a_colour_are_told_from_other_captions() -> None:
     assert is_colourless_name("woman juggling")
     assert not is_colourless_name("Red-headed woodpecker")
+    assert not any(is_colourless_name(f"a {colour} kite") for colour in COLOURS - {"bright", "dark", "pale", "monochrome"})
     assert not is_colourless_name("a dog that runs along a beach at dusk")
 
 

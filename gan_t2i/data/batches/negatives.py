@@ -102,7 +102,10 @@ class Nearest:
             candidates = [candidates[index] for index in sample.sort().values.tolist()]
         width = NEAREST + min(max(len(self._own[item]) for item in dataset.train.tolist()), MOST_OWN)
         self._rows = {caption: row for row, caption in enumerate(trained)}
-        self._table = kept_table([self._texts[caption] for caption in trained], trained, candidates, vectors, width)
+        keys = vectors(candidates).float()
+        digest = hashlib.sha256(json.dumps([[self._texts[caption] for caption in trained], trained, candidates, width]).encode())
+        digest.update(keys.numpy().tobytes())
+        self._table = kept_table(digest.hexdigest()[:32], lambda: nearest_table(trained, candidates, keys, vectors, width))
 
     def draw(self, item: int, caption: int, rng: random.Random) -> int | None:
         """Return one of the `NEAREST` captions next to `caption` that are not those of the picture `item`; None where there is none."""
@@ -119,18 +122,13 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def kept_table(
-    texts: Sequence[str], queries: Sequence[int], candidates: Sequence[int], vectors: Callable[[Sequence[int]], Tensor], width: int
-) -> Tensor:
-    """Return the `nearest_table` of `queries`, whose texts are `texts`; one that took long is kept in the cache."""
-    digest = hashlib.sha256(json.dumps([list(texts), list(queries), list(candidates), width]).encode())
-    keys = vectors(candidates).float()
-    digest.update(keys.numpy().tobytes())
-    path = cache_dir() / "nearest" / f"{digest.hexdigest()[:32]}.npy"
+def kept_table(name: str, search: Callable[[], Tensor]) -> Tensor:
+    """Return the table `name` of the cache, else that of `search`; one that took long is kept."""
+    path = cache_dir() / "nearest" / f"{name}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
         return torch.from_numpy(np.load(path))
     start = time.perf_counter()
-    table = nearest_table(queries, candidates, keys, vectors, width)
+    table = search()
     if time.perf_counter() - start > LONG_SECONDS:
         with contextlib.suppress(OSError), atomic_file(path) as temporary, temporary.open("wb") as file:  # a full disk costs time alone
             np.save(file, table.numpy())

@@ -233,7 +233,10 @@ class Gallery:
     def find(self, row: Mapping[str, Any], where: str) -> str | None:
         """Return the name of the picture that a row names, inside the source; None for a bad item."""
         name = row.get(self._key)
-        if not isinstance(name, str) or not name.strip():
+        if name is not None and not isinstance(name, str):
+            self._bad.add(f"{self._key} not text", where, f"the {self._key} is {type(name).__name__}, not text")
+            return None
+        if name is None or not name.strip():
             self._bad.add(f"row without {self._key}", where, f"the row has no {self._key}")
             return None
         try:
