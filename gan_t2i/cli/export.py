@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from gan_t2i.cli.evaluate import Subject
 from gan_t2i.cli.options import read_text, text_encoder_option
+from gan_t2i.cli.subject import Subject
 
 if TYPE_CHECKING:
     from gan_t2i.checkpoint import ModelCard

@@ -38,6 +38,12 @@ def read_text(file: TextIO, option: str) -> str:
         raise click.UsageError(f"{option} {file.name}: it is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
+def read_prompts(file: TextIO | None) -> list[str]:
+    """The lines of `file` that are not blank; none without a file."""
+    lines = read_text(file, "--prompts").split("\n") if file is not None else []
+    return [line.strip() for line in lines if line.strip()]
+
+
 class InSections(click.Command):
     """A command whose help lists its options under headings.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 from click.core import ParameterSource
 
-from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, announce, model_options, read_text
+from gan_t2i.cli.options import PROMPT_FILE, InSections, SheetFile, announce, model_options, read_prompts
 from gan_t2i.core.log import PACKAGE
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _load_with_judge(model: str, asked: Asked, text_encoder: str | None, device:
 
     Raises `UsageError` for a model outside of a run and for a run of streamed data, and `GanT2IError` where the data are gone.
     """
-    from gan_t2i.cli.evaluate import Subject
+    from gan_t2i.cli.subject import Subject
     from gan_t2i.core.errors import GanT2IError, UsageError
     from gan_t2i.evaluation.matcher import matcher_judge
     from gan_t2i.runs import resolve_snapshot, run_of
@@ -390,9 +390,3 @@ def _results(as_json: bool) -> Iterator[Show]:
     finally:
         if as_json:
             click.echo("\n]" if count else "[]")
-
-
-def read_prompts(file: TextIO | None) -> list[str]:
-    """The lines of `file` that are not blank; none without a file."""
-    lines = read_text(file, "--prompts").split("\n") if file is not None else []
-    return [line.strip() for line in lines if line.strip()]
