@@ -206,7 +206,7 @@ class TrainStep:
             real = self._real(micro.images)
             text = micro.own_text
             z = nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched)
-        # a context of its own, as torch before 2.11 goes on with the weights that the search has cast, which have no gradient
+        # a context of its own: older torch (before pytorch/pytorch#165068) goes on with the weights that the search cast without gradients
         with autocast(self.device, config.precision), phase("G forward"):
             fake = self.networks.G(z, text)
         with autocast(self.device, config.precision), phase("D forward"):
