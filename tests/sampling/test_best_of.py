@@ -57,7 +57,7 @@ def test_prompts_are_drawn_when_they_are_asked_for(model: Text2Image) -> None:
 
 def test_what_of_several_prompts_is_left_out_is_said_once(model: Text2Image, said: list[str]) -> None:
     list(best_of(model, ["red circle " * 20, "blue circle " * 20], brightness, seeds=range(2)))
-    assert [line.partition(": ")[0] for line in said] == ["prompt 'red circle red circle red circle red cir' and 1 more"]
+    assert [line.partition(": ")[0] for line in said] == ["prompt 'red circle red circle red circle red ci…' and 1 more"]
 
 
 def test_refusals(model: Text2Image) -> None:
