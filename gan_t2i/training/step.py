@@ -202,13 +202,14 @@ class TrainStep:
         """Add the gradients of a micro-batch to those in the networks."""
         D, config = self.networks.D, self.config
         # forward
-        with autocast(self.device, config.precision), phase("G forward"):
-            real = self._real(micro.images)
-            text = micro.own_text
-            z = nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched)
-        # a context of its own: older torch (before pytorch/pytorch#165068) goes on with the weights that the search cast without gradients
-        with autocast(self.device, config.precision), phase("G forward"):
-            fake = self.networks.G(z, text)
+        with phase("G forward"):
+            with autocast(self.device, config.precision):
+                real = self._real(micro.images)
+                text = micro.own_text
+                z = nearest_z(self.networks.G, micro.noise.z, text, real, micro.searched)
+            # of its own: older torch (before pytorch/pytorch#165068) goes on with the weights that the search cast without gradients
+            with autocast(self.device, config.precision):
+                fake = self.networks.G(z, text)
         with autocast(self.device, config.precision), phase("D forward"):
             scores = self._score(micro, real, fake.detach().requires_grad_())
         real_logits, fake_logits = scores.real_logits[:, 0], scores.fake_logits
