@@ -128,7 +128,7 @@ def begin(
     keep_threads: bool = False,
 ) -> tuple[RunFolder, int | None]:
     """Train what is requested; arguments and result as for `training.run.run_training`. The description is the data's name by default."""
-    request = _with_config_of_run(request, outdir, resume)
+    request = with_config_of_run(request, outdir, resume)
     config = None if request.is_measured else make_plan(request).config
     with process_group(request.device):
         run: str | RunFolder = resume
@@ -149,7 +149,7 @@ def begin(
         return run_training(config, outdir, resume=run, description=name, files=files, **options)
 
 
-def _with_config_of_run(request: Request, outdir: Path, resume: str) -> Request:
+def with_config_of_run(request: Request, outdir: Path, resume: str) -> Request:
     """Return a request that names nothing but a run to resume with that run's config, others as they are."""
     data = request.apply({}).get("data")
     if request.base is not None or request.minutes is not None or (isinstance(data, Mapping) and "source" in data):

@@ -68,10 +68,11 @@ def command(
     from gan_t2i.doctor.plan import Request
 
     request = Request(base, overrides, options, as_positive(minutes, "--minutes") if minutes is not None else None)
+    from gan_t2i.api import begin, with_config_of_run
+
     if dry_run:
-        _dry_run(request)
+        _dry_run(with_config_of_run(request, outdir, resume))
         return
-    from gan_t2i.api import begin
 
     free = threads.settle()
     description = desc or preset or (config_path.stem if config_path else None)

@@ -188,6 +188,8 @@ def test_resuming_a_measured_run_by_name(
     assert dial("--minutes", 0.01, "--resume", "never").exit_code == 0
     assert dial("--minutes", 0.01, "--resume", folder.path).exit_code == 0
     assert read_tensors(folder.state)[1]["nimg"] == 12
+    dry = CliRunner().invoke(command, ["train", "--kimg", "0.016", "--resume", str(folder.path), "--dry-run"])
+    assert (dry.exit_code, "dry run: nothing was trained" in dry.output) == (0, True), dry.output
     longer = CliRunner().invoke(command, ["train", "--kimg", "0.016", "--resume", str(folder.path)])
     assert longer.exit_code == 0, longer.output
     assert read_tensors(folder.state)[1]["nimg"] == 16
