@@ -156,13 +156,15 @@ def write_text(path: Path, text: str) -> None:
 
 def _show_made(out: Path, size: int) -> None:
     """Summary of a generated data set: counts, three captions, and the next command."""
+    from gan_t2i.core.words import counted
+
     lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     heldout = sum(line.get("split") == "heldout" for line in lines)
     if any("split" in line for line in lines):
         sides = f"{len(lines) - heldout:,} for training, {heldout:,} held out"
     else:
         sides = "training holds out a share of the captions"
-    click.echo(f"made {len(lines):,} pictures of {size} x {size} pixels in {out}: {sides}")
+    click.echo(f"made {counted(len(lines), 'picture')} of {size} x {size} pixels in {out}: {sides}")
     _show_captions([line["text"][0] for line in lines])
     click.echo(f"next: gan-t2i train --data {shlex.quote(str(out))}")
 

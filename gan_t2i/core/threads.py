@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from gan_t2i.core.words import counted
+
 log = logging.getLogger(__name__)
 
 # By default an idle thread spins for milliseconds before it sleeps. Where another program needs its core, all others wait for it: two threads
@@ -61,7 +63,7 @@ def settle() -> bool:
     free = cores(busy_cores())
     if free < torch.get_num_threads():
         torch.set_num_threads(free)
-        log.info(f"{describe_load()}: {free} thread{'s' * (free > 1)} in training, or what OMP_NUM_THREADS says")
+        log.info(f"{describe_load()}: {counted(free, 'thread')} in training, or what OMP_NUM_THREADS says")
     return True
 
 

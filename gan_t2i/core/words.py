@@ -1,4 +1,4 @@
-"""Words of captions and prompts, and how much of them a message shows."""
+"""Words of captions and prompts, and of messages."""
 
 import re
 
@@ -11,3 +11,8 @@ def split_words(text: str) -> list[str]:
 def shorten(text: str, limit: int) -> str:
     """Return `text`, or where it has more than `limit` characters, its beginning with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return the number and the noun, in the plural except for 1."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -8,14 +8,10 @@ from typing import Any, Literal, Self
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import visible
+from gan_t2i.core.words import counted
 
 TRAIN = "train"
 HELDOUT = "heldout"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return the number and the noun, in the plural except for 1."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True)

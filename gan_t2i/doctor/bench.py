@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gan_t2i.core.files import output_file
 from gan_t2i.core.runtime import has_fast_bf16
+from gan_t2i.core.words import counted
 from gan_t2i.doctor.dry_run import count_parameters
 from gan_t2i.doctor.flops import convolution_rate, matmul_rate
 from gan_t2i.doctor.sample_speed import BATCH, SampleSpeed, draw_one, measure_sampling
@@ -134,4 +135,4 @@ def write_trace(profiler: profile, path: Path) -> None:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    return f"{device} ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else str(device)

@@ -21,6 +21,7 @@ from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.log import muted
 from gan_t2i.core.runtime import peak_memory_gib
+from gan_t2i.core.words import counted
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.builtin.basic_shapes import BASIC_SHAPES
 from gan_t2i.data.builtin.shapes import make_shapes
@@ -117,7 +118,7 @@ class Pace:
 
     def __str__(self) -> str:
         line = (
-            f"estimate on {self.where}, from {self.steps} steps of {self.batch} pictures: {self.rate:.0f} img/s, "
+            f"estimate on {self.where}, from {counted(self.steps, 'step')} of {counted(self.batch, 'picture')}: {self.rate:.0f} img/s, "
             f"{self.minutes:.0f} minutes for {self.kimg:g} kimg, {self.peak_gib:.1f} GiB at the peak"
         )
         when = dict.fromkeys(self.pretraining, "pretraining before the run, once for these data") | {DECODER: "after the run"}

@@ -14,6 +14,7 @@ from typing import Literal
 from gan_t2i import __version__
 from gan_t2i.core.files import cache_dir, existing_part
 from gan_t2i.core.threads import busy_cores, cores, describe_load
+from gan_t2i.core.words import counted
 
 REQUIRED = (
     "torch",
@@ -154,7 +155,7 @@ def _threads() -> Check:
         return "warning", f"{describe_load()}, so speeds measured now are too low: stop them; torch uses {threads} of {available} cores"
     if threads < available:
         return "warning", f"torch uses {threads} of {available} cores: export OMP_NUM_THREADS={available}, unless other programs need them"
-    return "ok", f"torch uses {threads} threads on {available} cores"
+    return "ok", f"torch uses {counted(threads, 'thread')} on {counted(available, 'core')}"
 
 
 def _disk() -> Check:

@@ -17,10 +17,10 @@ from gan_t2i import registry
 from gan_t2i.core import recipes
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.runtime import pick_device
+from gan_t2i.core.words import counted
 from gan_t2i.data.builtin import resolve_source
 from gan_t2i.data.inspect.report import Inspection, inspect
 from gan_t2i.data.packing import PackedDataset, is_packed
-from gan_t2i.data.records import counted
 from gan_t2i.data.settings import DataSettings
 from gan_t2i.losses.penalties import PenaltyConfig
 from gan_t2i.models import features

@@ -169,8 +169,8 @@ def check_cells(dataset: PackedDataset) -> None:
     """Raises `GanT2IError` where no cell of style x thing is held out."""
     if not Drawings(dataset).heldout(CELL):
         raise GanT2IError(
-            f"evaluate cells needs pictures with the columns style, thing and heldout, some of them held-out cells, as gan-t2i data make icons "
-            f"writes them; {dataset.folder} has none"
+            "evaluate cells needs pictures with the columns style, thing and heldout, some of them held-out cells, as gan-t2i data make icons "
+            "writes them; these have none"
         )
 
 

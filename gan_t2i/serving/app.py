@@ -164,7 +164,7 @@ def _add_models(app: FastAPI, described: dict[str, Any], check: Callable[[str], 
 def _add_health(app: FastAPI, registry: CollectorRegistry) -> None:
     """Add the routes for whoever runs the server."""
 
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=["GET", "HEAD"])
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 

@@ -187,6 +187,7 @@ def test_a_request_has_its_time(connect: Callable[..., TestClient], brush: Brush
     assert (response.status_code, response.json()["error"]["code"]) == (503, "timeout")
     brush.released.set()
     assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.head("/healthz").status_code == 200
     assert counted(client, "gan_t2i_pictures_pending") == 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError, UsageError
+from gan_t2i.core.words import counted
 from gan_t2i.data import personal
 from gan_t2i.data.readers import hub
 from gan_t2i.data.readers.base import IMAGE_SUFFIXES, NOT_USED, Reader, Reading, Source, printable
@@ -23,7 +24,7 @@ from gan_t2i.data.readers.pairs import find_pairs, paired_pictures, read_pairs
 from gan_t2i.data.readers.parquet import find_parquet, read_parquet
 from gan_t2i.data.readers.tars import expand_braces, find_tars, read_tars
 from gan_t2i.data.readers.tree import FileSource, FolderTree, ZipTree, files_below, is_unsafe
-from gan_t2i.data.records import BadItem, BadItems, counted
+from gan_t2i.data.records import BadItem, BadItems
 from gan_t2i.data.settings import DataSettings
 
 # In the order of detection: a format may contain files of those below it.
