@@ -5,6 +5,7 @@ import gc
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,6 +103,7 @@ def command() -> None:
 def main() -> None:
     """Entry point of the console script and of ``python -m gan_t2i``."""
     threads.begin()
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's; pictures have a lower limit here
     try:
         command(prog_name="gan-t2i")
     finally:

@@ -4,9 +4,11 @@ import errno
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from gan_t2i import __version__
 from gan_t2i.cli import main as main_module
@@ -71,3 +73,12 @@ def test_a_fault_of_the_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
     result = CliRunner().invoke(command, ["data", "make", "shapes", "out"])
     assert result.exit_code == 1
     assert result.stderr == "Error: pictures/1.png: No space left on device\n"
+
+
+def test_a_huge_picture_gets_one_sentence(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "huge.png")
+    arguments = ["edit", str(tmp_path / "huge.png"), "-p", "a cat"]
+    done = subprocess.run([sys.executable, "-m", "gan_t2i", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "10000 x 9500 pixels, more than" in done.stderr
+    assert "Warning" not in done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.words import counted
 from gan_t2i.data.inspect.captions import EXAMPLES, CaptionStats, describe_captions
 from gan_t2i.data.inspect.pictures import EMPTY_CONTRAST, TINY, Duplicates, Found, PictureStats, describe_pictures
 from gan_t2i.data.packing import PackedDataset, describe_transparency, is_packed
@@ -144,7 +145,7 @@ def _picture_sections(stats: PictureStats) -> list[Section]:
         for name, values in (("width", stats.width), ("height", stats.height))
     )
     return [
-        ("sizes", f"{sizes} pixels; 95% have no side below {side['p5']}; {stats.looked_at:,} pictures", []),
+        ("sizes", f"{sizes} pixels; 95% have no side below {side['p5']}; {counted(stats.looked_at, 'picture')}", []),
         _duplicate_section("exact duplicates", "the same file", stats.exact_duplicates),
         _duplicate_section("near duplicates", "nearly the same picture", stats.near_duplicates),
         _found_section("near-empty pictures", f"a single colour, within {EMPTY_CONTRAST} of 255", stats.near_empty),
