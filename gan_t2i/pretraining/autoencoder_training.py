@@ -49,7 +49,7 @@ class AutoencoderTraining:
     ) -> None:
         self.network, self.config, self.position = network, config, position
         self.device, self.seed, self.precision = device, seed, precision
-        self.loss = RebuildingLoss(config.perceptual, dataset.resolution, device)
+        self.loss = RebuildingLoss(config.perceptual, device)
         self.adam = AveragedAdam({network: config.rate}, device)
         self.sampler = Sampler(dataset, seed, ())
         self.nimg = 0

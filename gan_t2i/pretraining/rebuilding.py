@@ -14,7 +14,7 @@ from gan_t2i.core.images import composite
 from gan_t2i.models import features
 
 EDGES = 0.5  # weight of the differences between neighbours
-CROP = 64  # side in pixels of the square that features are compared in; of larger images it is a random one
+CROP = 64  # side in pixels of the squares that networks compare; of larger images they are random ones
 
 
 def find_features() -> str:
@@ -30,14 +30,13 @@ class RebuildingLoss:
 
     Args:
         perceptual: weight of the distance in features; with 0 no pretrained network is needed.
-        resolution: R.
         device: where the images are.
 
     Raises `GanT2IError` where the features cannot be had.
     """
 
-    def __init__(self, perceptual: float, resolution: int, device: torch.device) -> None:
-        self.perceptual, self.side = perceptual, min(CROP, resolution)
+    def __init__(self, perceptual: float, device: torch.device) -> None:
+        self.perceptual = perceptual
         self.features = features.Features().to(device) if perceptual else None
 
     def __call__(self, rebuilt: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
@@ -46,15 +45,22 @@ class RebuildingLoss:
         if self.features is None:
             return loss
         grey = torch.full((len(images), 3), 0.5, device=images.device)
-        ours, theirs = composite(rebuilt, grey), composite(images, grey)
-        if images.shape[-1] > self.side:
-            # rolled first, so that every pixel is as likely to be seen: a plain crop hardly ever shows a corner, and corners came out dirty
-            down, right = torch.randint(images.shape[-1], (2,), generator=rng).tolist()
-            ours, theirs = (x.roll((down, right), (2, 3))[:, :, : self.side, : self.side] for x in (ours, theirs))
+        ours, theirs = random_square(composite(rebuilt, grey), composite(images, grey), rng)
         with torch.no_grad():
             wanted = self.features(theirs)
         distances = [_distance(a, b) for a, b in zip(self.features(ours), wanted, strict=True)]
         return loss + self.perceptual * torch.stack(distances).sum()
+
+
+def random_square(ours: Tensor, theirs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the same random square, of up to `CROP` pixels a side, of two batches of images [N, C, R, R].
+
+    They are rolled first, so that every pixel is as likely to be seen: a plain crop hardly ever shows a corner, and corners came out dirty.
+    """
+    if ours.shape[-1] <= CROP:
+        return ours, theirs
+    shifts = torch.randint(ours.shape[-1], (2,), generator=rng).tolist()
+    return ours.roll(shifts, (2, 3))[:, :, :CROP, :CROP], theirs.roll(shifts, (2, 3))[:, :, :CROP, :CROP]
 
 
 def without_overshoot(rebuilt: Tensor, images: Tensor) -> Tensor:

@@ -91,6 +91,8 @@ class DecoderConfig(StrictConfig):
     """Weight of the distance in pretrained features, which wants sharp edges; 0 needs no such features."""
     g_lr: NonNegative = 0.0
     """Learning rate at which G's average learns with the decoder; 0 leaves it as it is."""
+    adversarial: NonNegative = 0.0
+    """Weight of the loss of a discriminator of patches that reads the caption; 0: there is none."""
 
 
 class TrainConfig(StrictConfig):

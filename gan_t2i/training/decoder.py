@@ -2,7 +2,8 @@
 
 G's latents are near those of real images, and not the same: edges come out ragged. Here the decoder gets the latents that G's average draws for
 the captions of real images, of several candidates the nearest, and learns to show those images. With `decoder.g_lr`, G's average learns with
-it. Encoder, latents and the G that D plays against stay as they are, and a run can go on afterwards. It suits sets in which a caption settles
+it; with `decoder.adversarial`, a discriminator of patches keeps surfaces and edges sharp (as in VQGAN, Esser et al. 2021, arXiv 2012.09841).
+Encoder, latents and the G that D plays against stay as they are, and a run can go on afterwards. It suits sets in which a caption settles
 its image, or the nearest candidate does; elsewhere it would teach a blur.
 """
 
@@ -20,7 +21,8 @@ from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.models.autoencoders.conv import ConvAutoencoder
 from gan_t2i.pretraining.loop import AveragedAdam
-from gan_t2i.pretraining.rebuilding import RebuildingLoss
+from gan_t2i.pretraining.rebuilding import RebuildingLoss, random_square
+from gan_t2i.training.patch_game import PatchGame
 from gan_t2i.training.report import Report
 from gan_t2i.training.session import Session
 
@@ -36,12 +38,13 @@ class DecoderTraining:
         assert isinstance(network, ConvAutoencoder)  # the config was checked
         self.session, self.network, self.batch = session, network, session.config.batch
         self.candidates = session.config.terms["reconstruction"]["candidates"]
-        self.loss = RebuildingLoss(session.config.decoder.perceptual, session.config.resolution, session.device)
+        self.loss = RebuildingLoss(session.config.decoder.perceptual, session.device)
         self.decoder, self.G = copy.deepcopy(network.decoder), copy.deepcopy(session.networks.G_ema)
         rates: dict[nn.Module, float] = {self.decoder: LEARNING_RATE}
         if session.config.decoder.g_lr:
             rates[self.G] = session.config.decoder.g_lr
         self.adam = AveragedAdam(rates, session.device)
+        self.game = PatchGame(session) if session.config.decoder.adversarial else None
         self.sampler = Sampler(session.dataset, session.config.seed, (), session.config.data)
         self.total = math.ceil(session.config.decoder.kimg * 1000 / self.batch) * self.batch
 
@@ -62,6 +65,10 @@ class DecoderTraining:
             latents = latents * network.std + network.mean
             shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))
         loss = self.loss(shown.float(), images, rng)
+        if self.game is not None:
+            pair = random_square(images, shown.float().clamp(-1, 1), rng)
+            self.game.learn(*pair, text.pooled)
+            loss = loss + session.config.decoder.adversarial * self.game.loss(*pair, text.pooled)
         self.adam.step(loss, nimg, self.batch, self.total)
         return loss.detach()
 

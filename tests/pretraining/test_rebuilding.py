@@ -58,7 +58,7 @@ def test_transparent_pixels_are_compared_over_black_and_over_white() -> None:
 def test_features_prefer_a_sharp_edge_that_is_off_to_a_blurred_one() -> None:
     image, shifted = disk(32), disk(33.5)
     blurred = F.avg_pool2d(F.pad(image, (3, 3, 3, 3), mode="replicate"), 7, stride=1)
-    perceptual = RebuildingLoss(3.0, 64, CPU)
+    perceptual = RebuildingLoss(3.0, CPU)
     extra = {name: perceptual(x, image, rng()) - pixel_loss(x, image) for name, x in (("same", image), ("off", shifted), ("blur", blurred))}
     assert extra["same"] == 0
     assert 0 < extra["off"] < extra["blur"] / 1.5
@@ -69,7 +69,7 @@ def test_features_prefer_a_sharp_edge_that_is_off_to_a_blurred_one() -> None:
 
 
 def test_large_images_are_compared_in_one_crop(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = RebuildingLoss(1.0, 128, CPU)
+    loss = RebuildingLoss(1.0, CPU)
     assert loss.features is not None
     seen: list[Tensor] = []
     loss.features.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
@@ -83,7 +83,7 @@ def test_large_images_are_compared_in_one_crop(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_transparent_images_are_compared_over_grey() -> None:
-    loss = RebuildingLoss(1.0, 64, CPU)
+    loss = RebuildingLoss(1.0, CPU)
     assert loss.features is not None
     seen: list[Tensor] = []
     loss.features.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))

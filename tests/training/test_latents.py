@@ -158,6 +158,15 @@ def test_the_generator_learns_with_the_decoder(start: Start, settings: dict[str,
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items() if name.startswith(("G/", "D/")))  # the run can go on
 
 
+def test_patches_change_what_the_decoder_learns(start: Start, settings: dict[str, Any]) -> None:
+    runs = [start(**settings, decoder={"kimg": 0.05, "adversarial": weight}, resume="never")[0] for weight in (0.0, 0.5, 0.5)]
+    states = [load_snapshot(run.snapshots()[-1])[0].state_dict() for run in runs]
+    assert all(torch.equal(tensor, states[2][name]) for name, tensor in states[1].items())  # the same seed, the same weights
+    changed = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
+    assert changed
+    assert all(name.startswith("autoencoder.decoder.") for name in changed)
+
+
 def test_the_same_command_finishes_a_decoder_that_a_stop_left(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     unbroken, _ = start(**settings, decoder={"kimg": 0.05}, resume="never")
     step, left = DecoderTraining.step, 3
