@@ -15,7 +15,7 @@ from gan_t2i.training.session import Session
 
 LEARNING_RATE = 4e-4
 GAMMA = 0.05  # of R1 and R2, for a patch
-INTERVAL = 4  # steps from one penalty to the next
+INTERVAL = 8  # steps from one penalty to the next
 LOSS = LOSSES["relativistic"]
 
 
@@ -35,7 +35,7 @@ class PatchGame:
         real, fake = real.detach(), fake.detach()
         self.D.requires_grad_(True)
         with autocast(self.device, self.precision):
-            logits = self.D(real, sentence).float(), self.D(fake, sentence).float()
+            logits = self.D(torch.cat([real, fake]), sentence.repeat(2, 1)).float().chunk(2)
         loss = LOSS.discriminator(*logits).mean()
         if self.steps % INTERVAL == 0:
             loss = loss + INTERVAL * GAMMA / 2 * self._slope(real, fake, sentence)
@@ -48,8 +48,9 @@ class PatchGame:
     def loss(self, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
         """Return the loss of the shown images, a scalar."""
         with autocast(self.device, self.precision):
-            logits = self.D(real, sentence).float(), self.D(fake, sentence).float()
-        return LOSS.generator(*logits).mean()
+            with torch.no_grad():
+                wanted = self.D(real, sentence).float()
+            return LOSS.generator(wanted, self.D(fake, sentence).float()).mean()
 
     def _slope(self, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
         """D's mean squared slope at half of the images, real and shown, for a patch."""
