@@ -68,7 +68,7 @@ def test_make_emoji_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 0, result.output
     expected = {"font": None, "size": 32, "background": "white", "languages": ("en", "zh"), "flags": True, "skin_tones": False}
     assert given == expected
-    assert "made 1 pictures" in result.output
+    assert "made 1 picture of" in result.output
     assert '"red apple"' in result.output
 
 
