@@ -381,7 +381,7 @@ def _latents(values: Mapping[str, Any], facts: Facts, resolution: int, machine: 
         why = (
             f"as in the recipe, but without pretrained features, which are not here; sharper: {features.EXTRA}, and leave perceptual as it was"
         )
-        yield "decoder", {**values["decoder"], "perceptual": 0.0, "adversarial": 0.0}, why
+        yield "decoder", {**values["decoder"], "perceptual": 0.0}, why
 
 
 def _networks(values: Mapping[str, Any], resolution: int) -> Iterator[Choice]:

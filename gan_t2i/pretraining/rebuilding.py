@@ -22,7 +22,7 @@ def find_features() -> str:
     try:
         return features.find_weights().source
     except GanT2IError as error:
-        raise GanT2IError(f"{error}; or set decoder.perceptual and autoencoder.params.perceptual to 0") from error
+        raise GanT2IError(f"{error}; or set decoder.perceptual, decoder.adversarial and autoencoder.params.perceptual to 0") from error
 
 
 class RebuildingLoss:

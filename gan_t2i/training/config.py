@@ -92,7 +92,7 @@ class DecoderConfig(StrictConfig):
     g_lr: NonNegative = 0.0
     """Learning rate at which G's average learns with the decoder; 0 leaves it as it is."""
     adversarial: NonNegative = 0.0
-    """Weight of the loss of a discriminator of patches that reads the caption; 0: there is none."""
+    """Weight of the loss of a discriminator of patches that reads the caption; 0: there is none. It was tried beside `perceptual` alone."""
 
 
 class TrainConfig(StrictConfig):

@@ -105,5 +105,5 @@ def test_missing_features_are_missed_before_the_data(
     config = TrainConfig.parse(
         {"autoencoder": {"name": "conv", "params": {"factor": 2}}, **small_config(), **changes, "data": {"source": "nowhere"}}
     )
-    with pytest.raises(GanT2IError, match=r"pip install them; or set decoder\.perceptual and autoencoder\.params\.perceptual to 0"):
+    with pytest.raises(GanT2IError, match=r"pip install them; or set decoder\.perceptual, decoder\.adversarial and autoencoder\.params\.per"):
         prepare(config)
