@@ -1,11 +1,8 @@
 """CUB-200-2011 in the layout of AttnGAN: train/filenames.pickle and test/filenames.pickle list stems such as
 001.Black_footed_Albatross/Black_Footed_Albatross_0001; text/STEM.txt holds ten captions, CUB_200_2011/images/STEM.jpg is the picture."""
 
-import io
-import pickle
 import pickletools
 from collections.abc import Sequence
-from typing import Never
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.data.readers.base import MAX_CAPTION_FILE, Gallery, Reading, Source, captions_of_text, printable
@@ -15,18 +12,7 @@ from gan_t2i.data.records import HELDOUT, TRAIN, BadItems
 SIDES = {"train/filenames.pickle": TRAIN, "test/filenames.pickle": HELDOUT}
 IMAGE_FOLDERS = ("CUB_200_2011/images", "images")
 MAX_PICKLE = 1 << 24  # bytes; the real ones have 500 kB
-# Opcodes of a list of strings, in any protocol. Besides classes this excludes everything that takes more memory than it has bytes.
-OPCODES = frozenset(("PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE")) | {
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"),
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickler of lists and strings. It refuses every class, and with it all code, before looking it up."""
-
-    def find_class(self, module: str, name: str) -> Never:
-        raise pickle.UnpicklingError(f"it needs the class {module}.{name}, and a list of names needs none")
+STRINGS = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"))
 
 
 def find_cub(tree: FileSource, named: Sequence[str] | None) -> Sequence[str]:
@@ -56,13 +42,52 @@ def read_cub(source: Source) -> Reading:
     return reading.without_single_side()
 
 
-def _check_opcodes(content: bytes) -> None:
+def pickled_list(content: bytes) -> list[object]:
+    """Return the list of strings in a pickle of any protocol, read from its opcodes alone: nothing is unpickled, so nothing can run.
+
+    Raises `ValueError` for an opcode that such a list does not need, and whatever else a broken pickle causes.
+    """
+    stack: list[object] = []
+    marks: list[int] = []  # where the items of the open lists begin on the stack
+    memo: dict[object, object] = {}
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name not in OPCODES:
-            raise pickle.UnpicklingError(f"it holds the opcode {opcode.name} ({argument}), and a list of names needs none")
-        # the unpickler allocates room for every number below this one
-        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
-            raise pickle.UnpicklingError(f"it numbers an object {argument}")
+        name = opcode.name
+        if name in STRINGS:
+            stack.append(argument)
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "LIST":
+            stack.append(_cut(stack, marks.pop()))
+        elif name == "APPEND":
+            item = stack.pop()
+            _list_on(stack).append(item)
+        elif name == "APPENDS":
+            items = _cut(stack, marks.pop())
+            _list_on(stack).extend(items)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise ValueError(f"it holds the opcode {name} ({argument}), and a list of names needs none")
+    return _list_on(stack)
+
+
+def _cut(stack: list[object], start: int) -> list[object]:
+    """Take the items from `start` on off the stack."""
+    items = stack[start:]
+    del stack[start:]
+    return items
+
+
+def _list_on(stack: list[object]) -> list[object]:
+    if not isinstance(stack[-1], list):
+        raise ValueError(f"it must hold a list of names, not {type(stack[-1]).__name__}")
+    return stack[-1]
 
 
 def _names(tree: FileSource, entry: str, bad: BadItems) -> list[str]:
@@ -71,15 +96,12 @@ def _names(tree: FileSource, entry: str, bad: BadItems) -> list[str]:
         content = tree.read(entry, MAX_PICKLE)
         if len(content) > MAX_PICKLE:
             raise Rejected("", f"has more than {MAX_PICKLE} bytes")
-        _check_opcodes(content)
-        names = _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()  # Python 2 wrote the real ones
+        names = pickled_list(content)
     except Rejected as error:
         raise GanT2IError(f"{entry} {error.why}") from error
     # a broken pickle raises nearly any class
     except Exception as error:
         raise GanT2IError(f"{entry} is refused: {' '.join(str(error).split())}") from error
-    if not isinstance(names, list):
-        raise GanT2IError(f"{entry} must hold a list of names, not {type(names).__name__}")
     for number, name in enumerate(names):
         if not isinstance(name, str):
             bad.add("row without file_name", f"{entry}:{number}", f"the name is {type(name).__name__}, not text")
