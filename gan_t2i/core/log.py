@@ -6,10 +6,14 @@ A program that imports the package decides for itself what to show; the command 
 import contextlib
 import json
 import logging
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Never, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PACKAGE = logging.getLogger("gan_t2i")
 
@@ -93,3 +97,11 @@ def quiet() -> Iterator[None]:
             transformers.enable_progress_bar()
         # transformers switches the hub's bars along with its own, so their setting is restored last
         (enable_progress_bars if hub_bars else disable_progress_bars)()
+
+
+def training_bar(desc: str | None, total: int, done: int) -> "tqdm[Never]":
+    """Return the progress bar of a training on `total` images, `done` of them shown: live in a terminal, a line now and then in a log file."""
+    from tqdm import tqdm  # late, for a quick start of the command
+
+    interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+    return tqdm(desc=desc, total=total, initial=done, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=interval)

@@ -84,7 +84,7 @@ def temporary_loop(session: Session) -> Iterator[Loop]:
     """Yield a loop whose records go to a folder that is removed, without a progress bar."""
     with tempfile.TemporaryDirectory(prefix="gan_t2i_bench_") as name:
         with contextlib.redirect_stderr(io.StringIO()):  # the bar keeps the stream that it finds when it is made
-            report = Report(RunFolder(Path(name)), session.config, session.device, 0, math.ceil(session.config.kimg * 1000))
+            report = Report(RunFolder(Path(name)), session.config, session.device, 0, math.ceil(session.config.kimg * 1000), 0)
         with report:
             yield Loop(session, report)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from gan_t2i.checkpoint import below, load_optimizer, load_weights, optimizer_tensors, read_tensors, write_tensors
+from gan_t2i.checkpoint import below, load_weights, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
+from gan_t2i.core.log import training_bar
 from gan_t2i.core.runtime import autocast, seeded_rng
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
@@ -50,18 +50,21 @@ class AutoencoderTraining:
         self.network, self.config, self.position = network, config, position
         self.device, self.seed, self.precision = device, seed, precision
         self.loss = RebuildingLoss(config.perceptual, device)
-        self.adam = AveragedAdam({network: config.rate}, device)
+        self.adam = self._fresh_adam()
         self.sampler = Sampler(dataset, seed, ())
         self.nimg = 0
         self.losses: list[tuple[int, float]] = []
         """Images shown and the loss there, now and then."""
         self.total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
 
+    def _fresh_adam(self) -> AveragedAdam:
+        return AveragedAdam({self.network: self.config.rate}, self.device)
+
     def run(self) -> None:
         """Train to the end, from the saved position if there is one."""
         batch = self.config.batch
         self._resume()
-        with tqdm(total=self.total, initial=self.nimg, desc="autoencoder", unit="img", unit_scale=True, disable=None) as bar:
+        with training_bar("autoencoder", self.total, self.nimg) as bar:
             while self.nimg < self.total:
                 loss = self.step()
                 self.nimg += batch
@@ -93,24 +96,19 @@ class AutoencoderTraining:
         if self.position is None:
             return
         tensors = {f"network/{key}": tensor for key, tensor in self.network.state_dict().items()}
-        tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self.adam.average)}
-        tensors |= {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.adam.optimizer).items()}
-        write_tensors(self.position, tensors, {"type": "autoencoder training", "nimg": self.nimg, "losses": self.losses})
+        write_tensors(self.position, tensors | self.adam.tensors(), {"type": "autoencoder training", "nimg": self.nimg, "losses": self.losses})
 
     def _resume(self) -> None:
         if self.position is None or not self.position.is_file():
             return
         try:
             tensors, metadata = read_tensors(self.position)
-            average = [tensors[f"average/{number}"] for number in range(len(self.adam.average))]
             nimg, losses = int(metadata["nimg"]), [(int(nimg), float(loss)) for nimg, loss in metadata["losses"]]
-            load_optimizer(self.adam.optimizer, below(tensors, "adam"), str(self.position))
+            self.adam.load(tensors, str(self.position))
             load_weights(self.network, below(tensors, "network"), str(self.position))
         except (GanT2IError, KeyError, TypeError, ValueError) as error:
             log.warning(f"the autoencoder is trained from the start: {self.position} cannot be used ({error})")
-            self.adam.optimizer.state.clear()
+            self.adam = self._fresh_adam()
             return
-        for own, saved in zip(self.adam.average, average, strict=True):
-            own.copy_(saved)
         self.nimg, self.losses = nimg, losses
         log.info(f"autoencoder: going on after {nimg:,} pictures")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from gan_t2i.checkpoint import load_weights, read_tensors, write_tensors
+from gan_t2i.checkpoint import below, load_optimizer, load_weights, optimizer_tensors, read_tensors, write_tensors
 from gan_t2i.core.config import Count, Positive, StrictConfig
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.files import cache_dir
 from gan_t2i.core.images import composite_on_grey_uint8, from_uint8
+from gan_t2i.core.log import training_bar
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.batches.sampler import Batch, Sampler
 from gan_t2i.data.packing import PackedDataset
@@ -123,6 +123,18 @@ class AveragedAdam:
         step = nimg // batch + 1
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - min(0.999, (1 + step) / (10 + step)))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the average and the moments, by name."""
+        average = {f"average/{number}": tensor for number, tensor in enumerate(self.average)}
+        return average | {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.optimizer).items()}
+
+    def load(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Load what `tensors` gave; raises `GanT2IError` or `KeyError` where that does not fit."""
+        average = [tensors[f"average/{number}"] for number in range(len(self.average))]
+        load_optimizer(self.optimizer, below(tensors, "adam"), where)
+        for own, saved in zip(self.average, average, strict=True):
+            own.copy_(saved)
+
     @torch.no_grad()
     def finish(self) -> None:
         """Give the networks the average, and freeze them."""
@@ -158,7 +170,7 @@ def train_on_pairs(
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99), fused=pairs.device.type != "mps")
     total = max(batch, round((config.kimg if kimg is None else kimg) * 1000))
     sampler = Sampler(pairs.dataset, pairs.seed, ())
-    with tqdm(total=total, desc=name, unit="img", unit_scale=True, disable=None) as bar:
+    with training_bar(name, total, 0) as bar:
         for nimg in range(0, total, batch):
             loss = loss_of(sampler.batch(nimg, batch), seeded_rng(pairs.seed, stream or name, nimg))
             optimizer.param_groups[0]["lr"] = rate * rate_factor(nimg, batch, total)

@@ -8,26 +8,36 @@ its image, or the nearest candidate does; elsewhere it would teach a blur.
 """
 
 import copy
+import logging
 import math
+from collections import defaultdict
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from gan_t2i.checkpoint import below, load_weights, read_tensors
+from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
+from gan_t2i.core.log import training_bar
 from gan_t2i.core.runtime import autocast, seeded_rng
-from gan_t2i.core.stopping import Interrupted, StopRequest
+from gan_t2i.core.stopping import StopRequest
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.models.autoencoders.conv import ConvAutoencoder
 from gan_t2i.pretraining.loop import AveragedAdam
 from gan_t2i.pretraining.rebuilding import RebuildingLoss, random_square
+from gan_t2i.runs import RunFolder
 from gan_t2i.training.patch_game import PatchGame
 from gan_t2i.training.report import Report
+from gan_t2i.training.schedule import crosses
 from gan_t2i.training.session import Session
+from gan_t2i.training.state import DECODER, Progress, save_state
 
 LEARNING_RATE = 1e-3
 REAL_SHARE = 4  # one in so many images of a batch is decoded from its own latents, so that the decoder does not forget them
+
+log = logging.getLogger(__name__)
 
 
 class DecoderTraining:
@@ -48,8 +58,8 @@ class DecoderTraining:
         self.sampler = Sampler(session.dataset, session.config.seed, (), session.config.data)
         self.total = math.ceil(session.config.decoder.kimg * 1000 / self.batch) * self.batch
 
-    def step(self, nimg: int) -> Tensor:
-        """Train on one batch after `nimg` images; returns the loss, detached."""
+    def step(self, nimg: int) -> dict[str, Tensor]:
+        """Train on one batch after `nimg` images; returns the losses by their tags, detached."""
         session, network, G = self.session, self.network, self.G
         batch = self.sampler.batch(nimg, self.batch)
         images = from_uint8(batch.images.to(session.device))
@@ -65,12 +75,32 @@ class DecoderTraining:
             latents = latents * network.std + network.mean
             shown = self.decoder(latents.contiguous(memory_format=torch.channels_last))
         loss = self.loss(shown.float(), images, rng)
+        metrics = {"Decoder/loss": loss.detach()}
         if self.game is not None:
             pair = random_square(images, shown.float().clamp(-1, 1), rng)
-            self.game.learn(*pair, text.pooled)
-            loss = loss + session.config.decoder.adversarial * self.game.loss(*pair, text.pooled)
+            metrics["Decoder/D/loss"] = self.game.learn(nimg // self.batch, *pair, text.pooled)
+            adversarial = self.game.loss(*pair, text.pooled)
+            metrics["Decoder/adversarial"] = adversarial.detach()
+            loss = loss + session.config.decoder.adversarial * adversarial
         self.adam.step(loss, nimg, self.batch, self.total)
-        return loss.detach()
+        return metrics
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the position: weights, averages and moments, by name."""
+        weights = {f"{name}/{key}": tensor for name, network in self._networks().items() for key, tensor in network.state_dict().items()}
+        game = self.game.tensors() if self.game is not None else {}
+        return weights | self.adam.tensors() | {f"game/{key}": tensor for key, tensor in game.items()}
+
+    def load(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Go on from what `tensors` gave; raises `GanT2IError` or `KeyError` where that does not fit."""
+        for name, network in self._networks().items():
+            load_weights(network, below(tensors, name), where)
+        self.adam.load(tensors, where)
+        if self.game is not None:
+            self.game.load(below(tensors, "game"), where)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"decoder": self.decoder, "G": self.G}
 
     def finish(self) -> None:
         """Give the run the decoder and its G, with the averages of their weights."""
@@ -79,23 +109,46 @@ class DecoderTraining:
         self.session.networks.G_ema.load_state_dict(self.G.state_dict())
 
 
-def finish_decoder(session: Session, report: Report, nimg: int, stop: StopRequest) -> bool:
-    """Train the decoder on G's images for `decoder.kimg`, after `nimg` images of the game.
+def finish_decoder(session: Session, folder: RunFolder, report: Report, progress: Progress, stop: StopRequest) -> Progress:
+    """Train the decoder on G's images for `decoder.kimg`, after the game, from where `progress` stands; returns where it stands then.
 
-    Returns False where a request to stop interrupted it, which leaves the decoder as it was.
+    A request to stop ends it after its step, with its position in the run's state.
     """
     if not session.config.decoder.kimg:
-        return True
-    training, losses = DecoderTraining(session), []
+        return replace(progress, decoder_finished=True)
+    training, nimg = _beginning(session, folder, progress)
+
+    def save_position(nimg: int) -> None:
+        save_state(folder.state, session.networks, replace(progress, decoder_nimg=nimg), session.fingerprints, training.tensors())
+
+    batch, settings, sums = training.batch, session.config.report, defaultdict[str, list[Tensor]](list)
+    with training_bar("decoder", training.total, nimg) as bar:
+        while nimg < training.total and stop.signal is None:
+            for tag, loss in training.step(nimg).items():
+                sums[tag].append(loss)
+            nimg += batch
+            bar.update(batch)
+            if crosses(nimg, batch, settings.stats_kimg) or nimg >= training.total:
+                report.scalars({tag: torch.stack(losses).mean().item() for tag, losses in sums.items()}, progress.nimg + nimg)
+                sums.clear()
+            if crosses(nimg, batch, settings.snapshot_kimg):
+                save_position(nimg)
+    if finished := nimg >= training.total:
+        training.finish()
+    else:
+        save_position(nimg)
+    return replace(progress, decoder_nimg=nimg, decoder_finished=finished)
+
+
+def _beginning(session: Session, folder: RunFolder, progress: Progress) -> tuple[DecoderTraining, int]:
+    """Return the training as the run's state has it, and the images that it has shown."""
+    training = DecoderTraining(session)
+    if not progress.decoder_nimg:
+        return training, 0
     try:
-        with stop.interruptible(), tqdm(total=training.total, desc="decoder", unit="img", unit_scale=True, disable=None) as bar:
-            for shown in range(0, training.total, training.batch):
-                losses.append(training.step(shown))
-                bar.update(training.batch)
-    except Interrupted:
-        return False
-    training.finish()
-    last = losses[-max(1, len(losses) // 10) :]
-    report.scalars({"Autoencoder/decoder_loss": torch.stack(last).mean().item()}, nimg)
-    report.pause(nimg)
-    return True
+        training.load(below(read_tensors(folder.state)[0], DECODER), str(folder.state))
+    except (GanT2IError, KeyError) as error:
+        log.warning(f"the decoder learns from the start: {folder.state} cannot be used ({error})")
+        return DecoderTraining(session), 0
+    log.info(f"decoder: going on after {progress.decoder_nimg:,} pictures")
+    return training, progress.decoder_nimg

@@ -5,7 +5,7 @@ import math
 import shlex
 import shutil
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -39,7 +39,8 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
     """
     config = session.config
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
-    report = (Report if is_first() else SilentReport)(folder, config, session.device, progress.nimg, total)
+    shown = progress.nimg + progress.decoder_nimg
+    report = (Report if is_first() else SilentReport)(folder, config, session.device, progress.nimg, total, shown)
     with report, StopRequest(alone=world_size() == 1) as stop:
         loop = _Loop(session, folder, report, stop, progress, total)
         loop.run()
@@ -58,6 +59,7 @@ class _Loop:
         self.session, self.folder, self.report, self.stop, self.total = session, folder, report, stop, total
         self.nimg, self.rollbacks, self.saved = progress.nimg, progress.rollbacks, progress.nimg
         self.monitor = Monitor(config.monitor, progress.suspect_since)
+        self.decoder_nimg = progress.decoder_nimg
         self.finished = progress.decoder_finished or not config.decoder.kimg
         self.stopping = False
         session.step.rate_scale = config.monitor.rate_factor**self.rollbacks
@@ -65,7 +67,7 @@ class _Loop:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.nimg, self.rollbacks, self.monitor.suspect_since)
+        return Progress(self.nimg, self.rollbacks, self.monitor.suspect_since, self.decoder_nimg)
 
     def run(self) -> None:
         """Train to the end, or until the run is to stop, and save."""
@@ -88,6 +90,7 @@ class _Loop:
         session, batch = self.session, self.session.config.batch
         metrics = session.run_step(self.nimg)
         self.nimg += batch
+        self.decoder_nimg = 0
         self.report.add(metrics, batch)
         self.stopping = session.step.sync.stopping()  # once a step, so that all processes answer alike
         due = Milestones.after(session, self.nimg, self.total)
@@ -128,16 +131,21 @@ def end(session: Session, folder: RunFolder, report: Report, progress: Progress,
 
     Returns True if the decoder is finished, or needs no finish.
     """
-    nimg = progress.nimg
-    finished = stop is not None and finish_decoder(session, report, nimg, stop)
-    if stop is not None and finished:
-        draw_samples(session, folder, report, nimg, stop)
-    save(session, folder, replace(progress, decoder_finished=finished))
+    nimg, teaches = progress.nimg, bool(session.config.decoder.kimg)
+    if not progress.decoder_nimg and (teaches or stop is None):  # else the state holds more, or is about to be saved
+        save(session, folder, progress)
+    if stop is None:
+        return not teaches
+    progress = finish_decoder(session, folder, report, progress, stop)
+    if not progress.decoder_finished:
+        return False
+    draw_samples(session, folder, report, nimg, stop)
+    save(session, folder, progress)
     report.pause(nimg)
     # after saving, and not when stopping, which must be quick: the snapshot can be evaluated at any time
-    if stop is not None and finished and stop.signal is None and is_due(session, nimg, nimg):
+    if stop.signal is None and is_due(session, nimg, nimg):
         evaluate(session, folder, report, nimg, stop)
-    return finished or not session.config.decoder.kimg
+    return True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Losses and penalties are the run's kinds: relativistic, which compares the patch
 import torch
 from torch import Tensor
 
+from gan_t2i.checkpoint import below, load_optimizer, load_weights, optimizer_tensors
 from gan_t2i.core.runtime import autocast, autocast_off, seeded_weights
 from gan_t2i.losses.adversarial import LOSSES
 from gan_t2i.losses.penalties import gradient_penalty
@@ -28,22 +29,34 @@ class PatchGame:
             network = PatchDiscriminator(session.dataset.channels, session.cache.width)
         self.D = network.to(self.device).to(memory_format=torch.channels_last).requires_grad_(False)
         self.adam = torch.optim.Adam(self.D.parameters(), lr=LEARNING_RATE, betas=(0.0, 0.99), fused=self.device.type != "mps")
-        self.steps = 0
 
-    def learn(self, real: Tensor, fake: Tensor, sentence: Tensor) -> None:
-        """Train D for one step on real and shown images [N, C, R, R] of the same captions, whose sentence vectors are [N, S]."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return D's weights and moments, by name."""
+        weights = {f"D/{key}": tensor for key, tensor in self.D.state_dict().items()}
+        return weights | {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.adam).items()}
+
+    def load(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Load what `tensors` gave; raises `GanT2IError` where that does not fit."""
+        load_weights(self.D, below(tensors, "D"), where)
+        load_optimizer(self.adam, below(tensors, "adam"), where)
+
+    def learn(self, step: int, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
+        """Train D for one step on real and shown images [N, C, R, R] of the same captions, whose sentence vectors are [N, S].
+
+        `step` is the number of steps so far. Returns D's loss without penalties, detached.
+        """
         real, fake = real.detach(), fake.detach()
         self.D.requires_grad_(True)
         with autocast(self.device, self.precision):
             logits = self.D(torch.cat([real, fake]), sentence.repeat(2, 1)).float().chunk(2)
-        loss = LOSS.discriminator(*logits).mean()
-        if self.steps % INTERVAL == 0:
-            loss = loss + INTERVAL * GAMMA / 2 * self._slope(real, fake, sentence)
-        loss.backward()
+        loss = total = LOSS.discriminator(*logits).mean()
+        if step % INTERVAL == 0:
+            total = loss + INTERVAL * GAMMA / 2 * self._slope(real, fake, sentence)
+        total.backward()
         self.adam.step()
         self.adam.zero_grad()
         self.D.requires_grad_(False)
-        self.steps += 1
+        return loss.detach()
 
     def loss(self, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
         """Return the loss of the shown images, a scalar."""

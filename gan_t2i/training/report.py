@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from gan_t2i.core.config import StrictConfig, flatten
 from gan_t2i.core.distributed import average
 from gan_t2i.core.files import atomic_file
 from gan_t2i.core.images import composite_on_grey_uint8, to_pictures, to_uint8
+from gan_t2i.core.log import training_bar
 from gan_t2i.core.phases import phase
 from gan_t2i.core.runtime import peak_memory_gib
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder
@@ -30,15 +30,14 @@ from gan_t2i.runs import RunFolder
 class Report:
     """Collects the metrics of steps and writes their means at every tick. The step of all records is nimg, images shown.
 
-    `nimg` images of `total` have been shown so far; later records of an earlier attempt are purged.
+    `nimg` images of `total` have been shown in the game so far, and `shown` in all; later records of an earlier attempt are purged.
     """
 
-    def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
+    def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int, shown: int) -> None:
         self.folder = folder
         self.device = device
-        self.writer = self._open(nimg)
-        interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds: live in a terminal, a line now and then in a log file
-        self.bar = tqdm(initial=nimg, total=total, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=interval)
+        self.writer = self._open(shown)
+        self.bar = training_bar(None, total, nimg)
         self._sums: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._time, self._nimg = time.perf_counter(), nimg
         if not nimg:
@@ -144,7 +143,7 @@ class Report:
 class SilentReport(Report):
     """Report of a process other than the first: it adds to the means, shows nothing and writes nothing."""
 
-    def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int) -> None:
+    def __init__(self, folder: RunFolder, config: StrictConfig, device: torch.device, nimg: int, total: int, shown: int) -> None:
         self._sums = defaultdict(list)
         self.bar = tqdm(disable=True)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from gan_t2i.training.networks import Networks
 
 FORMAT_VERSION = 2
 DATA_SET = "data set"
+DECODER = "decoder_training"
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 CHANGED_HINT = ", or go on with the new one with --changed-data"
 
 
@@ -24,13 +27,17 @@ class Progress:
     nimg: int = 0
     rollbacks: int = 0  # how many there were, which decides the learning rates
     suspect_since: dict[str, int] = field(default_factory=dict)  # metric that the monitor suspects -> nimg since when
-    decoder_finished: bool = False  # after the last step
+    decoder_nimg: int = 0  # images that the decoder's fine-tuning has shown after the last step
+    decoder_finished: bool = False
 
 
-def save_state(path: Path, networks: Networks, progress: Progress, fingerprints: Mapping[str, str]) -> None:
+def save_state(
+    path: Path, networks: Networks, progress: Progress, fingerprints: Mapping[str, str], decoder: Mapping[str, Tensor] = NOTHING
+) -> None:
     """Write G, D, G_ema, the frozen auxiliary networks, both optimizers and `progress`, whole or not at all.
 
-    `fingerprints` holds what must be unchanged when the run resumes, e.g. {"data set": its fingerprint}.
+    `fingerprints` holds what must be unchanged when the run resumes, e.g. {"data set": its fingerprint}, and `decoder` the tensors of a
+    fine-tuning of the decoder on its way.
     """
     tensors: dict[str, Tensor] = {}
     for name, module in _modules(networks).items():
@@ -38,6 +45,7 @@ def save_state(path: Path, networks: Networks, progress: Progress, fingerprints:
             tensors[f"{name}/{key}"] = tensor
     for name in ("g_optimizer", "d_optimizer"):
         tensors |= {f"{name}/{key}": tensor for key, tensor in optimizer_tensors(getattr(networks, name)).items()}
+    tensors |= {f"{DECODER}/{key}": tensor for key, tensor in decoder.items()}
     metadata = {"type": "training state", "format_version": FORMAT_VERSION, **asdict(progress), "fingerprints": dict(fingerprints)}
     write_tensors(path, tensors, {**metadata, "threads": torch.get_num_threads()})
 
@@ -98,4 +106,7 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     rollbacks, suspect_since = metadata.get("rollbacks"), metadata.get("suspect_since")
     if type(rollbacks) is not int or not isinstance(suspect_since, dict) or not all(type(nimg) is int for nimg in suspect_since.values()):
         raise GanT2IError(f"{path} is damaged: its metadata lack rollbacks or suspect_since; start again with --resume never")
-    return Progress(metadata["nimg"], rollbacks, suspect_since, metadata.get("decoder_finished") is True)
+    decoder_nimg = metadata.get("decoder_nimg", 0)  # older states lack it
+    if type(decoder_nimg) is not int or decoder_nimg < 0:
+        raise GanT2IError(f"{path} is damaged: its decoder_nimg is no number of images; start again with --resume never")
+    return Progress(metadata["nimg"], rollbacks, suspect_since, decoder_nimg, metadata.get("decoder_finished") is True)

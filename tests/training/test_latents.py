@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gan_t2i.checkpoint import load_snapshot, read_info, read_tensors
+from gan_t2i.checkpoint import load_snapshot, read_info, read_metadata, read_tensors, write_tensors
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.losses.inputs import StepNoise
@@ -140,11 +140,11 @@ def test_the_decoder_learns_from_what_the_generator_draws(start: Start, settings
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed
     assert all(name.startswith("autoencoder.decoder.") for name in changed)
-    assert "Autoencoder/decoder_loss" in EventAccumulator(str(run.path)).Reload().Tags()["scalars"]
-    assert read_progress(run.state).decoder_finished
+    assert [event.step for event in EventAccumulator(str(run.path)).Reload().Scalars("Decoder/loss")] == [*range(16, 60, 8), 60]
+    assert read_progress(run.state) == Progress(8, decoder_nimg=52, decoder_finished=True)
     longer, _ = start(**{**settings, "kimg": 0.016}, decoder={"kimg": 0.05}, resume=str(run.path))
     assert longer == run
-    assert read_progress(run.state) == Progress(16, decoder_finished=True)
+    assert read_progress(run.state) == Progress(16, decoder_nimg=52, decoder_finished=True)
 
 
 def test_the_generator_learns_with_the_decoder(start: Start, settings: dict[str, Any]) -> None:
@@ -167,26 +167,97 @@ def test_patches_change_what_the_decoder_learns(start: Start, settings: dict[str
     assert all(name.startswith("autoencoder.decoder.") for name in changed)
 
 
-def test_the_same_command_finishes_a_decoder_that_a_stop_left(start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    unbroken, _ = start(**settings, decoder={"kimg": 0.05}, resume="never")
-    step, left = DecoderTraining.step, 3
+LESSON = {"kimg": 0.028, "g_lr": 1e-3, "adversarial": 0.5}
 
-    def stopped(self: DecoderTraining, nimg: int) -> torch.Tensor:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, nimg)
 
-    monkeypatch.setattr(DecoderTraining, "step", stopped)
-    run, number = start(**settings, decoder={"kimg": 0.05}, resume="never")
-    assert number == signal.SIGTERM
-    assert read_progress(run.state) == Progress(8)
-    again, number = start(**settings, decoder={"kimg": 0.05}, resume="auto")
-    assert (again, number) == (run, None)
-    first, second = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (unbroken, run))
+class Ends(Exception):
+    """A run that ends without warning."""
+
+
+@pytest.fixture
+def end_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], list[int]]:
+    """Calls `end` in the decoder's step that begins after `nimg` images, the first time; returns the list of where its steps began."""
+
+    def plan(nimg: int, end: Callable[[], None]) -> list[int]:
+        step, begun = DecoderTraining.step, list[int]()
+
+        def watched(self: DecoderTraining, at: int) -> dict[str, torch.Tensor]:
+            begun.append(at)
+            if at == nimg and begun.count(nimg) == 1:
+                end()
+            return step(self, at)
+
+        monkeypatch.setattr(DecoderTraining, "step", watched)
+        return begun
+
+    return plan
+
+
+def crash() -> None:
+    raise Ends
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("lesson", [{"kimg": 0.028}, LESSON])
+@pytest.mark.parametrize("end", [stop, crash])
+def test_the_same_command_finishes_a_decoder_bit_for_bit(
+    start: Start,
+    settings: dict[str, Any],
+    end_in_step: Callable[[int, Callable[[], None]], list[int]],
+    end: Callable[[], None],
+    lesson: dict[str, Any],
+) -> None:
+    settings |= {"decoder": lesson, "report": {"snapshot_kimg": 0.008, "stats_kimg": 0.008, "grid_kimg": 1}}
+    unbroken, _ = start(**settings, resume="never")
+    begun = end_in_step(12, end)
+    if end is stop:
+        run, number = start(**settings, resume="never")
+        assert number == signal.SIGTERM
+        assert read_progress(run.state) == Progress(8, decoder_nimg=16)
+    else:
+        with pytest.raises(Ends):
+            start(**settings, resume="never")
+    again, number = start(**settings, resume="auto")
+    assert again != unbroken
+    assert number is None
+    assert begun == [0, 4, 8, 12, *([16, 20, 24] if end is stop else [8, 12, 16, 20, 24])]
+    first, second = (load_snapshot(folder.snapshots()[-1])[0].state_dict() for folder in (unbroken, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert start(**settings, decoder={"kimg": 0.05}, resume="auto")[0] != run  # a new one, as that one is complete
+    ours, theirs = ([r for r in folder.records() if "Decoder/loss" in r] for folder in (unbroken, again))
+    assert ours == theirs
+    assert [record["nimg"] for record in ours] == [16, 24, 32, 36]
+    assert not {name for name in read_tensors(again.state)[0] if name.startswith("decoder_training")}
+    assert start(**settings, resume=str(again.path))[0] == again  # with nothing to do
+    assert [r for r in again.records() if "Decoder/loss" in r] == ours
+    assert start(**settings, resume="auto")[0] not in (unbroken, again)  # a new one, as that one is complete
+
+
+def test_a_position_that_cannot_be_used_begins_the_lesson_again(
+    start: Start, settings: dict[str, Any], end_in_step: Callable[[int, Callable[[], None]], list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings |= {"decoder": LESSON}
+    begun = end_in_step(12, stop)
+    run, _ = start(**settings)
+    tensors = {name: tensor for name, tensor in read_tensors(run.state)[0].items() if name != "decoder_training/average/0"}
+    write_tensors(run.state, tensors, read_metadata(run.state))
+    start(**settings)
+    assert begun == [0, 4, 8, 12, 0, 4, 8, 12, 16, 20, 24]
+    assert "the decoder learns from the start" in caplog.text
+    assert read_progress(run.state).decoder_finished
+
+
+def test_a_longer_game_drops_the_lesson_on_its_way(
+    start: Start, settings: dict[str, Any], end_in_step: Callable[[int, Callable[[], None]], list[int]]
+) -> None:
+    settings |= {"decoder": LESSON}
+    begun = end_in_step(12, stop)
+    run, _ = start(**settings)
+    start(**{**settings, "kimg": 0.016}, resume=str(run.path))
+    assert begun == [0, 4, 8, 12, 0, 4, 8, 12, 16, 20, 24]
+    assert read_progress(run.state) == Progress(16, decoder_nimg=28, decoder_finished=True)
 
 
 @pytest.mark.parametrize("name", ["pixels", "hub"])

@@ -44,8 +44,8 @@ def test_it_sees_patches_alone() -> None:
 def test_it_learns_to_tell_real_from_drawn_and_says_how_to_deceive_it(game: PatchGame) -> None:
     real, fake, sentence = striped(8, 2), striped(8, 4), torch.randn(8, SENTENCE, generator=torch.Generator().manual_seed(0))
     before = game.loss(real, fake, sentence)
-    for _ in range(30):
-        game.learn(real, fake, sentence)
+    for step in range(30):
+        game.learn(step, real, fake, sentence)
     shown = fake.clone().requires_grad_()
     loss = game.loss(real, shown, sentence)
     assert loss > 2 * before
@@ -59,7 +59,7 @@ def test_it_learns_to_tell_real_from_drawn_and_says_how_to_deceive_it(game: Patc
 def test_it_reads_the_caption(game: PatchGame) -> None:
     sentence = torch.randn(2, SENTENCE, generator=torch.Generator().manual_seed(0)).repeat_interleave(4, dim=0)
     real, fake = torch.cat([striped(4, 2), striped(4, 4)]), torch.cat([striped(4, 4), striped(4, 2)])  # each asked for elsewhere
-    for _ in range(60):
-        game.learn(real, fake, sentence)
+    for step in range(60):
+        game.learn(step, real, fake, sentence)
     right, wrong = game.D(real, sentence).mean(dim=(1, 2)), game.D(fake, sentence).mean(dim=(1, 2))
     assert (right > wrong).all()
