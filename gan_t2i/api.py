@@ -36,7 +36,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(str(folder))
         if not self.folder.is_dir():
             raise UsageError(f"there is no run folder {self.folder}")
 
@@ -104,6 +104,8 @@ def train(
         GanT2IError: the data, a file or the machine does not allow the training, or it diverged.
         KeyboardInterrupt: the run was interrupted, after it has been saved.
     """
+    if not isinstance(settings, Mapping | None):
+        raise UsageError(f"settings must map dotted keys to values, not {settings!r}")
     base, name = _base(config_or_preset)
     changes = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items())
     minutes = as_positive(minutes, "minutes") if minutes is not None else None
@@ -112,7 +114,7 @@ def train(
     given = {"data": {"source": str(data)} if data is not None else {}, "kimg": kimg, "seed": seed}
     request = Request(base, changes, {key: value for key, value in given.items() if value not in (None, {})}, minutes)
     where = str(resume.folder if isinstance(resume, Run) else resume)
-    folder, stopped_by = begin(request, Path(outdir), resume=where, description=name)
+    folder, stopped_by = begin(request, Path(str(outdir)), resume=where, description=name)
     if stopped_by is not None:
         signal.raise_signal(stopped_by)  # saved; now it does what it does everywhere
     return Run(folder.path)

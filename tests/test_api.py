@@ -119,11 +119,14 @@ def test_wrong_arguments_are_errors_of_the_project(pictures: Path, tmp_path: Pat
         ({"data": pictures, "kimg": float("nan")}, "kimg = nan is not a finite number"),
         ({"data": pictures, "minutes": "60"}, "minutes = '60' is not a finite number"),
         ({"data": pictures, "minutes": -1}, "^minutes must be above 0, not -1"),
+        ({"data": pictures, "settings": ["batch"]}, "^settings must map dotted keys to values, not ..batch"),
+        ({"config_or_preset": 5}, "there is no recipe '5'"),
     ):
         with pytest.raises(UsageError, match=message.replace("?", "[?]")):
             gan_t2i.train(**arguments)
-    with pytest.raises(UsageError, match="there is no run folder runs/1"):
-        gan_t2i.Run("runs/1")
+    for folder in ("runs/1", 1):
+        with pytest.raises(UsageError, match=f"there is no run folder {folder}"):
+            gan_t2i.Run(folder)
     with pytest.raises(GanT2IError, match="is no run folder"):
         gan_t2i.Run(tmp_path).model()
     assert list(tmp_path.iterdir()) == []

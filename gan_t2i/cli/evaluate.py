@@ -74,7 +74,7 @@ def measure(function: Callable[..., "Result"]) -> Callable[..., None]:
         if sheet_file is not None and sheet_file not in written:
             log.info(f"no picture failed, so there is nothing to show in {sheet_file}")
         if subject.run is not None:
-            write_scalars(subject.run, result.scalars(), info.nimg)
+            write_scalars(result, subject.run, metadata)
 
     return body
 

@@ -62,9 +62,7 @@ def write(
     are written. Raises `UsageError` where a file cannot be written.
     """
     if run is not None:
-        parts = [result.suite, f"{metadata['nimg']:09d}", *(f"{name}{value}" for name, value in result.changed.items())]
-        if not metadata.get("own_data", True):
-            parts.append(f"data{metadata['data_fingerprint'][:8]}")
+        parts = [result.suite, f"{metadata['nimg']:09d}", *(f"{name}{value}" for name, value in result.changed.items()), *_other_data(metadata)]
         path = run.path / "evaluation" / f"{'-'.join(parts)}.json"
         json_file, sheet_file = json_file or path, sheet_file or path.with_suffix(".png")
     written = []
@@ -83,10 +81,15 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
         temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def write_scalars(run: RunFolder, scalars: Mapping[str, float], nimg: int) -> None:
-    """Add the values to the run's TensorBoard at step `nimg`."""
+def write_scalars(result: Result, run: RunFolder, metadata: Mapping[str, Any]) -> None:
+    """Add the figures to the run's TensorBoard at step "nimg" of `metadata`; those of other data than the run's have tags of their own."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(run.path)) as writer:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, nimg)
+        for name, value in result.scalars().items():
+            writer.add_scalar("-".join([name, *_other_data(metadata)]), value, metadata["nimg"])
+
+
+def _other_data(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the part of a name that tells figures of other data than the run's from its own."""
+    return [] if metadata.get("own_data", True) else [f"data{metadata['data_fingerprint'][:8]}"]

@@ -146,7 +146,7 @@ def test_pictures_against_those_of_other_data(run: RunFolder, many_pictures: Pat
     for figure, line in zip(values["figures"], lines, strict=False):
         assert line.split()[:5] == ["random", figure["sha256"][:12], "256", "train", figure["name"]]
         if figure["drawn"] is not None:
-            [event] = events.Scalars(f"Metrics/pictures/random/train_{figure['name']}")
+            [event] = events.Scalars(f"Metrics/pictures/random/train_{figure['name']}-data{values['data_fingerprint'][:8]}")
             assert (event.step, event.value) == (40, pytest.approx(figure["drawn"], rel=1e-4))
     assert lines[-1].startswith("heldout: left out")
 
