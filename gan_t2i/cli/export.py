@@ -51,11 +51,15 @@ def command(
     """
     from gan_t2i.checkpoint import read_info
     from gan_t2i.core.errors import UsageError
-    from gan_t2i.core.files import check_folder
+    from gan_t2i.core.files import check_folder, check_new
     from gan_t2i.runs import resolve_snapshot, run_of
     from gan_t2i.sampling import publish
 
     snapshot = resolve_snapshot(model)
+    if form != "snapshot":
+        check_new(destination)
+    elif destination.is_dir():
+        raise UsageError(f"{destination} is a folder; name a file")
     subject = Subject(snapshot, run_of(snapshot), data, text_encoder, "cpu")
     text = read_text(card, "--card") if card else ""
     chosen = publish.card_of(subject.dataset, text, example) if card else read_info(snapshot).card
@@ -64,8 +68,6 @@ def command(
     elif chosen is None:
         raise click.MissingParameter(param_hint="'--card'", param_type="option")
     elif form == "snapshot":
-        if destination.is_dir():
-            raise UsageError(f"{destination} is a folder; name a file")
         check_folder(destination)
         publish.publish(snapshot, chosen, destination)
     elif licence is None:

@@ -186,7 +186,8 @@ def _check_options(ctx: click.Context, asked: Asked) -> None:
     if asked.best_of and len(asked.seeds) > 1:
         raise click.UsageError(f"--best-of draws its seeds from the one of --seeds on: give one, not {len(asked.seeds):,}")
     if mode in _EXPLORATIONS and asked.grid is None:
-        raise click.UsageError("--grid FILE is missing: the file for the strip, or for an animation a .gif or .webp")
+        animation = ", or for an animation a .gif or .webp" if mode == "--interpolate" else ""
+        raise click.UsageError(f"--grid FILE is missing: the file for the strip{animation}")
 
 
 def _check_prompts(asked: Asked, model: str) -> None:

@@ -10,6 +10,8 @@ from gan_t2i.cli.options import read_text
 
 log = logging.getLogger(__name__)
 
+_FAULTS = {"assertion.dataHash.mismatch": "changed since (assertion.dataHash.mismatch)"}
+
 
 @click.command("verify")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -18,12 +20,16 @@ log = logging.getLogger(__name__)
 def command(ctx: click.Context, files: tuple[Path, ...], trust: TextIO | None) -> None:
     """Show the marks that say that a model made a picture.
 
-    Exits with 1 where a file has none, cannot be read, or has a broken signature.
+    The origin identifies model, prompt, seed and truncation, and tells none of them. Exits with 1 where a file has no marks, cannot be read, or
+    has a broken signature.
     """
     from gan_t2i.core.errors import GanT2IError
-    from gan_t2i.core.marks import find_marks, has_c2pa
+    from gan_t2i.core.marks import check_certificates, find_marks, has_c2pa
 
-    anchors = read_text(trust, "--trust") if trust is not None else ""
+    anchors = ""
+    if trust is not None:
+        anchors = read_text(trust, "--trust")
+        check_certificates(anchors.encode(), f"--trust {trust.name}")
     is_good = True
     for path in files:
         try:
@@ -36,7 +42,8 @@ def command(ctx: click.Context, files: tuple[Path, ...], trust: TextIO | None) -
             if value:
                 click.echo(f"{path}: {name}: {value}")
         if (found := marks.credentials) is not None:
-            state = found.fault or f"unchanged since, {'trusted' if found.is_trusted else 'by a certificate that nobody vouches for here'}"
+            voucher = "trusted" if found.is_trusted else "by a certificate that nobody vouches for here"
+            state = f"unchanged since, {voucher}" if found.fault is None else _FAULTS.get(found.fault, found.fault)
             click.echo(f"{path}: C2PA: signed by {found.signer}: {state}")
             for source_type in found.source_types:
                 click.echo(f"{path}: C2PA: source type: {source_type}")

@@ -106,6 +106,7 @@ def sign(path: Path, certificates: bytes, key: bytes) -> None:
         raise GanT2IError(f"signing needs the package c2pa-python: {_EXTRA}")
     import c2pa
 
+    check_certificates(certificates, "the file of your certificate")
     marks, file = find_marks(path), path.read_bytes()
     if marks.credentials is not None:
         raise UsageError(f"{path} is signed already, by {marks.credentials.signer}")
@@ -126,6 +127,18 @@ def sign(path: Path, certificates: bytes, key: bytes) -> None:
             raise GanT2IError(f"{path} cannot be signed: {error}") from error
     with output_file(path) as temporary:
         temporary.write_bytes(signed.getvalue())
+
+
+def check_certificates(pem: bytes, name: str) -> None:
+    """Raise `UsageError` for the file called `name` where `pem` holds no certificate; without c2pa-python, it is not looked at."""
+    if not has_c2pa():
+        return
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise UsageError(f"{name} holds no certificate as PEM") from error
 
 
 def _read_credentials(path: Path, media_type: str, anchors: str) -> Credentials | None:

@@ -6,6 +6,7 @@ stays. R resolution.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 STEPS = 20  # of the search; without any, edges of the old picture show more
 PENALTY = 0.02  # on the offsets; without any, new colours are weaker, and with five times as much, edges of the old picture show
 MOST_WORDS = 24  # a picture is drawn without each of them
+_ARTICLE = re.compile(r"\ban?(?= (\w))")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,6 @@ def likely_source(search: Inversion, prompt: str) -> str:
     words = prompt.split()
     plain = [word for word in words if COLOUR_WORDS.isdisjoint(split_words(word))]
     if len(words) < 2 or 0 < len(plain) < len(words):
-        return " ".join(plain or words)
+        return _ARTICLE.sub(lambda found: "an" if found[1] in "aeiou" else "a", " ".join(plain or words))
     others = [" ".join(words[:at] + words[at + 1 :]) for at in range(min(len(words), MOST_WORDS))]
     return min(others, key=lambda other: (search.draw(other) - search.wanted).square().mean().item())

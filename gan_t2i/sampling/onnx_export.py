@@ -5,6 +5,7 @@ N batch, L tokens, E width of the encoder, Z latent width, C channels, R resolut
 
 import importlib.util
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ TOLERANCE = 1e-3
 PACKED_TOLERANCE = 0.02
 """The same with packed weights."""
 TRIED = ("a", "Two large red circles, left of a blue-green star")
+log = logging.getLogger(__name__)
+
 README = Path(__file__).with_name("onnx_readme.md")
 PACKED = """\
 Matrices are stored as whole numbers of 16 bits with a scale per column, which halves the files. Everything is computed in float32.
@@ -77,6 +80,7 @@ def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> Non
         if importlib.util.find_spec(package) is None:
             raise GanT2IError(f'ONNX needs the package {package}: pip install "gan-t2i[export]"')
     check_new(folder)
+    log.info("writing text encoder and generator as ONNX, and comparing them with torch's: about a minute")
     generator, encoder = model.generator, model.encoder
     features = encoder.model.preprocess(list(TRIED))
     ids, mask = features["input_ids"], features["attention_mask"].bool()

@@ -1,5 +1,6 @@
 """Finds z, styles and words with which a model draws a picture of yours: GAN inversion, shown beside the picture."""
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from gan_t2i.core.arguments import as_integer, as_prompts
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import sheet, to_pictures, to_uint8
 from gan_t2i.core.runtime import torch_defaults
+from gan_t2i.core.words import counted
 from gan_t2i.sampling.draw import draw_one, encode_prompt, latent
 from gan_t2i.sampling.inversion import Inversion, mapped_generator, moved
 from gan_t2i.sampling.pipeline import Text2Image
@@ -20,6 +22,8 @@ STEPS = 100  # of L-BFGS
 PENALTY = 0.001  # on the offsets; it costs 0.2 dB, and other words keep more of their meaning
 _BATCH = 64  # words that are drawn at once, and those that are tried in each style
 _SIDE = 16  # of the drawings that are compared
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def project(model: Text2Image, picture: Tensor, prompt: str | None = None, *, se
     latents = {"rebuilt": search.wanted} if search.autoencoder else {}
     latents["words alone"] = search.draw(words)
     search.begin(words, PENALTY)
+    log.info(f"searching for the styles, in {counted(steps, 'step')}")
     for _ in range(steps):
         search.step()
     latents["projected"] = search.draw(words)
@@ -93,6 +98,7 @@ def guess_words(search: Inversion) -> str:
     card = search.model.info.card
     if card is None or not card.words:
         raise UsageError("the model does not list the words that it knows, so none can be guessed: say what the picture shows (-p)")
+    log.info(f"guessing the words, among {len(card.words):,} that the model knows; -p says them")
     drawn = _draw_small(search, card.words)
     mean = drawn.mean(dim=0)
     wanted = _small(search.wanted) - mean

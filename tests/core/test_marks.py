@@ -138,6 +138,8 @@ def test_refusals(es256: tuple[bytes, bytes, bytes], file: Path, tmp_path: Path,
     content = file.read_bytes()
     with pytest.raises(UsageError, match="the private key cannot be read"):
         sign(file, chain, b"nonsense")
+    with pytest.raises(UsageError, match="the file of your certificate holds no certificate as PEM"):
+        sign(file, b"nonsense", key)
     with pytest.raises(UsageError, match="neither an elliptic curve's"):
         sign(file, chain, pem_of(x448.X448PrivateKey.generate()))
     with pytest.raises((UsageError, GanT2IError), match=r"certificate and key cannot be used|cannot be signed"):
@@ -185,7 +187,12 @@ def test_the_commands(es256: tuple[bytes, bytes, bytes], file: Path, tmp_path: P
     change(file)
     broken = run("verify", file)
     assert broken.exit_code == 1
-    assert "assertion.dataHash.mismatch" in broken.output
+    assert ": signed by Ada of Tests: changed since (assertion.dataHash.mismatch)\n" in broken.output
+    for content in (b"", b"text", es256[1]):
+        (tmp_path / "trust.pem").write_bytes(content)
+        refused = run("verify", file, "--trust", tmp_path / "trust.pem")
+        assert refused.exit_code == 2
+        assert refused.output.splitlines()[-1].endswith(f"--trust {tmp_path / 'trust.pem'} holds no certificate as PEM")
     PICTURE.save(tmp_path / "plain.png")
     monkeypatch.setattr(marks, "has_c2pa", lambda: False)
     (tmp_path / "text.png").write_text("text")

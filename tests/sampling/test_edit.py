@@ -60,7 +60,14 @@ def test_a_mask_keeps_what_it_covers(shapes: Text2Image, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("prompt", "source"), [("a blue apple", "a apple"), ("red hearts, Golden ring", "hearts, ring"), ("blue", "blue"), ("heart", "heart")]
+    ("prompt", "source"),
+    [
+        ("a blue apple", "an apple"),
+        ("an orange car", "a car"),
+        ("red hearts, Golden ring", "hearts, ring"),
+        ("blue", "blue"),
+        ("heart", "heart"),
+    ],
 )
 def test_without_its_colours(shapes: Text2Image, prompt: str, source: str) -> None:
     assert likely_source(Inversion(shapes, torch.zeros(1, 3, 64, 64)), prompt) == source
