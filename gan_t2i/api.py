@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_t2i.core import recipes
-from gan_t2i.core.arguments import as_integer, as_number, as_positive
+from gan_t2i.core.arguments import as_integer, as_number, as_path, as_positive
 from gan_t2i.core.config import read_yaml
 from gan_t2i.core.distributed import from_first, is_first, process_group
 from gan_t2i.core.errors import UsageError
@@ -36,19 +36,20 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(str(folder))
+        self.folder = as_path(folder, "folder")
         if not self.folder.is_dir():
             raise UsageError(f"there is no run folder {self.folder}")
 
     def __repr__(self) -> str:
-        metrics = self.metrics
-        return f"Run({str(self.folder)!r}, {metrics[-1]['nimg'] if metrics else 0:,} images, {'finished' if self.finished else 'unfinished'})"
+        nimg = next((record["nimg"] for record in reversed(self.metrics) if "Progress/kimg" in record), 0)
+        return f"Run({str(self.folder)!r}, {nimg:,} images, {'finished' if self.finished else 'unfinished'})"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Metrics of the run, one dict per tick, oldest first: ``nimg`` (images shown so far), ``Loss/G/loss``, ``Text/match_gap`` and more.
 
-        They are the lines of stats.jsonl: ``[(m["nimg"], m["Loss/D/loss"]) for m in run.metrics]`` is a curve.
+        They are the lines of stats.jsonl: ``[(m["nimg"], m["Loss/D/loss"]) for m in run.metrics if "Loss/D/loss" in m]`` is a curve.
+        Evaluations and the decoder's fine-tuning, whose images count on, have lines of their own.
         """
         return RunFolder(self.folder).records()
 
@@ -107,14 +108,17 @@ def train(
     if not isinstance(settings, Mapping | None):
         raise UsageError(f"settings must map dotted keys to values, not {settings!r}")
     base, name = _base(config_or_preset)
-    changes = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items())
+    try:
+        changes = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items())
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"settings cannot be written as JSON: {error}") from error
     minutes = as_positive(minutes, "minutes") if minutes is not None else None
     kimg = as_number(kimg, "kimg") if kimg is not None else None
     seed = as_integer(seed, "seed") if seed is not None else None
     given = {"data": {"source": str(data)} if data is not None else {}, "kimg": kimg, "seed": seed}
     request = Request(base, changes, {key: value for key, value in given.items() if value not in (None, {})}, minutes)
     where = str(resume.folder if isinstance(resume, Run) else resume)
-    folder, stopped_by = begin(request, Path(str(outdir)), resume=where, description=name)
+    folder, stopped_by = begin(request, as_path(outdir, "outdir"), resume=where, description=name)
     if stopped_by is not None:
         signal.raise_signal(stopped_by)  # saved; now it does what it does everywhere
     return Run(folder.path)

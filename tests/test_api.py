@@ -120,13 +120,16 @@ def test_wrong_arguments_are_errors_of_the_project(pictures: Path, tmp_path: Pat
         ({"data": pictures, "minutes": "60"}, "minutes = '60' is not a finite number"),
         ({"data": pictures, "minutes": -1}, "^minutes must be above 0, not -1"),
         ({"data": pictures, "settings": ["batch"]}, "^settings must map dotted keys to values, not ..batch"),
+        ({"data": pictures, "settings": {"decoder": {(1, 2): 3}}}, "^settings cannot be written as JSON: "),
         ({"config_or_preset": 5}, "there is no recipe '5'"),
+        ({"config_or_preset": "quickstart", "outdir": None}, "^outdir None is not a path"),
     ):
         with pytest.raises(UsageError, match=message.replace("?", "[?]")):
             gan_t2i.train(**arguments)
-    for folder in ("runs/1", 1):
-        with pytest.raises(UsageError, match=f"there is no run folder {folder}"):
-            gan_t2i.Run(folder)
+    with pytest.raises(UsageError, match="there is no run folder runs/1"):
+        gan_t2i.Run("runs/1")
+    with pytest.raises(UsageError, match="folder 1 is not a path"):
+        gan_t2i.Run(1)  # type: ignore[arg-type]
     with pytest.raises(GanT2IError, match="is no run folder"):
         gan_t2i.Run(tmp_path).model()
     assert list(tmp_path.iterdir()) == []

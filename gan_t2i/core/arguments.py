@@ -2,7 +2,9 @@
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from gan_t2i.core.errors import UsageError
@@ -59,6 +61,13 @@ def as_positive(value: SupportsFloat, name: str) -> float:
     if (number := as_number(value, name)) <= 0:
         raise UsageError(f"{name} must be above 0, not {number:g}")
     return number
+
+
+def as_path(value: str | os.PathLike[str], name: str) -> Path:
+    """Return a path; raises `UsageError` with the argument's `name` for anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{name} {value!r} is not a path")
+    return Path(value)
 
 
 def _is_bool(value: object) -> bool:

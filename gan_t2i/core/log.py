@@ -100,8 +100,13 @@ def quiet() -> Iterator[None]:
 
 
 def training_bar(desc: str | None, total: int, done: int) -> "tqdm[Never]":
-    """Return the progress bar of a training on `total` images, `done` of them shown: live in a terminal, a line now and then in a log file."""
+    """Return the progress bar of a training on `total` images, of which `done` were shown."""
     from tqdm import tqdm  # late, for a quick start of the command
 
+    return tqdm(desc=desc, total=total, initial=done, unit="img", unit_scale=True, **bar_options())
+
+
+def bar_options() -> dict[str, Any]:
+    """Return what every progress bar of minutes has: live in a terminal, it is a line now and then in a log file."""
     interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-    return tqdm(desc=desc, total=total, initial=done, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=interval)
+    return {"mininterval": interval, "maxinterval": max(interval, 10.0), "dynamic_ncols": True}

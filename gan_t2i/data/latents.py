@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_t2i.core.files import atomic_folder
+from gan_t2i.core.log import bar_options
 from gan_t2i.data.packing import META, Indices, PackedDataset
 
 LATENTS = "latents.f16"
@@ -52,7 +53,7 @@ def _encode_all(dataset: PackedDataset, folder: Path, encode: Callable[[Tensor],
     shape: list[int] = []
     with atomic_folder(folder) as temporary:
         with (temporary / LATENTS).open("wb") as file:
-            for part in tqdm(torch.arange(len(dataset)).split(_CHUNK), desc="latents", unit="batch", disable=None):
+            for part in tqdm(torch.arange(len(dataset)).split(_CHUNK), desc="latents", unit="batch", **bar_options()):
                 latents = encode(dataset.gather_packed(part))
                 shape = [len(dataset), *latents.shape[1:]]
                 file.write(latents.to("cpu", torch.float16).contiguous().numpy().tobytes())

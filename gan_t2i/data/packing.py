@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir, check_new
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.threads import cores
 from gan_t2i.data import partial, svg
 from gan_t2i.data.captions import apply_forms, augment, describe_augmentation
@@ -366,7 +367,7 @@ def write_images(
             digest.update(block)
     for index, (kind, why) in state.faults.items():
         bad.add(kind, location_of(records[index]), why)
-    bar = tqdm(records[state.done :], "packing", len(records), unit="img", initial=state.done, disable=not progress)
+    bar = tqdm(records[state.done :], "packing", len(records), unit="img", initial=state.done, disable=not progress, **bar_options())
     # Pillow warns of large pictures or broken EXIF blocks without the picture's name; such faults are reported here.
     with warnings.catch_warnings(), open(path, "ab", WRITE_BUFFER) as file, contextlib.closing(decoded):
         warnings.simplefilter("ignore")

@@ -142,7 +142,7 @@ class Length:
         time = "an hour" if training == MINUTES else _in_minutes(f"{training:.3g}")
         why = f"about {time} at {rate:.3g} img/s, {source}"
         if pretraining:
-            why += f", after {_in_minutes(f'{share * pretraining:.2g}')} of pretraining{', cut to half of the time' if share < 1 else ''}"
+            why += f", besides {_in_minutes(f'{share * pretraining:.2g}')} of other training{', cut to half of the time' if share < 1 else ''}"
         images = rate * training * 60
         records = _IMAGES_PER_RECORD * (max(_TICKS, images / 1000) + _GRIDS)  # the images that could be shown in their time
         return cls(rounded((images - min(images / 2, records)) / 1000), why, share)

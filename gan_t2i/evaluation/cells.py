@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import sheet
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.core.weights import hash_state
 from gan_t2i.data.builtin.icons import CELL, THING
@@ -201,7 +202,7 @@ def run_cells(
     judge = prepare_judge(dataset, known.train, known.labels(known.train), device)
     requests = {kind: [(known.caption(item), range(n * seeds, (n + 1) * seeds)) for n, item in enumerate(kinds[kind])] for kind in kinds}
     requests["train"] = [(caption, range(seeds)) for caption, _ in groups]
-    with tqdm(total=sum(map(len, requests.values())) * seeds, desc="cells", unit="img", disable=None) as bar:
+    with tqdm(total=sum(map(len, requests.values())) * seeds, desc="cells", unit="img", **bar_options()) as bar:
         drawn = {kind: embed_generated(generate, asked, [*spaces, judge], bar) for kind, asked in requests.items() if asked}
     banks = [embed_real(space, dataset, np.arange(len(dataset))) for space in spaces]
     figures: list[Figure] = []

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import sheet, to_uint8
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.duplicates import COLOUR_SIDE, MAX_COLOUR_DIFFERENCE, MAX_DISTANCE, coarse_colours, difference_hash
 from gan_t2i.data.packing import Indices, PackedDataset
@@ -150,7 +151,7 @@ def run_copies(
     """
     texts_of = {"own prompts": list(prompts)[:limit]} if prompts else choose_prompts(dataset, limit)
     pictures: dict[str, list[Image.Image]] = {kind: [] for kind in texts_of}
-    with tqdm(total=sum(map(len, texts_of.values())), desc="copies", unit="img", disable=None) as bar:
+    with tqdm(total=sum(map(len, texts_of.values())), desc="copies", unit="img", **bar_options()) as bar:
         for kind, texts in texts_of.items():
             for seed, text in enumerate(texts):
                 pictures[kind] += generate([text], [seed])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.config import Count, StrictConfig
 from gan_t2i.core.images import from_uint8, to_uint8
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import autocast, seeded_rng, torch_defaults
 from gan_t2i.ops.layers import activate, linear
 from gan_t2i.text.encoder import SentenceEncoder
@@ -150,7 +151,7 @@ def train_matcher(matcher: Matcher, config: MatcherConfig, train: Pairs, validat
     steps = max(1, round(config.max_kimg * 1000 / batch))
     order = torch.empty(0, dtype=torch.int64)
     rng = seeded_rng("matcher", config.seed)
-    with tqdm(total=steps * batch, desc="matcher", unit="img", unit_scale=True, disable=None) as bar:
+    with tqdm(total=steps * batch, desc="matcher", unit="img", unit_scale=True, **bar_options()) as bar:
         for step in range(1, steps + 1):
             if len(order) < batch:
                 order = torch.randperm(len(train), generator=rng)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import to_uint8
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.data.packing import Indices, PackedDataset
 from gan_t2i.evaluation import metrics
@@ -139,7 +140,7 @@ def run_pictures(
     uses = Counter(caption for caption in first)
     figures: list[Figure] = []
     total = sum(map(len, sides.values())) + len(prompts) * seeds
-    with tqdm(total=total, desc="pictures", unit="img", disable=None) as bar:
+    with tqdm(total=total, desc="pictures", unit="img", **bar_options()) as bar:
         generated = {
             side: embed_generated(generate, [(first[item], [n]) for n, item in enumerate(items)], spaces, bar) for side, items in sides.items()
         }

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import to_uint8
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import seeded_rng, seeded_weights
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.evaluation.matcher import Matcher, MatcherConfig, Pairs, are_own, train_matcher
@@ -201,7 +202,7 @@ def run_retrieval(
         kinds["recombined"] = (new[:, None], new)
     scores: dict[str, Score] = {}
     total = sum(len(captions) for captions, _ in kinds.values()) * seeds
-    with tqdm(total=total, desc="retrieval", unit="img", disable=None) as bar:
+    with tqdm(total=total, desc="retrieval", unit="img", **bar_options()) as bar:
         for name, (captions, choices) in kinds.items():
             vectors = task.pooled[choices]
             if name in sides:

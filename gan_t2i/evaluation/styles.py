@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gan_t2i.core.images import from_uint8
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import seeded_rng, seeded_weights
 from gan_t2i.core.weights import hash_state
 from gan_t2i.data.packing import PackedDataset
@@ -74,7 +75,7 @@ def prepare_judge(dataset: PackedDataset, items: Sequence[int], labels: Sequence
     def train() -> None:
         log.info(f"style judge: fitting to {len(items):,} real pictures (once)")
         rng = seeded_rng("style judge", "changes")
-        with torch.no_grad(), tqdm(total=len(items), desc="style judge", unit="img", disable=None) as bar:
+        with torch.no_grad(), tqdm(total=len(items), desc="style judge", unit="img", **bar_options()) as bar:
             features = []
             for part in torch.tensor(items).split(_CHUNK):
                 features.append(judge.cosines(_changed(from_uint8(dataset.gather(part)), rng).to(device)))

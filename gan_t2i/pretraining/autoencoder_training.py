@@ -2,16 +2,19 @@
 
 import logging
 import math
+import signal
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gan_t2i.checkpoint import below, load_weights, read_tensors, write_tensors
+from gan_t2i.core.distributed import world_size
 from gan_t2i.core.errors import GanT2IError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.core.log import training_bar
 from gan_t2i.core.runtime import autocast, seeded_rng
+from gan_t2i.core.stopping import StopRequest
 from gan_t2i.data.batches.sampler import Sampler
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.autoencoders.base import LatentAutoencoder, TrainingSettings
@@ -61,11 +64,11 @@ class AutoencoderTraining:
         return AveragedAdam({self.network: self.config.rate}, self.device)
 
     def run(self) -> None:
-        """Train to the end, from the saved position if there is one."""
+        """Train to the end, from the saved position if there is one. A request to stop saves the position, and is then obeyed."""
         batch = self.config.batch
         self._resume()
-        with training_bar("autoencoder", self.total, self.nimg) as bar:
-            while self.nimg < self.total:
+        with StopRequest(alone=world_size() == 1) as stop, training_bar("autoencoder", self.total, self.nimg) as bar:
+            while self.nimg < self.total and stop.signal is None:
                 loss = self.step()
                 self.nimg += batch
                 bar.update(batch)
@@ -73,6 +76,11 @@ class AutoencoderTraining:
                     self.losses.append((self.nimg, loss.item()))
                     bar.set_postfix_str(f"loss {self.losses[-1][1]:.3f}", refresh=False)
                     self._save()
+            if self.nimg < self.total:
+                self._save()
+        if stop.signal is not None:
+            log.info(f"autoencoder: stopped after {self.nimg:,} of {self.total:,} images; the same command goes on")
+            signal.raise_signal(stop.signal)
         self.adam.finish()
 
     def step(self) -> Tensor:
@@ -111,4 +119,4 @@ class AutoencoderTraining:
             self.adam = self._fresh_adam()
             return
         self.nimg, self.losses = nimg, losses
-        log.info(f"autoencoder: going on after {nimg:,} pictures")
+        log.info(f"autoencoder: going on after {nimg:,} images")

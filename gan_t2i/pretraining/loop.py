@@ -129,11 +129,15 @@ class AveragedAdam:
         return average | {f"adam/{key}": tensor for key, tensor in optimizer_tensors(self.optimizer).items()}
 
     def load(self, tensors: dict[str, Tensor], where: str) -> None:
-        """Load what `tensors` gave; raises `GanT2IError` or `KeyError` where that does not fit."""
-        average = [tensors[f"average/{number}"] for number in range(len(self.average))]
+        """Load what `tensors` gave; raises `GanT2IError` where that does not fit."""
+        saved = below(tensors, "average")
+        for number, own in enumerate(self.average):
+            average = saved.get(str(number))
+            if average is None or average.shape != own.shape or not average.isfinite().all():
+                raise GanT2IError(f"{where}: tensor average/{number} is missing or no average of its parameter")
         load_optimizer(self.optimizer, below(tensors, "adam"), where)
-        for own, saved in zip(self.average, average, strict=True):
-            own.copy_(saved)
+        for number, own in enumerate(self.average):
+            own.copy_(saved[str(number)])
 
     @torch.no_grad()
     def finish(self) -> None:

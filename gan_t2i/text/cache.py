@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from gan_t2i.core import files
 from gan_t2i.core.errors import GanT2IError
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.weights import hash_weights
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.text.encoder import SentenceEncoder
@@ -129,7 +130,7 @@ def _encode_new(encoder: SentenceEncoder, captions: Sequence[str], folder: Path)
     lengths = encoder.count_tokens(captions)
     rows: list[tuple[int, Tensor, Tensor]] = []
     left = len(captions)
-    with tqdm(total=left, desc="encoding captions", unit="caption", disable=not captions) as bar:
+    with tqdm(total=left, desc="encoding captions", unit="caption", disable=not captions, **bar_options()) as bar:
         for indices, batch in encoder.encode_chunks(captions, batch_size=BATCH_SIZE, lengths=lengths):
             for i, tokens, mask, pooled in zip(indices, batch.tokens.half(), batch.mask, batch.pooled, strict=True):
                 rows.append((i, tokens[mask], pooled))

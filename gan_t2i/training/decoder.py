@@ -28,6 +28,7 @@ from gan_t2i.models.autoencoders.conv import ConvAutoencoder
 from gan_t2i.pretraining.loop import AveragedAdam
 from gan_t2i.pretraining.rebuilding import RebuildingLoss, random_square
 from gan_t2i.runs import RunFolder
+from gan_t2i.training.monitor import not_finite
 from gan_t2i.training.patch_game import PatchGame
 from gan_t2i.training.report import Report
 from gan_t2i.training.schedule import crosses
@@ -36,6 +37,8 @@ from gan_t2i.training.state import DECODER, Progress, save_state
 
 LEARNING_RATE = 1e-3
 REAL_SHARE = 4  # one in so many images of a batch is decoded from its own latents, so that the decoder does not forget them
+
+REMEDY = "lower decoder.g_lr or decoder.adversarial in a new run, which may begin with the last good weights of this one (--init RUN)"
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +95,16 @@ class DecoderTraining:
         return weights | self.adam.tensors() | {f"game/{key}": tensor for key, tensor in game.items()}
 
     def load(self, tensors: dict[str, Tensor], where: str) -> None:
-        """Go on from what `tensors` gave; raises `GanT2IError` or `KeyError` where that does not fit."""
+        """Go on from what `tensors` gave; raises `GanT2IError` where that does not fit."""
         for name, network in self._networks().items():
             load_weights(network, below(tensors, name), where)
         self.adam.load(tensors, where)
         if self.game is not None:
             self.game.load(below(tensors, "game"), where)
+
+    def is_finite(self) -> bool:
+        """Return True if all averages of weights, which become the result, are finite."""
+        return all(bool(average.isfinite().all()) for average in self.adam.average)
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"decoder": self.decoder, "G": self.G}
@@ -116,39 +123,43 @@ def finish_decoder(session: Session, folder: RunFolder, report: Report, progress
     """
     if not session.config.decoder.kimg:
         return replace(progress, decoder_finished=True)
-    training, nimg = _beginning(session, folder, progress)
-
-    def save_position(nimg: int) -> None:
-        save_state(folder.state, session.networks, replace(progress, decoder_nimg=nimg), session.fingerprints, training.tensors())
-
-    batch, settings, sums = training.batch, session.config.report, defaultdict[str, list[Tensor]](list)
+    training, nimg = _beginning(session, folder, report, progress)
+    batch, settings, losses = training.batch, session.config.report, defaultdict[str, list[Tensor]](list)
+    report.bar.close()  # its lines would mix with those of the next one
     with training_bar("decoder", training.total, nimg) as bar:
         while nimg < training.total and stop.signal is None:
             for tag, loss in training.step(nimg).items():
-                sums[tag].append(loss)
+                losses[tag].append(loss)
             nimg += batch
             bar.update(batch)
-            if crosses(nimg, batch, settings.stats_kimg) or nimg >= training.total:
-                report.scalars({tag: torch.stack(losses).mean().item() for tag, losses in sums.items()}, progress.nimg + nimg)
-                sums.clear()
-            if crosses(nimg, batch, settings.snapshot_kimg):
-                save_position(nimg)
+            is_saved = crosses(nimg, batch, settings.snapshot_kimg) or stop.signal is not None
+            if is_saved or crosses(nimg, batch, settings.stats_kimg) or nimg >= training.total:
+                means = {tag: torch.stack(values).mean().item() for tag, values in losses.items()}
+                if not_finite(means) or not training.is_finite():
+                    raise GanT2IError(f"the decoder's fine-tuning diverged within {nimg:,} images: {REMEDY}")
+                report.scalars(means, progress.nimg + nimg)
+                losses.clear()
+            if is_saved:
+                position = replace(progress, decoder_nimg=nimg)
+                save_state(folder.state, session.networks, position, session.fingerprints, training.tensors())
     if finished := nimg >= training.total:
         training.finish()
-    else:
-        save_position(nimg)
     return replace(progress, decoder_nimg=nimg, decoder_finished=finished)
 
 
-def _beginning(session: Session, folder: RunFolder, progress: Progress) -> tuple[DecoderTraining, int]:
+def _beginning(session: Session, folder: RunFolder, report: Report, progress: Progress) -> tuple[DecoderTraining, int]:
     """Return the training as the run's state has it, and the images that it has shown."""
     training = DecoderTraining(session)
     if not progress.decoder_nimg:
         return training, 0
     try:
+        if progress.decoder_nimg % training.batch or progress.decoder_nimg > training.total:
+            raise GanT2IError(f"it holds a position after {progress.decoder_nimg:,} images of {training.total:,}")
         training.load(below(read_tensors(folder.state)[0], DECODER), str(folder.state))
-    except (GanT2IError, KeyError) as error:
-        log.warning(f"the decoder learns from the start: {folder.state} cannot be used ({error})")
+    except GanT2IError as error:
+        message = f"the decoder learns from the start, as {folder.state} cannot be used: {error}"
+        log.warning(message)
+        report.rewind(progress.nimg, message)
         return DecoderTraining(session), 0
-    log.info(f"decoder: going on after {progress.decoder_nimg:,} pictures")
+    log.info(f"decoder: going on after {progress.decoder_nimg:,} images")
     return training, progress.decoder_nimg

@@ -39,14 +39,15 @@ def train(session: Session, folder: RunFolder, progress: Progress) -> int | None
     """
     config = session.config
     total = math.ceil(config.kimg * 1000 / config.batch) * config.batch
-    shown = progress.nimg + progress.decoder_nimg
+    shown = progress.nimg + (progress.decoder_nimg if progress.nimg >= total else 0)
     report = (Report if is_first() else SilentReport)(folder, config, session.device, progress.nimg, total, shown)
     with report, StopRequest(alone=world_size() == 1) as stop:
         loop = _Loop(session, folder, report, stop, progress, total)
         loop.run()
-    finished = from_first(loop.finished) if config.decoder.kimg else loop.finished
+        # within StopRequest, as the other processes wait here for the first one's decoder
+        finished = from_first(loop.finished) if config.decoder.kimg else loop.finished
     if loop.stopping:
-        log.info(_farewell(folder, loop.nimg, total, finished))
+        log.info(_farewell(session, folder, loop.nimg, total, finished))
     # a process that got no signal itself ends as if it had
     return (stop.signal or signal.SIGTERM) if loop.nimg < total or not finished else None
 
@@ -169,13 +170,14 @@ class Milestones:
         return cls(snapshot, grid, evaluation, tick or snapshot or grid or evaluation)
 
 
-def _farewell(folder: RunFolder, nimg: int, total: int, finished: bool) -> str:
+def _farewell(session: Session, folder: RunFolder, nimg: int, total: int, finished: bool) -> str:
     """Return the last message of a run that was asked to stop."""
     if nimg < total:
         return f"stopped after {nimg:,} of {total:,} images; the same command resumes"
     if not finished:
         return f"stopped after {nimg:,} images, before the decoder was finished; the same command goes on"
-    return f"stopped at the last step; final grid and evaluation skipped: run gan-t2i evaluate shapes {shlex.quote(str(folder.path))}"
+    skipped = f"final grid and evaluation skipped: run gan-t2i evaluate shapes {shlex.quote(str(folder.path))}"
+    return f"stopped at the last step; {skipped if is_due(session, nimg, total) else 'the final grid was not drawn'}"
 
 
 def show_beginning(session: Session, folder: RunFolder, report: Report, nimg: int, stop: StopRequest) -> None:

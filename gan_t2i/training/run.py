@@ -179,13 +179,18 @@ def run_training(
         if found is not None:
             if session.device.type == "cpu":
                 _adjust_threads(folder, keep_threads)
-            log.info(f"going on with {folder.path} after {progress.nimg:,} images")
+            log.info(
+                f"{folder.path} is finished after {progress.nimg:,} images; a larger --kimg lengthens it"
+                if is_complete(config, progress)
+                else f"going on with {folder.path} after {progress.nimg:,} images"
+            )
         if is_first():
             remove_temporary(folder.path)  # the lock is held, so their writers are gone
             new_files = (files or {}) if found is None else {}
             for name, text in new_files.items():
                 _write(folder.path / name, text)
-            _write(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+            if not (found is not None and is_complete(config, progress)):
+                _write(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
             if RECOMMENDED in new_files:
                 log.info(f"written, with the reasons: {folder.path / RECOMMENDED}")
         log.info(f"run folder: {folder.path}  (losses and pictures: tensorboard --logdir {shlex.quote(str(outdir))})")
@@ -260,5 +265,9 @@ def is_finished(run: RunFolder) -> bool:
     config = config_of(run)
     if config is None or not run.state.is_file():
         return False
-    progress = read_progress(run.state)
+    return is_complete(config, read_progress(run.state))
+
+
+def is_complete(config: TrainConfig, progress: Progress) -> bool:
+    """Return True if nothing is left of a run that stands at `progress`."""
     return progress.nimg >= config.kimg * 1000 and (progress.decoder_finished or not config.decoder.kimg)

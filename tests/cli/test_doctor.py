@@ -183,7 +183,8 @@ def test_a_recipe_is_measured_on_the_data_that_it_names(
     assert result.exit_code == 0, result.output
     assert "quickstart\nestimate on cpu, from 4 steps of 16 pictures: 100 img/s, 9 minutes for 52 kimg" in result.output
     assert (
-        "recommended: emoji64_resnet, 340 kimg, about 57 minutes at 100 img/s, measured here, after 3 minutes of pretraining, " in result.output
+        "recommended: emoji64_resnet, 340 kimg, about 57 minutes at 100 img/s, measured here, besides 3 minutes of other training, "
+        in result.output
     )
     assert [config.data.source for config in measured] == [str(pictures)] * 2
     assert doctor("--preset", "quikstart").output.endswith("there is no recipe 'quikstart'; did you mean quickstart?\n")

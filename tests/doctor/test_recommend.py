@@ -191,9 +191,9 @@ def test_the_recipe_in_memory_stays_as_it_is() -> None:
     [
         (60, 0, 36, 1, "about an hour at 10 img/s, measured here"),
         (10, 0, 5.7, 1, "about 10 minutes at"),
-        (2, 4, 0.3, 0.25, "about 1 minute at 10 img/s, measured here, after 1 minute of pretraining, cut to half of the time"),
-        (10, 4, 3.3, 1, "about 6 minutes at 10 img/s, measured here, after 4 minutes of pretraining"),
-        (10, 20, 2.7, 0.25, "about 5 minutes at 10 img/s, measured here, after 5 minutes of pretraining, cut to half of the time"),
+        (2, 4, 0.3, 0.25, "about 1 minute at 10 img/s, measured here, besides 1 minute of other training, cut to half of the time"),
+        (10, 4, 3.3, 1, "about 6 minutes at 10 img/s, measured here, besides 4 minutes of other training"),
+        (10, 20, 2.7, 0.25, "about 5 minutes at 10 img/s, measured here, besides 5 minutes of other training, cut to half of the time"),
         (1e-6, 0, 3e-7, 1, "about 1e-06 minutes"),
     ],
 )

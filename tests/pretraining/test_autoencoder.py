@@ -1,6 +1,8 @@
 """The autoencoder of a run: its training, its cache, its checks, and the latents that follow from it."""
 
 import itertools
+import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from gan_t2i import registry
-from gan_t2i.checkpoint import read_tensors, write_tensors
+from gan_t2i.checkpoint import read_metadata, read_tensors, write_tensors
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.data.packing import PackedDataset
 from gan_t2i.models.autoencoders.conv import ConvConfig
@@ -132,6 +134,30 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(
     assert (tmp_path / "a").is_file() == (stopped_after == 8)
     stopped, unbroken = train(tmp_path / "a"), train(tmp_path / "b")
     assert [name for name in unbroken if not torch.equal(stopped[name], unbroken[name])] == []
+
+
+def test_a_request_to_stop_saves_the_position_and_is_obeyed(
+    dataset: PackedDataset, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = registry.config_for("autoencoder", "conv", {**PARAMS, "kimg": 0.09})
+    step, steps = AutoencoderTraining.step, itertools.count()
+
+    def stop(self: AutoencoderTraining) -> torch.Tensor:
+        if next(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(AutoencoderTraining, "step", stop)
+
+    def train() -> None:
+        AutoencoderTraining(build_autoencoder(SPEC, dataset, 0), config, dataset, tmp_path / "a", **CPU).run()  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert read_metadata(tmp_path / "a")["nimg"] == 3 * config.batch  # type: ignore[attr-defined]
+    assert any(line.startswith("autoencoder: stopped after") for line in said)
+    train()
+    assert next(steps) == math.ceil(90 / config.batch)  # type: ignore[attr-defined]
 
 
 def test_wide_networks_learn_more_slowly() -> None:

@@ -14,14 +14,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan_t2i.checkpoint import load_snapshot, read_info, read_metadata, read_tensors, write_tensors
-from gan_t2i.core.errors import UsageError
+from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.images import from_uint8
 from gan_t2i.losses.inputs import StepNoise
 from gan_t2i.losses.terms.reconstruction import nearest_z
 from gan_t2i.models.latent_generator import LatentGenerator
 from gan_t2i.pretraining.autoencoder import ReadyAutoencoder
 from gan_t2i.pretraining.autoencoder_training import AutoencoderTraining
-from gan_t2i.runs import RunFolder
+from gan_t2i.runs import RunFolder, list_runs
 from gan_t2i.text.batch import TextBatch
 from gan_t2i.training.config import TrainConfig
 from gan_t2i.training.decoder import DecoderTraining
@@ -140,7 +140,7 @@ def test_the_decoder_learns_from_what_the_generator_draws(start: Start, settings
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed
     assert all(name.startswith("autoencoder.decoder.") for name in changed)
-    assert [event.step for event in EventAccumulator(str(run.path)).Reload().Scalars("Decoder/loss")] == [*range(16, 60, 8), 60]
+    assert [event.step for event in EventAccumulator(str(run.path)).Reload().Scalars("Decoder/loss")] == [16, 24, 28, 32, 40, 48, 56, 60]
     assert read_progress(run.state) == Progress(8, decoder_nimg=52, decoder_finished=True)
     longer, _ = start(**{**settings, "kimg": 0.016}, decoder={"kimg": 0.05}, resume=str(run.path))
     assert longer == run
@@ -241,12 +241,50 @@ def test_a_position_that_cannot_be_used_begins_the_lesson_again(
     settings |= {"decoder": LESSON}
     begun = end_in_step(12, stop)
     run, _ = start(**settings)
-    tensors = {name: tensor for name, tensor in read_tensors(run.state)[0].items() if name != "decoder_training/average/0"}
-    write_tensors(run.state, tensors, read_metadata(run.state))
-    start(**settings)
-    assert begun == [0, 4, 8, 12, 0, 4, 8, 12, 16, 20, 24]
-    assert "the decoder learns from the start" in caplog.text
+    tensors, metadata = read_tensors(run.state)[0], read_metadata(run.state)
+    name = "decoder_training/average/0"
+    broken = {
+        "missing": {key: tensor for key, tensor in tensors.items() if key != name},
+        "not finite": tensors | {name: tensors[name] * torch.nan},
+        "another shape": tensors | {name: torch.zeros(1)},
+        "other weights": tensors | {"decoder_training/game/D/0": torch.zeros(1)},
+    }
+    for kind, faulty in broken.items():
+        write_tensors(run.state, faulty, metadata)
+        before = len(begun)
+        caplog.clear()
+        start(**settings, resume=str(run.path))
+        assert begun[before:] == [0, 4, 8, 12, 16, 20, 24], kind
+        assert "the decoder learns from the start" in caplog.text
+        assert [record["nimg"] for record in run.records() if "Decoder/loss" in record] == [16, 24, 28, 32, 36]
+    for nimg in (15, 4000):
+        write_tensors(run.state, tensors, metadata | {"decoder_nimg": nimg})
+        before = len(begun)
+        start(**settings, resume=str(run.path))
+        assert begun[before:] == [0, 4, 8, 12, 16, 20, 24]
     assert read_progress(run.state).decoder_finished
+
+
+@pytest.mark.parametrize("broken", ["loss", "weights"])
+def test_a_decoder_that_diverges_is_an_error_and_nothing_is_lost(
+    start: Start, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: str
+) -> None:
+    step = DecoderTraining.step
+
+    def diverging(self: DecoderTraining, nimg: int) -> dict[str, torch.Tensor]:
+        losses = step(self, nimg)
+        if nimg == 12 and broken == "weights":
+            self.adam.average[0].fill_(torch.nan)
+        return {tag: loss * torch.nan for tag, loss in losses.items()} if nimg == 12 and broken == "loss" else losses
+
+    monkeypatch.setattr(DecoderTraining, "step", diverging)
+    settings |= {"decoder": LESSON, "report": {"snapshot_kimg": 0.008, "stats_kimg": 0.008, "grid_kimg": 1}}
+    with pytest.raises(GanT2IError, match="the decoder's fine-tuning diverged within 16 images: lower "):
+        start(**settings)
+    [run] = list_runs(tmp_path / "runs")
+    assert read_progress(run.state) == Progress(8, decoder_nimg=8)
+    assert all(tensor.isfinite().all() for tensor in load_snapshot(run.snapshots()[-1])[0].state_dict().values())
+    assert "NaN" not in run.stats.read_text()
 
 
 def test_a_longer_game_drops_the_lesson_on_its_way(
@@ -257,6 +295,8 @@ def test_a_longer_game_drops_the_lesson_on_its_way(
     run, _ = start(**settings)
     start(**{**settings, "kimg": 0.016}, resume=str(run.path))
     assert begun == [0, 4, 8, 12, 0, 4, 8, 12, 16, 20, 24]
+    steps = [record["nimg"] for record in run.records()]
+    assert steps == sorted(steps)
     assert read_progress(run.state) == Progress(16, decoder_nimg=28, decoder_finished=True)
 
 

@@ -151,15 +151,22 @@ def test_numbers_that_are_not_finite_are_not_saved_at_a_stop(
     assert (read_tensors(folder.state)[1]["nimg"], read_tensors(folder.state)[1]["rollbacks"]) == (20, 1)
 
 
+@pytest.mark.parametrize(("suite", "left_out"), [("none", "the final grid was not drawn"), ("shapes", "run gan-t2i evaluate shapes ")])
 def test_at_its_end_it_says_what_is_left_out(
-    small_config: Callable[..., Any], signal_after: Callable[..., None], calls: Calls, tmp_path: Path, said: list[str]
+    small_config: Callable[..., Any],
+    signal_after: Callable[..., None],
+    calls: Calls,
+    tmp_path: Path,
+    said: list[str],
+    suite: str,
+    left_out: str,
 ) -> None:
     from gan_t2i.training.config import TrainConfig
     from gan_t2i.training.run import run_training
 
     signal_after(36)
-    config = TrainConfig.parse(small_config())
-    folder, stopped_by = run_training(config, tmp_path, resume="never", description="x")
+    config = TrainConfig.parse(small_config(evaluate={"suite": suite}))
+    _, stopped_by = run_training(config, tmp_path, resume="never", description="x")
     assert stopped_by is None
     assert calls[-1] == "save_state"
-    assert f"run gan-t2i evaluate shapes {folder.path}" in said[-1]
+    assert left_out in said[-1]

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from gan_t2i.core.errors import GanT2IError, UsageError
 from gan_t2i.core.files import atomic_folder, cache_dir
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.runtime import seeded_rng
 from gan_t2i.core.threads import cores
 from gan_t2i.data import packing, partial, personal
@@ -192,7 +193,7 @@ def _scan(source: Source, resolution: int, folder: Path, progress: bool) -> None
     names, settings, scan, digest = list(source.entries), source.settings, _Scan(), hashlib.sha256()
     key, by_name = caption_key(source), _split_by_name(names)
     reading = Reading()
-    for name in tqdm(names, "scanning tars", unit="tar", disable=not progress):
+    for name in tqdm(names, "scanning tars", unit="tar", disable=not progress, **bar_options()):
         reading = _read_tar(source, name, key, by_name)
         scan.add(reading, share=-(-SAMPLE // len(names)))
         digest.update(json.dumps([name, *([record.where, record.captions, record.split] for record in reading.records)]).encode())

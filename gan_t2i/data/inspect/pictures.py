@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
+from gan_t2i.core.log import bar_options
 from gan_t2i.core.threads import cores
 from gan_t2i.data.decode import BadImageError, is_transparent, open_image, to_rgb
 from gan_t2i.data.duplicates import COLOUR_SIDE, coarse_colours, difference_hash, groups_of, near_groups
@@ -83,7 +84,7 @@ def describe_pictures(
     facts: list[PictureFacts] = []
     usable: list[Record] = []
     results = map_in_threads(records, lambda record: facts_of(record.image, settings.background), workers or cores())
-    bar = tqdm(records, "inspecting", unit="img", disable=not progress)
+    bar = tqdm(records, "inspecting", unit="img", disable=not progress, **bar_options())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in packing: Pillow's warnings do not name the picture
         for record, result in zip(bar, results, strict=True):
