@@ -1,5 +1,6 @@
 """The page in a real browser: it draws while a prompt is typed, and can be used without a mouse."""
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -31,15 +32,25 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Serves the packaged model."""
-    server = make_server(create_app(Text2Image.load("pretrained:shapes64"), "shapes64", example="a red heart"), Limits())
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+def addresses() -> Iterator[list[str]]:
+    """Serves the packaged model, without keys and with one."""
+    model = Text2Image.load("pretrained:shapes64")
+    with contextlib.ExitStack() as stack:
+        addresses = []
+        for keys in ([], ["right"]):
+            server = make_server(create_app(model, "shapes64", keys=keys, example="a red heart"), Limits())
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            addresses.append(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        yield addresses
+
+
+@pytest.fixture
+def address(addresses: list[str]) -> str:
+    return addresses[0]
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +279,22 @@ def test_a_file_that_is_no_picture_is_told(page: Page, tmp_path: Path) -> None:
     page.wait(lambda: page.text("status").startswith("image: "))
     assert page.text("status").startswith("image: the file is not one of")
     page.browser.get_log("browser")  # the 400
+
+
+def test_a_key_is_asked_for_and_told_right_from_wrong(browser: webdriver.Chrome, addresses: list[str]) -> None:
+    page = Page(browser, addresses[1])
+    browser.get(page.address)
+    page.wait(lambda: page.text("status") == "This server needs its API key: type it above.")
+    page.find("key").send_keys("wrong “key”", Keys.ENTER)
+    page.wait(lambda: page.text("status") == "That key is wrong.")
+    page.find("key").clear()
+    page.find("key").send_keys("right", Keys.TAB)
+    page.wait(lambda: page.text("status") == "Type what to draw, such as: a red heart.")
+    assert page.text("model") == "shapes64, 64 px"
+    assert not page.find("key").is_displayed()
+    page.type("a red heart")
+    page.open("#p=a+blue+star").wait(lambda: page.is_done("a blue star"))  # this tab remembers the key
+    browser.get_log("browser")  # each 401
 
 
 @pytest.mark.parametrize("width", [1200, 360])
