@@ -222,9 +222,10 @@ window.answer = (() => {
     about: async () => { const { facts } = await ready; return { name: facts.name, resolution: facts.resolution, example: facts.example }; },
     draw: async point => { const { facts } = await ready; return png(await draw(point), facts.resolution, facts.xmp); },
     words: async ({ prompt }) => {
-      const { facts, words } = await ready;
+      const { facts, tokenizer, words } = await ready;
       const known = word => !facts.words.length || (word.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? []).every(part => words.has(part));
-      return { words: prompt.split(/\s+/).filter(Boolean).map(word => ({ word, known: known(word) })) };
+      const tokens = tokenizer.encode(prompt).ids.length;
+      return { words: prompt.split(/\s+/).filter(Boolean).map(word => ({ word, known: known(word) })), tokens, max_tokens: facts.max_tokens };
     },
     effects: async (point, signal) => ({ effects: await effects(point, signal) }),
   };

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import encode_picture
+from gan_t2i.core.words import split_words
 from gan_t2i.sampling.explain import WordEffect, can_explain, word_effects
 from gan_t2i.sampling.explore import draw_point
 from gan_t2i.serving.errors import invalid
@@ -73,7 +74,12 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     @router.post("/words")
     async def words(point: Point) -> dict[str, Any]:
         unknown = set(model.unknown_words(point.prompt))
-        return {"words": [{"word": word, "known": word.lower().strip(".,;:!?") not in unknown} for word in point.prompt.split()]}
+        [tokens] = model.encoder.count_tokens([point.prompt])
+        return {
+            "words": [{"word": word, "known": unknown.isdisjoint(split_words(word))} for word in point.prompt.split()],
+            "tokens": tokens,
+            "max_tokens": model.encoder.max_tokens,
+        }
 
     @router.post("/effects")
     async def effects(point: Point) -> dict[str, Any]:

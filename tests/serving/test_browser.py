@@ -322,6 +322,12 @@ def test_without_a_prompt_there_is_no_picture(page: Page) -> None:
     assert not page.all("img[src]")
 
 
+def test_what_the_model_does_not_read_is_told(page: Page) -> None:
+    page.open("#seed=1e25&p=" + 100 * "red+").wait(lambda: "the model reads 64, the rest is left out." in page.text("status"))
+    assert page.text("status").startswith("Drawn in ")
+    assert page.find("large").get_attribute("alt").endswith("seed 999999999")  # the field's largest
+
+
 def test_a_server_that_has_stopped_is_told(page: Page) -> None:
     page.open("#p=a+red+heart").wait(lambda: page.is_done("a red heart"))
     page.browser.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
