@@ -23,7 +23,7 @@ from gan_t2i.core.words import split_words
 from gan_t2i.sampling.explain import WordEffect, can_explain, word_effects
 from gan_t2i.sampling.explore import draw_point
 from gan_t2i.serving.errors import invalid
-from gan_t2i.serving.images_api import checked_prompt
+from gan_t2i.serving.images_api import SEEDS, checked_prompt
 from gan_t2i.serving.queue import DrawingQueue
 
 Prompt = Annotated[str, Field(max_length=1000), AfterValidator(checked_prompt)]
@@ -40,7 +40,7 @@ class Point(BaseModel):
     to: Prompt | None = None
     t: Share = 0.0
     mixed: bool = False
-    seed: int = Field(0, ge=0, lt=10**18)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     x: Offset = 0.0
     y: Offset = 0.0
     truncation: float = Field(1.0, ge=0, le=2)
