@@ -53,15 +53,15 @@ SOFTWARE.
 """
 
 
-def export_web(model: Text2Image, folder: Path) -> None:
-    """Write `model`, which must be on the CPU, and the page to a new folder.
+def export_web(model: Text2Image, folder: Path, *, name: str = "") -> None:
+    """Write `model`, which must be on the CPU, and the page to a new folder; `name` is as for `export_onnx`.
 
     Raises `UsageError` where the folder exists, and `GanT2IError` where npm cannot get a package, or as `export_onnx`.
     """
     check_new(folder)
     vendor = packages()
     with atomic_folder(folder) as place:
-        export_onnx(model, place / "model", packed=True)
+        export_onnx(model, place / "model", name=name, packed=True)
         shutil.copytree(vendor, place / "vendor")
         (place / "engine.js").write_text(_resource("engine.js"), encoding="utf-8")
         size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
