@@ -128,6 +128,12 @@ def run_of(snapshot: Path) -> RunFolder | None:
     return run if run.config.is_file() and snapshot.absolute().parent.name == "snapshots" else None
 
 
+def model_name(snapshot: Path) -> str:
+    """Return the name of a model for other programs: that of its run, or of its file."""
+    run = run_of(snapshot)
+    return slug(run.path.name if run else snapshot.stem)
+
+
 def pretrained_model(name: str) -> Path:
     """Return the snapshot of a model that comes with the package, or raise `UsageError`."""
     models = {path.stem: path for path in sorted(PRETRAINED.glob("*.safetensors"))}

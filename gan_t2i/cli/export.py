@@ -81,8 +81,9 @@ def command(
 def _export_onnx(subject: Subject, card: "ModelCard | None", folder: Path, *, with_page: bool) -> None:
     from dataclasses import replace
 
+    from gan_t2i.runs import model_name
     from gan_t2i.sampling.onnx_export import export_onnx
     from gan_t2i.serving.web import export_web
 
     subject.pipeline.info = replace(subject.pipeline.info, card=card)
-    (export_web if with_page else export_onnx)(subject.pipeline, folder)
+    (export_web if with_page else export_onnx)(subject.pipeline, folder, name=model_name(subject.snapshot))

@@ -30,8 +30,7 @@ def command(model: str, host: str, port: int, api_key_file: Path | None, text_en
 
     if any(importlib.util.find_spec(package) is None for package in _PACKAGES):
         raise GanT2IError('serving needs fastapi, uvicorn, prometheus-client and python-multipart: pip install "gan-t2i[serve]"')
-    from gan_t2i.core.files import slug
-    from gan_t2i.runs import resolve_snapshot, run_of
+    from gan_t2i.runs import model_name, resolve_snapshot
     from gan_t2i.sampling.pipeline import Text2Image
     from gan_t2i.serving.app import create_app
     from gan_t2i.serving.server import is_loopback, listen, read_keys, serve
@@ -44,8 +43,6 @@ def command(model: str, host: str, port: int, api_key_file: Path | None, text_en
     limits = Limits()
     with listen(host, port) as listener:
         pipeline = Text2Image.load(snapshot, text_encoder=text_encoder, device=device)
-        run = run_of(snapshot)
-        name = slug(run.path.name if run else snapshot.stem)
         example = pipeline.info.card.example if pipeline.info.card else ""
-        app = create_app(pipeline, name, created=int(snapshot.stat().st_mtime), keys=keys, limits=limits, example=example)
+        app = create_app(pipeline, model_name(snapshot), created=int(snapshot.stat().st_mtime), keys=keys, limits=limits, example=example)
         serve(app, listener, limits)

@@ -1,4 +1,4 @@
-"""Draws pictures with the model in this folder:  python draw.py "a red circle" --seed 3
+"""Draws pictures with the model in this folder:  python draw.py PROMPT --seed 3
 
 It needs onnxruntime, tokenizers and numpy, and no torch. N batch, L tokens, Z latent width, C channels, R resolution.
 """
@@ -102,9 +102,21 @@ def main() -> None:
     parser.add_argument("--truncation", type=float, default=1.0, help="below 1, pictures are more typical and vary less (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("picture.png"), help="a PNG file (default: picture.png)")
     options = parser.parse_args()
+    for is_fault, message in (
+        (not options.prompt.strip(), "the prompt is empty: say what to draw"),
+        (not 0 <= options.seed < 10**18, "--seed must be from 0 to 10^18 - 1"),
+        (not 0 <= options.truncation <= 2, "--truncation must be from 0 to 2"),
+        (options.out.suffix.lower() != ".png", f"--out {options.out} must end in .png: it is a PNG file"),
+    ):
+        if is_fault:
+            parser.error(message)
     model = Model(Path(__file__).parent)
     [image] = model.draw([options.prompt], [options.seed], options.truncation)
-    save_png(to_pixels(image), options.out, model.facts["xmp"])
+    try:
+        save_png(to_pixels(image), options.out, model.facts["xmp"])
+    except OSError as error:
+        parser.error(f"cannot write {options.out}: {error.strerror}")
+    print(options.out)
 
 
 if __name__ == "__main__":

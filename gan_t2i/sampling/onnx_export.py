@@ -6,6 +6,7 @@ N batch, L tokens, E width of the encoder, Z latent width, C channels, R resolut
 import importlib.util
 import json
 import logging
+import shlex
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -69,10 +70,10 @@ class _Generator(nn.Module):
 
 @torch_defaults()
 @torch.no_grad()
-def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> None:
+def export_onnx(model: Text2Image, folder: Path, *, name: str = "", packed: bool = False) -> None:
     """Write `model`, which must be on the CPU, to a new folder, and compare its images with torch's.
 
-    `packed` halves the files, and rounds the weights to 16 bits.
+    `name` is the model's, by default that of its data. `packed` halves the files, and rounds the weights to 16 bits.
 
     Raises `UsageError` where the folder exists, and `GanT2IError` where a package is missing, or where the model cannot be written as ONNX.
     """
@@ -81,6 +82,7 @@ def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> Non
             raise GanT2IError(f'ONNX needs the package {package}: pip install "gan-t2i[export]"')
     check_new(folder)
     log.info("writing text encoder and generator as ONNX, and comparing them with torch's: about a minute")
+    name = name or model.info.data_name
     generator, encoder = model.generator, model.encoder
     features = encoder.model.preprocess(list(TRIED))
     ids, mask = features["input_ids"], features["attention_mask"].bool()
@@ -92,7 +94,7 @@ def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> Non
         inputs = {**text, "z": z, "truncation": torch.tensor(0.5), "kept": torch.tensor(0)}
         _write(_Generator(generator), inputs, ["image"], encoder.max_tokens, place / "generator.onnx")
         (place / "tokenizer.json").write_text(encoder.tokenizer_json(), encoding="utf-8")
-        (place / "model.json").write_text(json.dumps(_description(model), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        (place / "model.json").write_text(json.dumps(_description(model, name), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("onnx_draw.py"), place / "draw.py")
         if packed:
             from gan_t2i.sampling.onnx_pack import pack  # onnx
@@ -100,7 +102,7 @@ def export_onnx(model: Text2Image, folder: Path, *, packed: bool = False) -> Non
             pack(place / "encoder.onnx")
             pack(place / "generator.onnx")
         difference = _compare(model, place, PACKED_TOLERANCE if packed else TOLERANCE)
-        (place / "README.md").write_text(_readme(model, difference, packed=packed), encoding="utf-8")
+        (place / "README.md").write_text(_readme(model, name, difference, packed=packed), encoding="utf-8")
 
 
 def _write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], max_tokens: int, path: Path) -> None:
@@ -152,12 +154,12 @@ def _compare(model: Text2Image, folder: Path, tolerance: float) -> float:
     return largest
 
 
-def _description(model: Text2Image) -> dict[str, Any]:
+def _description(model: Text2Image, name: str) -> dict[str, Any]:
     """Return what a program needs to know, and what the model is."""
     card = model.info.card
     return {
         "format": FORMAT,
-        "name": model.info.data_name,
+        "name": name,
         "files": {"encoder": "encoder.onnx", "generator": "generator.onnx", "tokenizer": "tokenizer.json"},
         "z_width": model.generator.z_width,
         "max_tokens": model.encoder.max_tokens,
@@ -174,11 +176,12 @@ def _description(model: Text2Image) -> dict[str, Any]:
     }
 
 
-def _readme(model: Text2Image, difference: float, *, packed: bool) -> str:
+def _readme(model: Text2Image, name: str, difference: float, *, packed: bool) -> str:
     """Return the README of the folder: the card, how the files go together, how exact they are, and what the snapshot records."""
     card = model.info.card
     return README.read_text(encoding="utf-8").format(
-        card=card_text(card) if card else f"# {model.info.data_name}",
+        card=card_text(card) if card else f"# {name}",
+        prompt=shlex.quote((card.example if card else "") or "a prompt"),
         facts=facts(model.info),
         z_width=model.generator.z_width,
         max_tokens=model.encoder.max_tokens,

@@ -121,8 +121,7 @@ def _new_app(lifespan: Lifespan[FastAPI]) -> FastAPI:
         title="gan_t2i",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # its pages load scripts from elsewhere
-        redoc_url=None,
+        openapi_url=None,  # the routes are OpenAI's; its pages would load scripts from elsewhere
         # it would report exceptions, which may hold prompts, to whatever collects traces here
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )

@@ -3,15 +3,19 @@
 window.answer = (() => {
   const MASK64 = (1n << 64n) - 1n;
   const encoded = new Map(); // prompt -> {words, sentence, length}
+  const { megabytes } = document.currentScript.dataset;
   let turn = Promise.resolve();
 
   async function load(path) {
-    const answer = await fetch(path);
-    if (!answer.ok) throw new Error("cannot load " + path + " (" + answer.status + ")");
+    const answer = await fetch(path).catch(() => null);
+    if (!answer?.ok) throw new Error("cannot load " + path + " (" + (answer?.status ?? "no answer") + ")");
     return answer;
   }
 
   const ready = (async () => {
+    if (location.protocol === "file:") {
+      throw new Error("Browsers do not run this page from a file: run python -m http.server in its folder, and open http://localhost:8000");
+    }
     const [ort, { Tokenizer }, facts, json] = await Promise.all([
       import("./vendor/ort.wasm.bundle.min.mjs"), import("./vendor/tokenizers.min.mjs"),
       load("model/model.json").then(file => file.json()), load("model/tokenizer.json").then(file => file.json()),
@@ -222,17 +226,19 @@ window.answer = (() => {
     about: async () => { const { facts } = await ready; return { name: facts.name, resolution: facts.resolution, example: facts.example }; },
     draw: async point => { const { facts } = await ready; return png(await draw(point), facts.resolution, facts.xmp); },
     words: async ({ prompt }) => {
-      const { facts, words } = await ready;
+      const { facts, tokenizer, words } = await ready;
       const known = word => !facts.words.length || (word.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? []).every(part => words.has(part));
-      return { words: prompt.split(/\s+/).filter(Boolean).map(word => ({ word, known: known(word) })) };
+      const tokens = tokenizer.encode(prompt).ids.length;
+      return { words: prompt.split(/\s+/).filter(Boolean).map(word => ({ word, known: known(word) })), tokens, max_tokens: facts.max_tokens };
     },
     effects: async (point, signal) => ({ effects: await effects(point, signal) }),
   };
 
-  return (path, body, signal) => turn = turn.catch(() => {}).then(async () => {
+  const answer = (path, body, signal) => turn = turn.catch(() => {}).then(async () => {
     signal?.throwIfAborted();
     const result = await routes[path](body, signal);
     signal?.throwIfAborted();
     return result instanceof Blob ? new Response(result) : Response.json(result);
   });
+  return Object.assign(answer, { megabytes, ready });
 })();

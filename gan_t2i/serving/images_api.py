@@ -20,6 +20,8 @@ from gan_t2i.serving.queue import Drawn, ReadPrompt
 
 MOST_PIXELS = 1536
 """Largest side of a picture."""
+SEEDS = 10**18
+"""Seeds are below it, as those of `gan-t2i sample`."""
 _RETIRED_QUALITIES = {"standard": "medium", "hd": "high"}
 
 
@@ -68,7 +70,7 @@ class PictureRequest(BaseModel):
     stream: bool = False
     partial_images: int = Field(0, ge=0, le=3)
     # of this project
-    seed: int | None = Field(None, ge=0, lt=10**18)
+    seed: int | None = Field(None, ge=0, lt=SEEDS)
     # without an effect here
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
     user: str = ""
@@ -90,6 +92,8 @@ class PictureRequest(BaseModel):
             raise invalid("background", "jpeg files are opaque: transparent goes with png and webp")
         if self.stream and self.response_format == "url":
             raise invalid("response_format", "a stream carries b64_json")
+        if self.seed is not None and self.seed + self.n > SEEDS:
+            raise invalid("seed", f"its pictures would have seeds up to {self.seed + self.n - 1}; the largest is {SEEDS - 1}")
         return self
 
     def seeds(self) -> list[int]:

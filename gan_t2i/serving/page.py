@@ -19,10 +19,11 @@ from torch import Tensor
 
 from gan_t2i.core.errors import UsageError
 from gan_t2i.core.images import encode_picture
+from gan_t2i.core.words import split_words
 from gan_t2i.sampling.explain import WordEffect, can_explain, word_effects
 from gan_t2i.sampling.explore import draw_point
 from gan_t2i.serving.errors import invalid
-from gan_t2i.serving.images_api import checked_prompt
+from gan_t2i.serving.images_api import SEEDS, checked_prompt
 from gan_t2i.serving.queue import DrawingQueue
 
 Prompt = Annotated[str, Field(max_length=1000), AfterValidator(checked_prompt)]
@@ -39,7 +40,7 @@ class Point(BaseModel):
     to: Prompt | None = None
     t: Share = 0.0
     mixed: bool = False
-    seed: int = Field(0, ge=0, lt=10**18)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     x: Offset = 0.0
     y: Offset = 0.0
     truncation: float = Field(1.0, ge=0, le=2)
@@ -73,7 +74,12 @@ def page_routes(queue: DrawingQueue, name: str, example: str) -> APIRouter:
     @router.post("/words")
     async def words(point: Point) -> dict[str, Any]:
         unknown = set(model.unknown_words(point.prompt))
-        return {"words": [{"word": word, "known": word.lower().strip(".,;:!?") not in unknown} for word in point.prompt.split()]}
+        [tokens] = model.encoder.count_tokens([point.prompt])
+        return {
+            "words": [{"word": word, "known": unknown.isdisjoint(split_words(word))} for word in point.prompt.split()],
+            "tokens": tokens,
+            "max_tokens": model.encoder.max_tokens,
+        }
 
     @router.post("/effects")
     async def effects(point: Point) -> dict[str, Any]:

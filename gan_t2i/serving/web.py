@@ -53,22 +53,23 @@ SOFTWARE.
 """
 
 
-def export_web(model: Text2Image, folder: Path) -> None:
-    """Write `model`, which must be on the CPU, and the page to a new folder.
+def export_web(model: Text2Image, folder: Path, *, name: str = "") -> None:
+    """Write `model`, which must be on the CPU, and the page to a new folder; `name` is as for `export_onnx`.
 
     Raises `UsageError` where the folder exists, and `GanT2IError` where npm cannot get a package, or as `export_onnx`.
     """
     check_new(folder)
     vendor = packages()
     with atomic_folder(folder) as place:
-        export_onnx(model, place / "model", packed=True)
+        export_onnx(model, place / "model", name=name, packed=True)
         shutil.copytree(vendor, place / "vendor")
-        (place / "index.html").write_text(static_page(), encoding="utf-8")
         (place / "engine.js").write_text(_resource("engine.js"), encoding="utf-8")
+        size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        (place / "index.html").write_text(static_page(size), encoding="utf-8")
 
 
-def static_page() -> str:
-    """Return the page of the server with a script that answers its requests, and with a policy that allows no other host."""
+def static_page(size: int) -> str:
+    """Return the page of the server with a script that answers its requests and loads `size` bytes, and a policy that allows no other host."""
     html = _resource("page.html")
     [script] = re.findall("<script>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -77,7 +78,7 @@ def static_page() -> str:
         "connect-src 'self'; base-uri 'none'; form-action 'none'"
     )
     html = html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
-    return html.replace("<script>", '<script src="engine.js"></script>\n<script>', 1)
+    return html.replace("<script>", f'<script src="engine.js" data-megabytes="{size / 1e6:.0f}"></script>\n<script>', 1)
 
 
 def packages() -> Path:

@@ -102,7 +102,8 @@ def test_a_repository_needs_a_licence_and_a_new_folder(trained: RunFolder, repos
 
 
 def test_onnx_takes_the_card(trained: RunFolder, card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_card(model: Text2Image, folder: Path) -> None:
+    def write_card(model: Text2Image, folder: Path, name: str) -> None:
+        assert name == trained.path.name  # as `serve` calls it
         folder.mkdir()
         (folder / "card").write_text(model.info.card.text if model.info.card else "none")
 

@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan_t2i import GanT2IError, Text2Image, UsageError, registry
+from gan_t2i.checkpoint import ModelCard
 from gan_t2i.core.images import to_pictures
 from gan_t2i.core.marks import GENERATED
 from gan_t2i.core.runtime import seeded_rng, seeded_weights
@@ -53,7 +57,9 @@ pytestmark = pytest.mark.slow  # torch takes seconds to write a graph
 def exported(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small run's model as ONNX."""
     folder = tmp_path_factory.mktemp("onnx") / "model"
-    export_onnx(Text2Image.load(trained.path, device="cpu"), folder)
+    model = Text2Image.load(trained.path, device="cpu")
+    model.info = replace(model.info, card=ModelCard("# Small", example="a 'blue' square"))
+    export_onnx(model, folder, name="small")
     return folder
 
 
@@ -146,14 +152,33 @@ def test_the_program_draws_the_picture_of_sample_without_torch(trained: RunFolde
     file = tmp_path / "picture.png"
     no_torch = "assert not {'torch', 'gan_t2i'} & {*sys.modules}"
     code = f"import runpy, sys; runpy.run_path({str(exported / 'draw.py')!r}, run_name='__main__'); {no_torch}"
-    subprocess.run(
-        [sys.executable, "-c", code, "a red circle", "--seed", "3", "--truncation", "0.5", "--out", str(file)], check=True, cwd=tmp_path
-    )
+    command = [sys.executable, "-c", code, "a red circle", "--seed", "3", "--truncation", "0.5", "--out", str(file)]
+    assert subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout == f"{file}\n"
     [expected] = Text2Image.load(trained.path, device="cpu").generate("a red circle", seeds=3, truncation_psi=0.5)
     with Image.open(file) as picture:
         assert (picture.mode, picture.size) == ("RGB", (16, 16))
         assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected).astype(int)).max() <= 1
         assert GENERATED in picture.info["XML:com.adobe.xmp"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([" "], "the prompt is empty: say what to draw"),
+        (["red", "--seed", "-1"], "--seed must be from 0 to 10^18 - 1"),
+        (["red", "--truncation", "9"], "--truncation must be from 0 to 2"),
+        (["red", "--out", "x.jpg"], "--out x.jpg must end in .png: it is a PNG file"),
+        (["red", "--out", "/nodir/x.png"], "cannot write /nodir/x.png: No such file or directory"),
+    ],
+    ids=str,
+)
+def test_the_program_refuses_in_a_sentence(
+    exported: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["draw.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(exported / "draw.py"), run_name="__main__")
+    assert capsys.readouterr().err.splitlines()[-1] == f"draw.py: error: {message}"
 
 
 def test_the_folder_explains_itself(trained: RunFolder, exported: Path) -> None:
@@ -169,7 +194,9 @@ def test_the_folder_explains_itself(trained: RunFolder, exported: Path) -> None:
     assert (description["z_width"], description["resolution"], description["channels"], description["max_tokens"]) == (8, 16, 3, 16)
     assert (description["format"], description["most_kept"]) == (2, 2)
     assert {*description["files"].values()} < {path.name for path in exported.iterdir()}
+    assert description["name"] == "small"
     readme = (exported / "README.md").read_text()
+    assert f"python draw.py {shlex.quote(description['example'])} --seed 3" in readme
     assert "`image` float32 [N, 3, 16, 16]" in readme
     assert "From 1 to `most_kept`, here 2," in readme
     assert Text2Image.load(trained.path).info.data_fingerprint in readme

@@ -1,5 +1,6 @@
 """The page in a real browser: it draws while a prompt is typed, and can be used without a mouse."""
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -31,15 +32,25 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Serves the packaged model."""
-    server = make_server(create_app(Text2Image.load("pretrained:shapes64"), "shapes64", example="a red heart"), Limits())
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+def addresses() -> Iterator[list[str]]:
+    """Serves the packaged model, without keys and with one."""
+    model = Text2Image.load("pretrained:shapes64")
+    with contextlib.ExitStack() as stack:
+        addresses = []
+        for keys in ([], ["right"]):
+            server = make_server(create_app(model, "shapes64", keys=keys, example="a red heart"), Limits())
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            addresses.append(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        yield addresses
+
+
+@pytest.fixture
+def address(addresses: list[str]) -> str:
+    return addresses[0]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +94,11 @@ class Page:
 
     def wait(self, condition: Callable[[], Any]) -> None:
         WebDriverWait(self.browser, 60).until(lambda _: condition())
+
+    def is_in_sight(self, name: str) -> bool:
+        """True if the element is in the window before anything is scrolled."""
+        script = "const box = arguments[0].getBoundingClientRect(); return box.height > 0 && scrollY + box.bottom <= innerHeight"
+        return bool(self.browser.execute_script(script, self.find(name)))
 
     def pixels(self, image: str = "#large") -> str:
         """The decoded picture, as text."""
@@ -244,6 +260,7 @@ def test_a_picture_of_the_user_is_changed_while_a_prompt_is_typed(page: Page, tm
     red = page.pixels()
     assert red not in ("", drawn)
     assert not page.find("others").is_displayed()
+    assert not page.find("truncation").is_displayed()  # it has no effect here
     page.find("prompt").send_keys(" above a star")
     page.wait(lambda: page.find("large").get_attribute("alt") == "a red heart above a star, edited, seed 0")
     assert page.pixels() not in ("", red)
@@ -264,16 +281,61 @@ def test_a_file_that_is_no_picture_is_told(page: Page, tmp_path: Path) -> None:
     page.browser.get_log("browser")  # the 400
 
 
+def test_a_key_is_asked_for_and_told_right_from_wrong(browser: webdriver.Chrome, addresses: list[str]) -> None:
+    page = Page(browser, addresses[1])
+    browser.get(page.address)
+    page.wait(lambda: page.text("status") == "This server needs its API key: type it above.")
+    page.find("key").send_keys("wrong “key”", Keys.ENTER)
+    page.wait(lambda: page.text("status") == "That key is wrong.")
+    page.find("key").clear()
+    page.find("key").send_keys("right", Keys.TAB)
+    page.wait(lambda: page.text("status") == "Type what to draw, such as: a red heart.")
+    assert page.text("model") == "shapes64, 64 px"
+    assert not page.find("key").is_displayed()
+    page.type("a red heart")
+    page.open("#p=a+blue+star").wait(lambda: page.is_done("a blue star"))  # this tab remembers the key
+    browser.get_log("browser")  # each 401
+
+
 @pytest.mark.parametrize("width", [1200, 360])
-def test_axe_finds_nothing_serious(page: Page, width: int) -> None:
-    page.browser.set_window_size(width, 900)
-    page.open("#p=a+red+heart+above+a+blue+dog&to=a+star").wait(lambda: page.is_done("a red heart above a blue dog"))
+def test_axe_finds_nothing_serious_and_messages_are_in_sight(page: Page, width: int) -> None:
+    prompt = "a red heart above a blue dog " + 90 * "x"
+    page.browser.set_window_size(width, 768)
+    page.open(f"#p={prompt}&to=a+star").wait(lambda: page.is_done(prompt))
     assert serious_faults(page) == []
     assert page.browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.is_in_sight("status")
+    assert width > 400 or page.find("prompt").rect["y"] < page.find("large").rect["y"] < page.find("seed").rect["y"]
+    page.browser.set_window_size(1200, 900)
+
+
+def test_without_a_prompt_there_is_no_picture(page: Page) -> None:
+    page.open("#seed=5").wait(lambda: "Type what to draw" in page.text("status"))
+    assert not page.find("download").is_displayed()
+    assert {image.get_attribute("alt") for image in page.all("img")} == {""}
+    assert [button.accessible_name for button in page.all("#grid button")] == [f"seed {number}" for number in range(5, 13)]
+    page.type("a red heart")
+    assert page.find("download").is_displayed()
+    page.find("prompt").send_keys(Keys.CONTROL, "a", Keys.DELETE)
+    page.wait(lambda: "Type what to draw" in page.text("status"))
+    assert not page.find("download").is_displayed()
+    assert not page.all("img[src]")
+
+
+def test_what_the_model_does_not_read_is_told(page: Page) -> None:
+    page.open("#seed=1e25&p=" + 100 * "red+").wait(lambda: "the model reads 64, the rest is left out." in page.text("status"))
+    assert page.text("status").startswith("Drawn in ")
+    assert page.find("large").get_attribute("alt").endswith("seed 999999999")  # the field's largest
+
+
+def test_a_server_that_has_stopped_is_told(page: Page) -> None:
+    page.open("#p=a+red+heart").wait(lambda: page.is_done("a red heart"))
+    page.browser.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
+    page.find("prompt").send_keys("s")
+    page.wait(lambda: page.text("status") == "The server does not answer: is gan-t2i serve still running?")
 
 
 def test_the_picture_can_be_downloaded(page: Page, tmp_path: Path) -> None:
-    page.browser.set_window_size(1200, 900)
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.open("#p=a+red+heart").wait(lambda: page.is_done("a red heart"))
     page.find("download").click()

@@ -207,6 +207,7 @@ def test_a_stream_that_fails_says_so(client: TestClient, model: Text2Image, monk
         ({"seed": -1}, "seed", "invalid_value", "0"),
         ({"seed": 1.5}, "seed", "invalid_value", "integer"),
         ({"seed": 10**18}, "seed", "invalid_value", "1000000000000000000"),
+        ({"seed": 10**18 - 1, "n": 2}, "seed", "invalid_value", "seeds up to 1000000000000000000; the largest is 999999999999999999"),
         ({"truncation": 3}, "truncation", "invalid_value", "2"),
         ({"negative": "blue"}, "negative", "unsupported_parameter", "negative prompts are not supported"),
         ({"sed": 1}, "sed", "unknown_parameter", "there is no such parameter"),

@@ -76,6 +76,7 @@ def test_every_answer_has_an_id_of_its_own(client: TestClient) -> None:
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
+        ("GET", "/openapi.json", 404, "unknown_url"),
         ("POST", "/v1/images/variations", 404, "unknown_url"),
         ("GET", URL, 405, "method_not_allowed"),
         ("DELETE", "/v1/models/small", 405, "method_not_allowed"),

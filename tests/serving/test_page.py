@@ -99,11 +99,18 @@ def test_a_prompt_that_cannot_be_explained_has_words_alone(client: TestClient, p
 
 def test_unknown_words_are_told_to_the_client_alone(connect: Callable[..., TestClient], said: list[str]) -> None:
     client = connect(Text2Image.load("pretrained:shapes64"))
-    words = client.post("/words", json={"prompt": "a red Dog, above"}).json()["words"]
-    client.post("/draw", json={"prompt": "a red Dog, above"})
+    prompt = 'a red Dog, above (cat) "bird" circle\'s red/lizard yellow-red'
+    words = client.post("/words", json={"prompt": prompt}).json()["words"]
+    client.post("/draw", json={"prompt": prompt})
     assert said[-2:] == ["POST /words 200", "POST /draw 200"]
     assert not any("dog" in line.lower() for line in said)
-    assert {word["word"]: word["known"] for word in words} == {"a": True, "red": True, "Dog,": False, "above": True}
+    assert [word["word"] for word in words] == prompt.split()
+    assert [word["word"] for word in words if not word["known"]] == ["Dog,", "(cat)", '"bird"', "circle's", "red/lizard"]
+
+
+def test_the_page_learns_how_much_of_a_prompt_is_read(client: TestClient, model: Text2Image) -> None:
+    answer = client.post("/words", json={"prompt": 20 * "red "}).json()
+    assert (answer["tokens"], answer["max_tokens"]) == (22, model.encoder.max_tokens)
 
 
 def test_the_page_itself_needs_no_key_and_its_routes_do(connect: Callable[..., TestClient]) -> None:

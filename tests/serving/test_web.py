@@ -39,8 +39,9 @@ POINTS: list[dict[str, Any]] = [
 
 
 def test_the_page_allows_no_other_host() -> None:
-    html = static_page()
+    html = static_page(71_400_000)
     assert "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' 'sha256-" in html
+    assert 'data-megabytes="71"' in html
     assert html.index('src="engine.js"') < html.index("window.answer")
     assert "http://" not in html
     assert "https://" not in html
@@ -64,9 +65,17 @@ def test_without_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files, and keeps quiet."""
+    """Serves files, and keeps quiet. One file waits until `go` is set."""
+
+    go = threading.Event()
 
     extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".wasm": "application/wasm"}
+
+    def do_GET(self) -> None:
+        """Send a file."""
+        if self.path == "/held/model/generator.onnx":
+            self.go.wait(60)
+        super().do_GET()
 
     def log_message(self, *arguments: Any) -> None:
         """Say nothing."""
@@ -128,6 +137,23 @@ class TestInABrowser:
         assert {host for host in hosts if host} == {browser.execute_script("return location.host")}
         assert "Apache License" in (packages() / "LICENSE-tokenizers").read_text()
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+    def test_it_says_what_it_loads_and_counts_that_for_no_drawing(self, browser: webdriver.Chrome, site: Path) -> None:
+        def says(words: str) -> None:
+            script = "return document.getElementById('status').textContent.includes(arguments[0])"
+            WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(script, words))
+
+        shutil.copytree(site / "page", site / "held")
+        address = browser.current_url
+        browser.get(f"{browser.execute_script('return location.origin')}/held/#p=a+red+circle")
+        size = sum(file.stat().st_size for file in (site / "page").rglob("*") if file.is_file() and file.name != "index.html")
+        says(f"Loading the model and the program: {size / 1e6:.0f} MB.")
+        browser.execute_script("performance.now = () => 0")  # a clock that had started would give another number
+        Handler.go.set()
+        says("Drawn in 0 ms.")
+        browser.get((site / "page" / "index.html").as_uri())
+        says("run python -m http.server in its folder")
+        browser.get(address)
 
     @pytest.mark.parametrize("point", POINTS, ids=range(len(POINTS)))
     def test_pictures_are_those_of_the_server(self, browser: webdriver.Chrome, model: Text2Image, point: dict[str, Any]) -> None:
