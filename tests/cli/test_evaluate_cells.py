@@ -39,7 +39,8 @@ def test_a_run(trained: RunFolder, cell_pictures: Path, tmp_path: Path, monkeypa
         assert sheet.width > 2 * 3 * 96
     events = EventAccumulator(str(run.path)).Reload()
     for figure in values["figures"]:
-        [event] = events.Scalars(f"Metrics/cells/{figure['network']}/{figure['kind']}_{figure['name']}")
+        tag = f"Metrics/cells/{figure['network']}/{figure['kind']}_{figure['name']}-data{values['data_fingerprint'][:8]}"
+        [event] = events.Scalars(tag)
         assert (event.step, event.value) == (40, pytest.approx(figure["generated"], rel=1e-4))
 
 

@@ -32,7 +32,8 @@ def test_a_run_against_other_data(run: RunFolder, many_pictures: Path) -> None:
     assert len(values["closest"]) == 15
     with Image.open(file.with_suffix(".png")) as sheet:
         assert sheet.width > 8 * 96
-    [event] = EventAccumulator(str(run.path)).Reload().Scalars("Metrics/audit/random/drawn_recombined_median")
+    tag = f"Metrics/audit/random/drawn_recombined_median-data{values['data_fingerprint'][:8]}"
+    [event] = EventAccumulator(str(run.path)).Reload().Scalars(tag)
     [row] = [row for row in values["rows"] if (row["space"], row["kind"]) == ("random", "drawn recombined")]
     assert (event.step, event.value) == (40, pytest.approx(row["median"], rel=1e-4))
 
