@@ -332,7 +332,9 @@ def test_a_server_that_has_stopped_is_told(page: Page) -> None:
     page.open("#p=a+red+heart").wait(lambda: page.is_done("a red heart"))
     page.browser.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
     page.find("prompt").send_keys("s")
-    page.wait(lambda: page.text("status") == "The server does not answer: is gan-t2i serve still running?")
+    page.wait(lambda: not page.text("status").startswith("Drawn in"))
+    assert page.text("status") == "The server does not answer: is gan-t2i serve still running?"
+    assert page.is_in_sight("status")
 
 
 def test_the_picture_can_be_downloaded(page: Page, tmp_path: Path) -> None:
